@@ -1,0 +1,138 @@
+"""The reference attention backend, in plain XLA: three forms of one computation, chosen by shape alone.
+
+`attend_segment` is the contract that every other backend is tested against. Layouts are head-major and a group's heads
+and tokens are flattened into one row axis, so that each contraction is one matrix product a KV head.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # finite, so that a segment with nothing to see merges with weight zero instead of NaN
+FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
+KEY_BLOCK = 1024
+QUERY_BLOCK = 1024
+
+
+def attend_segment(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array | None, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of q over one segment.
+
+    Args:
+      q: [B,K,G,T,H], the G query heads of each KV head.
+      k, v: [Bs,K,S,H] with Bs of B or 1.
+      length: int32 [Bs], slots in use, or None.
+      mask: bool [T,S] or [B,T,S], what each token may see of the block; None with length None is causal (S = T).
+
+    Returns:
+      (float32 [B,K,G,T,H], log-sum-exp float32 [B,K,G,T]).
+    """
+    batch, kv_heads, group, tokens, head_dim = q.shape
+    q = q * jnp.asarray(head_dim**-0.5, q.dtype)
+    shared = k.shape[0] == 1 and batch > 1
+    if shared:  # fold the batch into the rows: the shared keys are read once for all of them
+        q = q.transpose(1, 0, 2, 3, 4).reshape(1, kv_heads, batch * group, tokens, head_dim)
+    if q.shape[2] * tokens <= FEW_ROWS:
+        out, lse = _few_rows(q, k, v, _visible(length, mask, q.shape[2], tokens, k.shape[2]))
+    elif length is None and mask is None:
+        out, lse = _causal(q, k, v)
+    elif length is not None and mask is None:
+        out, lse = _many_rows(q, k, v, length)
+    else:
+        raise NotImplementedError(f"a mask over more than {FEW_ROWS} rows a KV head")
+    if shared:
+        out = out.reshape(kv_heads, batch, group, tokens, head_dim).transpose(1, 0, 2, 3, 4)
+        lse = lse.reshape(kv_heads, batch, group, tokens).transpose(1, 0, 2, 3)
+    return out, lse
+
+
+def _visible(
+    length: jax.Array | None, mask: jax.Array | None, group: int, tokens: int, slots: int
+) -> jax.Array:
+    """bool broadcastable to [B,K,G*T,S]."""
+    if length is not None:
+        return (jnp.arange(slots)[None, :] < length[:, None])[:, None, None, :]
+    if mask is None:
+        mask = jnp.tril(jnp.ones((tokens, slots), bool))
+    mask = mask if mask.ndim == 3 else mask[None]
+    return jnp.tile(mask, (1, group, 1))[:, None]
+
+
+def _softmax_parts(scores: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    return weights, jnp.sum(weights, axis=-1, keepdims=True), top
+
+
+def _few_rows(
+    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Decoding: rows [G*T] against all slots at once."""
+    rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
+    scores = jnp.einsum("bkrh,bksh->bkrs", rows, k, preferred_element_type=jnp.float32)
+    weights, total, top = _softmax_parts(jnp.where(visible, scores, MASKED))
+    out = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    return out.reshape(q.shape), (top + jnp.log(total)).reshape(q.shape[:-1])
+
+
+def _many_rows(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Prefill over what came before: online softmax over blocks of keys, as many as `length` needs."""
+    slots = k.shape[2]
+    size = min(KEY_BLOCK, slots)
+
+    def one_head(args: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        q, k, v, length = args
+
+        def block(index: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            top, total, out = carry
+            start = jnp.minimum(index * size, slots - size)  # the last block overlaps its neighbour when S % size
+            keys = jax.lax.dynamic_slice_in_dim(k, start, size)
+            values = jax.lax.dynamic_slice_in_dim(v, start, size)
+            slot = start + jnp.arange(size)
+            seen = ((slot >= index * size) & (slot < length))[None, :]
+            scores = jnp.einsum("rh,sh->rs", q, keys, preferred_element_type=jnp.float32)
+            scores = jnp.where(seen, scores, MASKED)
+            new_top = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
+            weights = jnp.exp(scores - new_top)
+            shrink = jnp.exp(top - new_top)
+            new = jnp.einsum("rs,sh->rh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+            return new_top, total * shrink + jnp.sum(weights, axis=-1, keepdims=True), out * shrink + new
+
+        rows = q.shape[0]
+        start = (jnp.full((rows, 1), MASKED), jnp.zeros((rows, 1)), jnp.zeros((rows, q.shape[1])))
+        top, total, out = jax.lax.fori_loop(0, (length + size - 1) // size, block, start)
+        total = jnp.maximum(total, 1e-37)  # an empty segment: output 0, log-sum-exp at MASKED
+        return out / total, (top + jnp.log(total))[:, 0]
+
+    return _over_heads(one_head, q, k, v, jnp.broadcast_to(length[:, None], k.shape[:2]))
+
+
+def _causal(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A block of many tokens seeing itself; differentiable, scores recomputed in the backward pass."""
+    tokens = q.shape[3]
+    parts = []
+    for start in range(0, tokens, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, tokens)
+        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
+
+        @jax.checkpoint
+        def one_head(args: tuple[jax.Array, ...], seen: jax.Array = seen) -> tuple[jax.Array, jax.Array]:
+            q, k, v = args
+            scores = jnp.einsum("rh,sh->rs", q, k, preferred_element_type=jnp.float32)
+            visible = jnp.tile(seen, (q.shape[0] // seen.shape[0], 1))
+            weights, total, top = _softmax_parts(jnp.where(visible, scores, MASKED))
+            out = jnp.einsum("rs,sh->rh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            return out / total, (top + jnp.log(total))[:, 0]
+
+        parts.append(_over_heads(one_head, q[:, :, :, start:end], k[:, :, :end], v[:, :, :end]))
+    return jnp.concatenate([p[0] for p in parts], axis=3), jnp.concatenate([p[1] for p in parts], axis=3)
+
+
+def _over_heads(one_head, q: jax.Array, *others: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Runs one_head on (rows [G*T,H], ...) for one (batch row, KV head) after the other."""
+    pairs = q.shape[0] * q.shape[1]
+    rows = q.reshape(pairs, -1, q.shape[-1])
+    out, lse = jax.lax.map(one_head, (rows, *(x.reshape(pairs, *x.shape[2:]) for x in others)))
+    return out.reshape(q.shape), lse.reshape(q.shape[:-1])

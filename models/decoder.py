@@ -1,0 +1,134 @@
+"""The transformer: tokens, positions and caches in; hidden states and the new tokens' keys and values out."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from models import rope
+from models.attention import Segment, attend
+from models.cache import Block, ContextCache, TailCache
+from models.config import ModelConfig
+from models.layers import Embedding, GatedMLP, Projection, RMSNorm
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention of a block of tokens over the caches and itself."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    mesh: Mesh | None
+    backend: str | None
+
+    def setup(self) -> None:
+        c = self.config
+        embed = ((c.width,), ("embed",))
+        kv = ((c.num_kv_heads, c.head_dim), ("kv_heads", "head_dim"), *embed, c.qkv_bias, self.dtype)
+        heads = ((c.num_heads, c.head_dim), ("heads", "head_dim"))
+        self.q_proj = Projection(*heads, *embed, c.qkv_bias, self.dtype)
+        self.k_proj = Projection(*kv)
+        self.v_proj = Projection(*kv)
+        self.o_proj = Projection(*embed, *heads, c.output_bias, self.dtype)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps, "head_dim", self.dtype)
+            self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps, "head_dim", self.dtype)
+
+    def __call__(
+        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], past: tuple[Segment, ...], mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B,T,D] -> (output [B,T,D], keys [B,K,T,H], values [B,K,T,H])."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rope.rotate(q, *rotation), rope.rotate(k, *rotation)
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+        out = attend(q, (*past, Segment(k, v, mask=mask)), mesh=self.mesh, backend=self.backend)
+        return self.o_proj(out), k, v
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    mesh: Mesh | None
+    backend: str | None
+
+    def setup(self) -> None:
+        norm = functools.partial(RMSNorm, self.config.width, self.config.rms_norm_eps, "embed", self.dtype)
+        self.input_norm = norm()
+        self.attn = SelfAttention(self.config, self.dtype, self.mesh, self.backend)
+        self.post_attn_norm = norm()
+        self.mlp = GatedMLP(self.config, self.dtype)
+
+    def __call__(self, x, rotation, past, mask):
+        out, k, v = self.attn(self.input_norm(x), rotation, past, mask)
+        x = x + out
+        return x + self.mlp(self.post_attn_norm(x)), k, v
+
+
+class Decoder(nn.Module):
+    """A decoder-only language model as a pure function over explicit caches.
+
+    Attributes:
+      config: the model's numbers.
+      dtype: of weights and activations; norms, RoPE angles, softmax and logits are float32.
+      mesh: devices that attention is split over; None for one device.
+      backend: attention backend; None picks.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    mesh: Mesh | None = None
+    backend: str | None = None
+
+    def setup(self) -> None:
+        c = self.config
+        self.embed = Embedding(c.vocab_size, c.width, self.dtype)
+        self.layers = [Layer(c, self.dtype, self.mesh, self.backend) for _ in range(c.num_layers)]
+        self.final_norm = RMSNorm(c.width, c.rms_norm_eps, "embed", self.dtype)
+        if not c.tie_embeddings:
+            self.lm_head = Embedding(c.vocab_size, c.width, self.dtype)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        context: ContextCache | None = None,
+        tail: TailCache | None = None,
+        mask: jax.Array | None = None,
+    ) -> tuple[jax.Array, Block]:
+        """Runs a block of tokens over what the caches hold.
+
+        Args:
+          tokens: int32 [B,T].
+          positions: int32 [B,T], each token's position for RoPE.
+          context, tail: what came before; None for nothing.
+          mask: bool [T,T] or [B,T,T], what each token of the block sees of the block; None is causal.
+
+        Returns:
+          (hidden states after the final norm [B,T,D], the block's keys and values).
+        """
+        x = self.embed(tokens)
+        rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
+        caches = [cache for cache in (context, tail) if cache is not None]
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            past = tuple(Segment(cache.k[index], cache.v[index], cache.length) for cache in caches)
+            x, k, v = layer(x, rotation, past, mask)
+            keys.append(k)
+            values.append(v)
+        return self.final_norm(x), Block(tuple(keys), tuple(values))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [..., D] -> float32 logits [..., V]."""
+        return (self.embed if self.config.tie_embeddings else self.lm_head).logits(hidden)
+
+    def forward_logits(self, *args, **kwargs) -> tuple[jax.Array, Block]:
+        """As `__call__`, with float32 logits [B,T,V] in the place of hidden states."""
+        hidden, block = self(*args, **kwargs)
+        return self.logits(hidden), block

@@ -1,0 +1,101 @@
+"""A checkpoint in memory: configuration, weights, tokenizer, and one plain forward."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from models import checkpoint, hub
+from models.checkpoint import Progress
+from models.config import ModelConfig
+from models.decoder import Decoder
+from models.params import Params, resolve_dtype
+from models.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A loaded decoder.
+
+    Attributes:
+      config: its numbers.
+      params: its weights, a nested dict; split over the decoder's mesh where it has one.
+      decoder: the module that they belong to.
+      path: the checkpoint's directory.
+    """
+
+    config: ModelConfig
+    params: Params
+    decoder: Decoder
+    path: Path
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, read at first use; raises FileNotFoundError where the directory has none."""
+        return load_tokenizer(self.path)
+
+    @functools.cached_property
+    def _forward(self):
+        @jax.jit
+        def forward(params: Params, tokens: jax.Array) -> jax.Array:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+            return self.decoder.apply({"params": params}, tokens, positions, method="forward_logits")[0]
+
+        return forward
+
+    def logits(self, token_ids: ArrayLike) -> jax.Array:
+        """One plain causal forward from position 0: int [B,T] -> float32 [B,T,V]. Compiles once a shape.
+
+        Raises:
+          ValueError: not two axes, empty, not integers, or an id outside the vocabulary.
+        """
+        ids = np.asarray(token_ids)
+        if ids.ndim != 2 or not ids.size:
+            raise ValueError(f"token_ids must be [rows, tokens] with at least one of each, got shape {ids.shape}")
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"token_ids must be integers, got {ids.dtype}")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
+        mesh, rows = self.decoder.mesh, len(ids)
+        spare = -rows % mesh.shape["data"] if mesh is not None else 0  # the mesh splits rows evenly
+        padded = np.concatenate([ids, np.repeat(ids[-1:], spare, axis=0)]).astype(np.int32)
+        return self._forward(self.params, jnp.asarray(padded))[:rows]
+
+
+def load(
+    path: str | Path,
+    dtype: jnp.dtype | str | None = None,
+    mesh: Mesh | None = None,
+    *,
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> LanguageModel:
+    """Loads a LLaMA or Qwen checkpoint: Hugging Face safetensors, or what `save_orbax` wrote.
+
+    Args:
+      path: a directory, or a name on the Hugging Face hub.
+      dtype: of weights and activations; None is bfloat16 on TPU and GPU, float32 on CPU.
+      mesh: the devices to split it over, from `models.sharding.make_mesh`; None for one device.
+      backend: attention backend; None picks.
+      progress: called with (bytes read, bytes in all) while safetensors are read.
+
+    Raises:
+      FileNotFoundError: no such directory or hub name, or a file of the checkpoint is missing.
+      ValueError: an architecture, setting, tensor or file that cannot be used; the message names it.
+    """
+    directory = hub.resolve(path)
+    config = checkpoint.read_config(directory)
+    resolved = resolve_dtype(dtype)
+    if checkpoint.is_orbax(directory):
+        params = checkpoint.restore_orbax(directory, mesh, resolved)
+    else:
+        params = checkpoint.load_params(directory, config, dtype=resolved, mesh=mesh, progress=progress)
+    return LanguageModel(config, params, Decoder(config, resolved, mesh, backend), directory)

@@ -1,0 +1,79 @@
+"""The tree of a decoder's weights: its shapes and shardings without memory, and random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from models import sharding
+from models.config import ModelConfig
+from models.decoder import Decoder
+
+Params = dict[str, Any]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def resolve_dtype(dtype: jnp.dtype | str | None) -> np.dtype:
+    """The dtype of weights; None is bfloat16 on TPU and GPU, float32 on CPU.
+
+    Raises:
+      ValueError: not one of DTYPES.
+    """
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError:
+        resolved = None
+    if resolved is None or resolved.name not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not supported; known: {', '.join(DTYPES)}")
+    return resolved
+
+
+def _init(config: ModelConfig, dtype: np.dtype, seed: int) -> Params:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    decoder = Decoder(config, dtype)
+    return decoder.init(jax.random.key(seed), tokens, tokens, method="forward_logits")["params"]
+
+
+def logical_params(config: ModelConfig, dtype: np.dtype) -> Params:
+    """Shapes of all weights, boxed with the logical names of their axes; uses no memory."""
+    return jax.eval_shape(lambda: _init(config, dtype, 0))
+
+
+def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = None) -> Params:
+    """jax.ShapeDtypeStruct of all weights, each with the sharding that it has on the mesh (or on the first device).
+
+    Raises:
+      ValueError: the mesh does not divide the model.
+    """
+    boxed = logical_params(config, dtype)
+    if mesh is None:
+        shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), meta.unbox(boxed))
+    else:
+        sharding.check_divides(config, mesh)
+        shardings = sharding.shardings(boxed, mesh)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), meta.unbox(boxed), shardings
+    )
+
+
+def init_params(
+    config: ModelConfig, *, seed: int = 0, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None
+) -> Params:
+    """Random weights, made where they will live.
+
+    Args:
+      config: the model.
+      seed: of the random numbers; the same weights on any mesh.
+      dtype: of the weights; None is bfloat16 on TPU and GPU, float32 on CPU.
+      mesh: the devices to split them over; None for one device.
+    """
+    resolved = resolve_dtype(dtype)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_params(config, resolved, mesh))
+    return jax.jit(lambda: meta.unbox(_init(config, resolved, seed)), out_shardings=shardings)()

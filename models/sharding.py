@@ -1,0 +1,95 @@
+"""Mesh axes, and the rules from logical axes of weights and caches to them.
+
+Axes: `data` splits the rows of a batch, `context` the slots of the context cache, `model` the heads, the ffn and the
+vocabulary. Every weight is split over `context` x `model` together, so that a decoding step reads each byte once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models.config import ModelConfig
+
+AXES = ("data", "context", "model")
+
+RULES: dict[str, str | None] = {
+    "vocab": "model",
+    "embed": "context",
+    "heads": "model",
+    "kv_heads": "model",
+    "head_dim": None,
+    "ffn": "model",
+}
+
+
+def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of (data, context, model) devices.
+
+    Raises:
+      ValueError: the shape is not three positive numbers, or there are fewer devices than it needs.
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in shape):
+        raise ValueError(f"mesh must be three positive numbers (data, context, model), got {shape}")
+    devices = list(jax.devices() if devices is None else devices)
+    needed = int(np.prod(shape))
+    if needed > len(devices):
+        raise ValueError(f"mesh {shape} needs {needed} devices, there are {len(devices)}")
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+
+
+def spec(axes: Sequence[str | None], rules: Mapping[str, str | None] = RULES) -> P:
+    """The PartitionSpec of an array whose dimensions carry these logical names.
+
+    Raises:
+      ValueError: a name without a rule, or two dimensions that claim one mesh axis.
+    """
+    for name in axes:
+        if name is not None and name not in rules:
+            raise ValueError(f"logical axis {name!r} has no sharding rule; known: {', '.join(sorted(rules))}")
+    claimed = [rules[name] if name is not None else None for name in axes]
+    used = [axis for axis in claimed if axis is not None]
+    if len(set(used)) != len(used):
+        raise ValueError(f"logical axes {tuple(axes)} claim a mesh axis twice: {tuple(claimed)}")
+    return P(*claimed)
+
+
+def shardings(boxed: dict, mesh: Mesh, rules: Mapping[str, str | None] = RULES) -> dict:
+    """NamedShardings for a tree of logically partitioned weights (as Decoder.init under jax.eval_shape gives)."""
+
+    def one(leaf: meta.AxisMetadata) -> NamedSharding:
+        return NamedSharding(mesh, spec(leaf.names, rules))
+
+    return jax.tree.map(one, boxed, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))
+
+
+def check_divides(config: ModelConfig, mesh: Mesh) -> None:
+    """Checks that a model can be split over a mesh.
+
+    Raises:
+      ValueError: an axis that does not divide, with the sizes that would.
+    """
+    sizes = dict(mesh.shape)
+    for axis, name, count in (
+        ("model", "key-value heads", config.num_kv_heads),
+        ("model", "query heads", config.num_heads),
+        ("model", "ffn width", config.ffn_width),
+        ("model", "vocabulary", config.vocab_size),
+        ("context", "width", config.width),
+    ):
+        if count % sizes[axis]:
+            raise ValueError(f"mesh axis {axis}={sizes[axis]} does not divide the model's {count} {name}")
+
+
+def cache_sharding(mesh: Mesh | None, batch: int) -> NamedSharding | None:
+    """How cached keys and values [B,K,S,H] are split: rows over data, heads over model.
+
+    A context that all rows share (batch 1) is on every device of the data axis. None without a mesh.
+    """
+    return None if mesh is None else NamedSharding(mesh, P("data" if batch > 1 else None, "model", None, None))

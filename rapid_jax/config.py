@@ -1,0 +1,158 @@
+"""Configuration: frozen dataclasses, each checked once when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from rapid_jax.retrieval.config import RetrievalConfig
+from rapid_jax.verification import RESIDUALS, TAILS
+
+TRUNCATIONS = ("middle", "error")
+
+__all__ = ["EngineConfig", "RetrievalConfig", "SamplingConfig", "SpeculationConfig"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculationConfig:
+    """How drafts are made and verified (RAPID, arXiv 2502.20330, section 3).
+
+    Attributes:
+      gamma: tokens drafted in a step.
+      eta: transfer strength of the drafter's knowledge; 0 is plain speculative decoding, which is lossless. The paper
+        uses 5-20 for a drafter of the target's size and 40-50 for a larger one.
+      tail: tokens that receive no transfer, "teacher" or "augmented" (see verification.target_mixing).
+      residual: what replaces a rejected token, "rapid" or "exact" (see verification.chain).
+      alpha: a token is in the tail below alpha times the largest probability.
+    """
+
+    gamma: int = 10
+    eta: float = 10.0
+    tail: str = "teacher"
+    residual: str = "rapid"
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(_is_integer(self.gamma) and self.gamma >= 1, f"gamma must be at least 1 token, got {self.gamma}")
+        _require(_is_number(self.eta) and self.eta >= 0, f"eta must be a number of at least 0, got {self.eta}")
+        _require(self.tail in TAILS, f"tail must be one of {', '.join(TAILS)}, got {self.tail!r}")
+        _require(self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
+        _require(_is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn and when a row ends.
+
+    Attributes:
+      temperature: 0 is greedy.
+      top_k: most likely tokens kept; 0 keeps all.
+      top_p: probability mass kept, in (0, 1].
+      max_new_tokens: tokens generated at most.
+      seed: of all random numbers; row b of a batch folds in b.
+      stop: strings that end the answer; they are not part of it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(
+            _is_number(self.temperature) and (self.temperature == 0 or self.temperature >= 1e-6),
+            f"temperature must be 0 (greedy) or at least 1e-6, got {self.temperature}",
+        )
+        _require(
+            _is_integer(self.top_k) and self.top_k >= 0, f"top_k must be 0 (off) or a positive number, got {self.top_k}"
+        )
+        _require(_is_number(self.top_p) and 0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}")
+        _require(
+            _is_integer(self.max_new_tokens) and self.max_new_tokens >= 1,
+            f"max_new_tokens must be at least 1, got {self.max_new_tokens}",
+        )
+        _require(
+            _is_integer(self.seed) and 0 <= self.seed < 2**32, f"seed must be in [0, 2**32), got {self.seed}"
+        )
+        _require(
+            isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
+            f"stop must be a tuple of strings that are not empty, got {self.stop!r}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """Everything that a run is made of, apart from the document and the questions.
+
+    Attributes:
+      target: directory or hub name of the long-context model; "" is the embedded model.
+      drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
+      dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
+      mesh: devices along (data, context, model).
+      prefill_chunk: tokens in one forward of a prefill.
+      burst_steps: decoding steps between two reads by the host.
+      max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
+      truncation: what happens to a longer document, "middle" (its middle is left out, and said) or "error".
+      prompt: user message, with {document} before {question}.
+      retrieval, speculation, sampling: see there.
+    """
+
+    target: str = ""
+    drafter: str = ""
+    dtype: str = ""
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    prefill_chunk: int = 1024
+    burst_steps: int = 8
+    max_context_tokens: int = 0
+    truncation: str = "middle"
+    prompt: str = "{document}\n\n{question}"
+    retrieval: RetrievalConfig = RetrievalConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self) -> None:
+        _require(
+            self.dtype in ("", "bfloat16", "float32"), f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}"
+        )
+        _require(
+            isinstance(self.mesh, tuple) and len(self.mesh) == 3 and all(_is_integer(n) and n >= 1 for n in self.mesh),
+            f"mesh must be three positive numbers (data, context, model), got {self.mesh!r}",
+        )
+        chunk = self.prefill_chunk
+        _require(
+            _is_integer(chunk) and chunk >= 32 and chunk & (chunk - 1) == 0,
+            f"prefill_chunk must be a power of two of at least 32 tokens, got {chunk}",
+        )
+        _require(
+            _is_integer(self.burst_steps) and self.burst_steps >= 1,
+            f"burst_steps must be at least 1, got {self.burst_steps}",
+        )
+        _require(
+            _is_integer(self.max_context_tokens) and self.max_context_tokens >= 0,
+            f"max_context_tokens must be 0 (the model's limit) or positive, got {self.max_context_tokens}",
+        )
+        _require(
+            self.truncation in TRUNCATIONS, f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}"
+        )
+        document, question = self.prompt.find("{document}"), self.prompt.find("{question}")
+        _require(
+            0 <= document < question
+            and self.prompt.count("{document}") == 1
+            and self.prompt.count("{question}") == 1,
+            f"prompt must hold {{document}} once, then {{question}} once, got {self.prompt!r}",
+        )

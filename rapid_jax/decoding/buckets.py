@@ -1,0 +1,27 @@
+"""One rule for every static size, so that prefill, decoding and warm-up meet the same compiled programs."""
+
+from __future__ import annotations
+
+
+def token_bucket(tokens: int, *, minimum: int = 16) -> int:
+    """The smallest power of two that holds `tokens`: sizes of a forward, of tails and of output buffers."""
+    return max(minimum, 1 << max(tokens - 1, 0).bit_length())
+
+
+def context_bucket(tokens: int, chunk: int) -> int:
+    """Slots for a context of `tokens`, a whole number of prefill chunks: at most about an eighth stays free.
+
+    Args:
+      tokens: length of the longest context of the batch.
+      chunk: tokens of a prefill chunk, a power of two.
+    """
+    if tokens <= chunk:
+        return token_bucket(tokens, minimum=32)
+    step = max(chunk, token_bucket(tokens) // 16)
+    return -(-tokens // step) * step
+
+
+def chunk_sizes(tokens: int, chunk: int) -> list[int]:
+    """Sizes of the forwards that prefill `tokens`: whole chunks, then one power of two that holds the rest."""
+    whole, rest = divmod(tokens, chunk)
+    return [chunk] * whole + ([min(chunk, token_bucket(rest, minimum=32))] if rest else [])

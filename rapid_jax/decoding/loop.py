@@ -1,0 +1,101 @@
+"""The host's side of decoding: it reads burst n while burst n + 1 runs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models.cache import ContextCache, TailCache
+from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.state import Counters, DecodeState, Report
+from rapid_jax.decoding.step import StepSpec, burst
+
+
+def initial_state(
+    last_tokens: np.ndarray,
+    target_tail: TailCache,
+    drafter_cache: Any,
+    *,
+    budget: np.ndarray,
+    capacity: int,
+    seed: int,
+    rows: np.ndarray | None = None,
+    mesh: Mesh | None = None,
+) -> DecodeState:
+    """State before the first step.
+
+    Args:
+      last_tokens: int32 [B,2], the last two tokens of each prompt; the target's tail holds all before the last one.
+      target_tail, drafter_cache: after prefill.
+      budget: int32 [B], tokens to generate at most; 0 makes a row that only fills the batch.
+      capacity: M, size of the output buffer.
+      seed: of the random keys; row b's key folds in rows[b].
+      rows: int [B], row numbers; None counts from 0.
+    """
+    batch = len(last_tokens)
+    sharding = NamedSharding(mesh, P("data")) if mesh is not None else None
+    rows = np.arange(batch) if rows is None else rows
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(rows))
+
+    def put(array: Any) -> jax.Array:
+        return jax.device_put(array, sharding)
+
+    def zeros() -> jax.Array:
+        return put(np.zeros(batch, np.int32))
+
+    return DecodeState(
+        last_tokens=put(last_tokens),
+        target_tail=target_tail,
+        drafter_cache=drafter_cache,
+        output=put(np.zeros((batch, capacity), np.int32)),
+        num_tokens=zeros(),
+        budget=put(budget.astype(np.int32)),
+        done=put(budget == 0),
+        keys=put(keys),
+        counters=Counters(zeros(), zeros(), zeros(), zeros()),
+    )
+
+
+def decode(
+    programs: Programs,
+    spec: StepSpec,
+    params: dict,
+    context: ContextCache,
+    drafter_model: Any,
+    eta: float,
+    state: DecodeState,
+    *,
+    burst_steps: int,
+    mesh: Mesh | None = None,
+) -> Generator[Report, np.ndarray | None, None]:
+    """Runs bursts until all rows are done; yields each burst's report as host arrays.
+
+    The first value yielded is the report before any step: by then everything is compiled, and the clock may start.
+    Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on.
+    """
+    replicated = NamedSharding(mesh, P()) if mesh is not None else None
+    by_row = state.done.sharding
+    eta_array = jax.device_put(np.float32(eta), replicated)
+    ended = np.asarray(state.done)
+    stopped = jax.device_put(ended, by_row)
+    args = (params, context, drafter_model, eta_array, stopped, state)
+    run = programs.get(burst, (spec, burst_steps), args, donate=(5,), keep=5)
+    yield jax.device_get(Report(state.output, state.num_tokens, state.done, state.counters))
+
+    state, report = run(*args)
+    while True:
+        state, following = run(params, context, drafter_model, eta_array, stopped, state)
+        host = jax.device_get(report)
+        stop = yield host
+        if stop is not None:
+            ended = ended | stop
+            stopped = jax.device_put(ended, by_row)
+        if np.all(host.done | ended):
+            return
+        report = following

@@ -1,0 +1,125 @@
+"""Prefill: the document into a ContextCache, the question into a TailCache, in chunks of static size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models.cache import ContextCache, TailCache, append_chunk, commit, empty_context, empty_tail
+from models.decoder import Decoder
+from models.sharding import cache_sharding
+from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
+from rapid_jax.decoding.programs import Programs
+
+Progress = Callable[[int, int], None]
+
+
+def context_chunk(
+    decoder: Decoder, params: dict, context: ContextCache, tokens: jax.Array, start: jax.Array, lengths: jax.Array
+) -> ContextCache:
+    """Reads tokens [Bc,T] at positions start..start+T-1 and appends their keys and values; lengths [Bc] after it."""
+    positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    _, block = decoder.apply({"params": params}, tokens, positions, context)
+    return append_chunk(context, block, start, lengths)
+
+
+def tail_chunk(
+    decoder: Decoder, params: dict, tail: TailCache, context: ContextCache, tokens: jax.Array, count: jax.Array
+) -> TailCache:
+    """Reads tokens [B,T], of which count [B] are real, after what the caches hold, and appends them to the tail."""
+    positions = next_positions(context, tail, tokens.shape[1])
+    _, block = decoder.apply({"params": params}, tokens, positions, context, tail)
+    return commit(tail, block, count)
+
+
+def next_positions(context: ContextCache, tail: TailCache, tokens: int) -> jax.Array:
+    """RoPE positions int32 [B,T] of the next T tokens of each row."""
+    return (context.length + tail.length)[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
+
+
+def prefill_context(
+    programs: Programs,
+    decoder: Decoder,
+    params: dict,
+    documents: Sequence[Sequence[int]],
+    *,
+    chunk: int,
+    dtype: jnp.dtype,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> ContextCache:
+    """Reads documents, one a row, into a new ContextCache.
+
+    Args:
+      documents: token ids; rows may differ in length.
+      chunk: tokens of a forward, a power of two.
+      progress: called with (tokens read, tokens in all) after every chunk.
+
+    Returns:
+      The cache, frozen from here on, with capacity context_bucket(longest).
+    """
+    lengths = np.array([len(d) for d in documents], np.int32)
+    total = int(lengths.max())
+    capacity = context_bucket(total, chunk)
+    sharding = cache_sharding(mesh, len(documents))
+    context = empty_context(decoder.config, len(documents), capacity, dtype, sharding)
+    padded = np.zeros((len(documents), capacity), np.int32)
+    for row, document in zip(padded, documents, strict=True):
+        row[: len(document)] = document
+    start = 0
+    for size in chunk_sizes(total, chunk):
+        context = _run(
+            programs,
+            context_chunk,
+            decoder,
+            mesh,
+            params,
+            context,
+            padded[:, start : start + size],
+            np.int32(start),
+            np.minimum(lengths, start + size),
+        )
+        start += size
+        if progress is not None:
+            jax.block_until_ready(context.length)
+            progress(min(start, total), total)
+    return context
+
+
+def prefill_tail(
+    programs: Programs,
+    decoder: Decoder,
+    params: dict,
+    context: ContextCache,
+    rows: Sequence[Sequence[int]],
+    *,
+    capacity: int,
+    chunk: int,
+    dtype: jnp.dtype,
+    mesh: Mesh | None = None,
+) -> TailCache:
+    """Reads each row's tokens (the question) after its context into a new TailCache of `capacity` slots."""
+    lengths = np.array([len(r) for r in rows], np.int32)
+    tail = empty_tail(decoder.config, len(rows), capacity, dtype, cache_sharding(mesh, len(rows)))
+    start = 0
+    for size in chunk_sizes(int(lengths.max()), chunk):
+        tokens = np.zeros((len(rows), size), np.int32)
+        for row, ids in zip(tokens, rows, strict=True):
+            part = ids[start : start + size]
+            row[: len(part)] = part
+        count = np.clip(lengths - start, 0, size).astype(np.int32)
+        tail = _run(programs, tail_chunk, decoder, mesh, params, tail, context, tokens, count)
+        start += size
+    return tail
+
+
+def _run(programs: Programs, function: Callable, decoder: Decoder, mesh: Mesh | None, params: dict, cache, *args):
+    replicated = NamedSharding(mesh, P()) if mesh is not None else None
+    args = tuple(jax.device_put(a, replicated) if isinstance(a, (np.ndarray, np.generic)) else a for a in args)
+    compiled = programs.get(function, (decoder,), (params, cache, *args), donate=(1,), keep=1)
+    return compiled(params, cache, *args)

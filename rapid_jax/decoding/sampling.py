@@ -1,0 +1,77 @@
+"""Sampling: temperature, top-k and top-p on logits, and the draw of a token.
+
+Target and drafter go through the same `warp_logits` with the same settings before their distributions are
+compared.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rapid_jax.verification.chain import row_keys
+from rapid_jax.verification.target_mixing import scale_logits
+
+
+def warp_logits(logits: jax.Array, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> jax.Array:
+    """Applies temperature, then top-k, then top-p; the softmax of the result is the distribution to sample.
+
+    The order and the kept tokens are those of Hugging Face's TemperatureLogitsWarper, TopKLogitsWarper and
+    TopPLogitsWarper. Top-k keeps every token that ties with the k-th. Top-p keeps the smallest set of the
+    remaining tokens that holds at least top_p of their mass, the lower token ids of a tie first. One token at
+    least is kept.
+
+    Args:
+      logits: [..., V]; masked tokens hold -inf.
+      temperature: a Python number; 0 (greedy) returns the logits as they are, since no warp moves the argmax.
+      top_k: tokens kept; 0 keeps all.
+      top_p: probability mass kept, in (0, 1]; 1 keeps all.
+
+    Returns:
+      float32 [..., V], -inf where masked.
+
+    Raises:
+      ValueError: temperature neither 0 nor a finite number of at least 1e-6, top_k negative, or top_p outside
+        (0, 1].
+    """
+    if top_k < 0:
+        raise ValueError(f"top_k must be 0 (off) or a positive number of tokens, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    logits = scale_logits(logits, temperature)
+    if temperature == 0:
+        return logits
+    if 0 < top_k < logits.shape[-1]:
+        kth = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits < kth, -jnp.inf, logits)
+    if top_p < 1:
+        logits = jnp.where(_nucleus(logits, top_p), logits, -jnp.inf)
+    return logits
+
+
+def sample(key: jax.Array, logits: jax.Array, *, greedy: bool = False) -> jax.Array:
+    """Draws one token per row from softmax(logits), or takes the argmax.
+
+    Args:
+      key: one random key, folded with the row number, or one key per row [B]; not read if greedy.
+      logits: warped logits [B, V].
+      greedy: take the argmax (the lowest id of a tie) instead of a draw.
+
+    Returns:
+      int32 [B].
+
+    Raises:
+      ValueError: the number of keys is neither 1 nor B.
+    """
+    if greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(row_keys(key, logits.shape[0]), logits).astype(jnp.int32)
+
+
+def _nucleus(logits: jax.Array, top_p: float) -> jax.Array:
+    """Marks [..., V] the smallest set with mass >= top_p: the tokens with less than top_p ahead of them."""
+    descending = jnp.sort(logits, axis=-1, descending=True)
+    mass = jnp.cumsum(jax.nn.softmax(descending), axis=-1)
+    size = 1 + jnp.sum(mass[..., :-1] < top_p, axis=-1, keepdims=True)
+    last = jnp.take_along_axis(descending, size - 1, axis=-1)
+    above, tied = logits > last, logits == last
+    room = size - above.sum(-1, keepdims=True)
+    return above | (tied & (jnp.cumsum(tied, axis=-1) <= room))

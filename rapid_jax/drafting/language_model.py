@@ -1,0 +1,67 @@
+"""A language model that drafts: RAPID's drafter, when its context is the retrieved part of the document."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from models.cache import ContextCache, TailCache, commit
+from models.decoder import Decoder
+from rapid_jax.decoding.prefill import next_positions
+from rapid_jax.decoding.sampling import sample, warp_logits
+from rapid_jax.drafting.base import Draft
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelDrafter:
+    """Draws gamma tokens one after another (RAPID, arXiv 2502.20330, Algorithm 1, lines 3-6).
+
+    The tail holds the keys and values of every committed token but the last two. The first forward takes those two:
+    after a fully accepted draft neither has been through the drafter yet, otherwise the first of them is computed again,
+    which costs nothing that is measurable and keeps the shape static.
+
+    Attributes:
+      decoder: the model; `model` is its (params, ContextCache).
+      gamma: tokens a draft.
+      temperature, top_k, top_p: the warping, the target's own.
+    """
+
+    decoder: Decoder
+    gamma: int
+    temperature: float
+    top_k: int
+    top_p: float
+
+    def draft(
+        self, model: tuple[dict, ContextCache], cache: TailCache, last_tokens: jax.Array, keys: jax.Array
+    ) -> tuple[Draft, TailCache]:
+        params, context = model
+
+        def forward(tail: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
+            positions = next_positions(context, tail, tokens.shape[1])
+            hidden, block = self.decoder.apply({"params": params}, tokens, positions, context, tail)
+            logits = self.decoder.apply({"params": params}, hidden[:, -1], method="logits")
+            warped = warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+            return warped, commit(tail, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
+
+        def draw(index: jax.Array, logits: jax.Array) -> jax.Array:
+            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+            return sample(own, logits, greedy=self.temperature == 0)
+
+        def one(carry: tuple[TailCache, jax.Array], index: jax.Array) -> tuple[tuple, tuple]:
+            tail, token = carry
+            logits, tail = forward(tail, token[:, None])
+            token = draw(index, logits)
+            return (tail, token), (token, jax.nn.softmax(logits))
+
+        logits, tail = forward(cache, last_tokens)
+        first = draw(jnp.int32(0), logits)
+        (tail, _), (tokens, probs) = jax.lax.scan(one, (tail, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
+        tokens = jnp.concatenate([first[None], tokens])
+        probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
+        return Draft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1)), tail
+
+    def commit(self, before: TailCache, after: TailCache, count: jax.Array) -> TailCache:
+        return dataclasses.replace(after, length=before.length + count)

@@ -1,0 +1,29 @@
+"""No draft at all: the step then decodes one token at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rapid_jax.drafting.base import Draft
+
+
+@dataclasses.dataclass(frozen=True)
+class NullDrafter:
+    """Proposes nothing, so that plain decoding is the speculative step with a draft of length 0.
+
+    Attributes:
+      vocab_size: V, the size of the (empty) distributions.
+    """
+
+    vocab_size: int
+    gamma: int = 0
+
+    def draft(self, model: tuple, cache: tuple, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, tuple]:
+        batch = last_tokens.shape[0]
+        return Draft(jnp.zeros((batch, 0), jnp.int32), jnp.zeros((batch, 0, self.vocab_size))), cache
+
+    def commit(self, before: tuple, after: tuple, count: jax.Array) -> tuple:
+        return after

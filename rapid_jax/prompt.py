@@ -1,0 +1,89 @@
+"""Prompts as tokens: the document and what precedes it are one part, the question and what follows the other.
+
+The first part is the same for every question about a document, so its keys and values are computed once. The two parts
+are tokenised apart: a token never spans the end of the document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from models.tokenizer import Tokenizer
+
+_DOCUMENT = "\N{OBJECT REPLACEMENT CHARACTER}DOCUMENT\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A template around document and question, through the model's chat template.
+
+    Attributes:
+      tokenizer: of the model that reads the prompt.
+      template: user message with {document} before {question}.
+    """
+
+    tokenizer: Tokenizer
+    template: str
+
+    def _parts(self, question: str) -> tuple[str, str]:
+        before, after = self.template.split("{document}")
+        message = before + _DOCUMENT + after.replace("{question}", question)
+        rendered = self.tokenizer.render_chat(message)
+        if rendered.count(_DOCUMENT) != 1:
+            raise ValueError(
+                f"the chat template shows the user's message {rendered.count(_DOCUMENT)} times; it must show it once"
+            )
+        head, tail = rendered.split(_DOCUMENT)
+        return head, tail
+
+    def head(self) -> list[int]:
+        """Tokens before the document."""
+        return self.tokenizer.encode(self._parts("")[0])
+
+    def question(self, question: str) -> list[int]:
+        """Tokens behind the document: the question and the start of the answer.
+
+        Raises:
+          ValueError: the question is empty, or gives fewer than two tokens.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty: ask something about the document")
+        tokens = self.tokenizer.encode(self._parts(question)[1])
+        if len(tokens) < 2:
+            raise ValueError(f"the question {question!r} makes {len(tokens)} token(s) with its template; two are needed")
+        return tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedDocument:
+    """A document as the target reads it.
+
+    Attributes:
+      tokens: ids, truncated to the limit.
+      text: the text that these tokens stand for.
+      truncated_tokens: how many tokens were left out of the middle.
+    """
+
+    tokens: list[int]
+    text: str
+    truncated_tokens: int
+
+
+def tokenize_document(tokenizer: Tokenizer, text: str, limit: int, truncation: str) -> TokenizedDocument:
+    """Tokenises a document and leaves out its middle if it is longer than `limit` tokens.
+
+    Raises:
+      ValueError: the document is empty, or too long where truncation is "error".
+    """
+    if not text.strip():
+        raise ValueError("the document is empty: give a text file with something in it")
+    tokens, offsets = tokenizer.encode_with_offsets(text)
+    if len(tokens) <= limit:
+        return TokenizedDocument(tokens, text, 0)
+    if truncation == "error":
+        raise ValueError(
+            f"the document has {len(tokens)} tokens, the limit is {limit}: shorten it, or set truncation='middle'"
+        )
+    first, last = limit - limit // 2, limit // 2
+    kept_text = text[: offsets[first - 1][1]] + (text[offsets[-last][0] :] if last else "")
+    return TokenizedDocument(tokens[:first] + (tokens[-last:] if last else []), kept_text, len(tokens) - limit)

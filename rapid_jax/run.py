@@ -1,0 +1,261 @@
+"""One batch of questions about one document, from retrieval to answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.cache import ContextCache, TailCache
+from rapid_jax.answer import Acceptance, Answer, Seconds
+from rapid_jax.config import SamplingConfig, SpeculationConfig
+from rapid_jax.decoding.buckets import token_bucket
+from rapid_jax.decoding.loop import decode, initial_state
+from rapid_jax.decoding.prefill import prefill_context, prefill_tail
+from rapid_jax.decoding.state import DecodeState, Report
+from rapid_jax.decoding.step import StepSpec
+from rapid_jax.drafting import Drafter, LanguageModelDrafter, NullDrafter
+from rapid_jax.methods import Method
+from rapid_jax.prompt import Prompt
+from rapid_jax.retrieval import RetrievedContext
+from rapid_jax.text import TextRow
+from rapid_jax.timing import timed
+
+if TYPE_CHECKING:
+    from rapid_jax.engine import Document, Engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A model with what it reads: its context and its prompt of each row."""
+
+    context: ContextCache
+    tail: TailCache
+    num_tokens: list[int]
+
+
+class Run:
+    """Answers questions with one method: iterate over `texts` to its end, then take `answers`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        document: Document,
+        questions: Sequence[str],
+        method: Method,
+        speculation: SpeculationConfig,
+        sampling: SamplingConfig,
+        retrieval_queries: Sequence[str],
+    ):
+        self._engine = engine
+        self._document = document
+        self._questions = questions
+        self._method = method
+        self._speculation = speculation
+        self._sampling = sampling
+        self._queries = retrieval_queries
+        self._prompts = {id(m): Prompt(m.tokenizer, engine.config.prompt) for m in (engine.target, engine.drafter)}
+        for question, query in zip(questions, retrieval_queries, strict=True):
+            suffix = self._prompts[id(engine.target)].question(question)
+            if method.reads_document:
+                self._check_room(engine.target, "target", document.num_tokens, len(suffix))
+            if method.retrieves and not query.strip():
+                raise ValueError("the retrieval query is empty: retrieval needs its words")
+        self._compiled_before = engine.programs.compile_seconds
+        self._seconds = {"retrieval": 0.0, "prefill": 0.0, "decode": 0.0}
+        self._retrieved: list[RetrievedContext] = []
+        self._target_tokens: list[int] = []
+        self._drafter_tokens = [0] * len(questions)
+        self._rows = [TextRow(engine.target.tokenizer, sampling.stop) for _ in questions]
+        self._report: Report | None = None
+
+    def texts(self) -> Iterator[list[str]]:
+        """Decodes; yields, after every burst, each row's new text.
+
+        Raises:
+          ValueError: no room left in a model's context.
+        """
+        engine, sampling = self._engine, self._sampling
+        if self._method.retrieves:
+            self._retrieve()
+        spec, context, drafter_model, state = self._prepare()
+        bursts = decode(
+            engine.programs,
+            spec,
+            engine.target.params,
+            context,
+            drafter_model,
+            self._speculation.eta if self._method.transfers else 0.0,
+            state,
+            burst_steps=engine.config.burst_steps,
+            mesh=engine.mesh,
+        )
+        next(bursts)
+        start = time.perf_counter()
+        taken = [0] * len(self._rows)
+        stopped = None
+        while True:
+            try:
+                report = bursts.send(stopped)
+            except StopIteration:
+                break
+            self._report = report
+            self._seconds["decode"] = time.perf_counter() - start
+            pieces = []
+            for index, row in enumerate(self._rows):
+                tokens = report.output[index, taken[index] : report.num_tokens[index]].tolist()
+                taken[index] += len(tokens)
+                pieces.append(row.push(tokens, last=bool(report.done[index])))
+            if sampling.stop:
+                stopped = np.zeros(len(report.done), bool)
+                stopped[: len(self._rows)] = [row.stopped for row in self._rows]
+            yield pieces
+
+    def answers(self) -> list[Answer]:
+        """The answers, one a question.
+
+        Raises:
+          RuntimeError: `texts` has not been read to its end.
+        """
+        report = self._report
+        if report is None or not all(row.stopped or report.done[i] for i, row in enumerate(self._rows)):
+            raise RuntimeError("the answer is not there before its stream has been read to the end")
+        return [self._answer(index, row, report) for index, row in enumerate(self._rows)]
+
+    def _retrieve(self) -> None:
+        index = self._document.index
+        start = time.perf_counter()
+        self._retrieved = [index.retrieve(query) for query in self._queries]
+        self._seconds["retrieval"] = self._document.index_seconds + time.perf_counter() - start
+
+    def _prepare(self) -> tuple[StepSpec, ContextCache, Any, DecodeState]:
+        """Prefills target and drafter and makes the first state."""
+        engine, document, sampling = self._engine, self._document, self._sampling
+        target_context = document.context if self._method.reads_document else None
+        target = self._reader(engine.target, "target", keep_out=1, context=target_context)
+        self._target_tokens = target.num_tokens
+        if target_context is not None:
+            self._seconds["prefill"] += document.prefill_seconds
+        drafter: Drafter = NullDrafter(engine.target.config.vocab_size)
+        drafter_model: Any = ()
+        drafter_cache: Any = ()
+        if self._method.drafts:
+            reader = self._reader(engine.drafter, "drafter", keep_out=2, context=None)
+            self._drafter_tokens = reader.num_tokens
+            drafter = LanguageModelDrafter(
+                engine.drafter.decoder, self._speculation.gamma, sampling.temperature, sampling.top_k, sampling.top_p
+            )
+            drafter_model, drafter_cache = (engine.drafter.params, reader.context), reader.tail
+        spec = StepSpec(
+            target=engine.target.decoder,
+            drafter=drafter,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            tail=self._speculation.tail,
+            residual=self._speculation.residual,
+            alpha=self._speculation.alpha,
+            stop_ids=tuple(engine.target.tokenizer.stop_ids),
+        )
+        prompt = self._prompts[id(engine.target)]
+        budget = [sampling.max_new_tokens] * len(self._questions)
+        state = initial_state(
+            np.array(self._padded([prompt.question(q)[-2:] for q in self._questions]), np.int32),
+            target.tail,
+            drafter_cache,
+            budget=np.array(budget + [0] * (len(self._padded(budget)) - len(budget)), np.int32),
+            capacity=token_bucket(sampling.max_new_tokens),
+            seed=sampling.seed,
+            mesh=engine.mesh,
+        )
+        return spec, target.context, drafter_model, state
+
+    def _reader(self, model: Any, role: str, *, keep_out: int, context: ContextCache | None) -> Reader:
+        """Prefills a model with its rows; without a context it reads what was retrieved.
+
+        Args:
+          keep_out: how many of the last prompt tokens stay for the first decoding step.
+        """
+        engine = self._engine
+        config = engine.config
+        prompt = self._prompts[id(model)]
+        suffixes = [prompt.question(question) for question in self._questions]
+        lengths = [self._document.num_tokens] * len(suffixes)
+        shared = dict(chunk=config.prefill_chunk, dtype=model.decoder.dtype, mesh=engine.mesh)
+        if context is None:
+            head = prompt.head()
+            contexts = [head + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
+            lengths = [len(c) for c in contexts]
+            for length, suffix in zip(lengths, suffixes, strict=True):
+                self._check_room(model, role, length, len(suffix))
+            context, seconds = timed(
+                engine.programs,
+                lambda: prefill_context(engine.programs, model.decoder, model.params, self._padded(contexts), **shared),
+            )
+            self._seconds["prefill"] += seconds
+        longest = max(map(len, suffixes))
+        capacity = token_bucket(longest + self._sampling.max_new_tokens + self._speculation.gamma + 1)
+        questions = self._padded([suffix[:-keep_out] for suffix in suffixes])
+        tail, seconds = timed(
+            engine.programs,
+            lambda: prefill_tail(
+                engine.programs, model.decoder, model.params, context, questions, capacity=capacity, **shared
+            ),
+        )
+        self._seconds["prefill"] += seconds
+        return Reader(context, tail, [n + len(suffix) for n, suffix in zip(lengths, suffixes, strict=True)])
+
+    def _padded(self, rows: list) -> list:
+        """Rows filled up with copies of the first to a multiple of the mesh's data axis."""
+        data = self._engine.config.mesh[0]
+        return rows + [rows[0]] * (-len(rows) % data)
+
+    def _check_room(self, model: Any, role: str, context: int, question: int) -> None:
+        """The context, the question, the answer and one draft must fit the model's positions."""
+        new = self._sampling.max_new_tokens + self._speculation.gamma + 1
+        needed, limit = context + question + new, model.config.max_position
+        if needed > limit:
+            raise ValueError(
+                f"the {role} would need {needed} positions (context {context}, question {question}, answer and draft "
+                f"{new}), it has {limit}: set max_context_tokens to at most {max(limit - question - new, 0)}"
+            )
+
+    def _answer(self, index: int, row: TextRow, report: Report) -> Answer:
+        engine = self._engine
+        counters = {name: int(getattr(report.counters, name)[index]) for name in ("steps", "proposed", "tested", "accepted")}
+        if row.stopped:
+            reason = "stop_string"
+        else:
+            reason = "stop" if row.token_ids and row.token_ids[-1] in engine.target.tokenizer.stop_ids else "length"
+        retrieved = self._retrieved[index] if self._retrieved else None
+        return Answer(
+            method=self._method.name,
+            question=self._questions[index],
+            text=row.text.strip(),
+            token_ids=tuple(row.token_ids),
+            finish_reason=reason,
+            target_tokens=self._target_tokens[index],
+            drafter_tokens=self._drafter_tokens[index],
+            truncated_tokens=self._document.tokenized.truncated_tokens,
+            passages=retrieved.passages if retrieved else (),
+            below_threshold=bool(retrieved and retrieved.below_threshold),
+            batch_size=len(self._rows),
+            seconds=Seconds(
+                load=engine.load_seconds, compile=engine.programs.compile_seconds - self._compiled_before, **self._seconds
+            ),
+            acceptance=Acceptance(**counters, generated=int(report.num_tokens[index])),
+            settings=self._settings(),
+            versions=engine.versions,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {**dataclasses.asdict(self._speculation), **dataclasses.asdict(self._sampling)}
+        settings["stop"] = list(settings["stop"])
+        settings["gamma"] = self._speculation.gamma if self._method.drafts else 0
+        settings["eta"] = self._speculation.eta if self._method.transfers else 0.0
+        settings["dtype"] = str(np.dtype(self._engine.target.decoder.dtype))
+        settings["mesh"] = list(self._engine.config.mesh)
+        return settings

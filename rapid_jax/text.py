@@ -1,0 +1,62 @@
+"""From generated tokens to text, as they come: half characters and possible stop strings are held back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.tokenizer import IncrementalDecoder, Tokenizer
+
+
+class TextRow:
+    """The text of one row.
+
+    Attributes:
+      token_ids: tokens taken so far; after a stop string, those up to the one that completed it.
+      text: text so far, without stop strings and stop ids.
+      stopped: a stop string was met.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]):
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.stopped = False
+        self._stop = stop
+        self._stop_ids = frozenset(tokenizer.stop_ids)
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._given = 0
+
+    def push(self, tokens: Sequence[int], *, last: bool) -> str:
+        """Takes new tokens and returns the text that is certain by now.
+
+        Args:
+          tokens: the next tokens of the row.
+          last: no more will come.
+        """
+        for token in tokens:
+            if self.stopped:
+                break
+            self.token_ids.append(token)
+            if token not in self._stop_ids:
+                self.text += self._decoder.push([token])
+                self._cut()
+        if last and not self.stopped:
+            self.text += self._decoder.flush()
+            self._cut()
+        certain = len(self.text) if last or self.stopped else len(self.text) - self._held_back()
+        piece = self.text[self._given : certain]
+        self._given = max(self._given, certain)
+        return piece
+
+    def _cut(self) -> None:
+        """Ends the text before the first stop string in it."""
+        places = [place for place in (self.text.find(stop) for stop in self._stop) if place >= 0]
+        if places:
+            self.text = self.text[: min(places)]
+            self.stopped = True
+
+    def _held_back(self) -> int:
+        """Characters at the end that may be the start of a stop string."""
+        lengths = (
+            size for stop in self._stop for size in range(len(stop) - 1, 0, -1) if self.text.endswith(stop[:size])
+        )
+        return max(lengths, default=0)

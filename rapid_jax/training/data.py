@@ -1,0 +1,130 @@
+"""Training rows: a short archive followed by questions on it, with the loss on the answers alone."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from rapid_jax.evaluation.archive import TASKS, Archive, Question, make_archive, with_choices
+from rapid_jax.training.tokenizer import ANSWER
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the curriculum: rows of one length until a total number of steps is reached.
+
+    `document` is the document's share of a row; `weights` are the relative numbers of questions by task (see TASKS);
+    `reach` is the farthest position that jumps at paragraph ends may lead to (tokens).
+    """
+
+    until: int
+    rows: int
+    tokens: int
+    document: float
+    weights: tuple[float, float, float, float]
+    reach: int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """tokens and positions int32 [B,T]; the M scored positions of each row: index, target, weight and task, all [B,M]."""
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    index: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    task: np.ndarray
+    answer: np.ndarray
+
+
+class RowMaker:
+    """Writes training rows; the same seed and step give the same rows."""
+
+    def __init__(self, tokenizer, dossier_weight: float = 0.25):
+        self.backend = tokenizer.backend_tokenizer
+        self.bos = tokenizer.bos_token_id
+        self.eos = tokenizer.eos_token_id
+        self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
+        self.task_weights = (1.0, 1.0, dossier_weight, 1.0)
+
+    def encode(self, part: str) -> list[int]:
+        return self.backend.encode(part, add_special_tokens=False).ids
+
+    def count(self, part: str) -> int:
+        return len(self.encode(part))
+
+    def turn(self, question: Question) -> tuple[list[int], list[int]]:
+        """Token ids of a question up to the answer mark, and of its answer with EOS, as the chat template has them."""
+        asked = [*self.encode("\n\n" + with_choices(question)), self.answer]
+        return asked, [*self.encode(" " + question.answer), self.eos]
+
+    def batch(self, phase: Phase, seed: Sequence[int]) -> Batch:
+        """The rows of one step, drawn from `seed`."""
+        rng = random.Random(repr(tuple(seed)))
+        shape = (phase.rows, phase.tokens)
+        scored = (phase.rows, phase.tokens // 2)
+        batch = Batch(
+            *(np.zeros(shape, np.int32) for _ in range(2)),
+            *(np.zeros(scored, np.int32) for _ in range(2)),
+            np.zeros(scored, np.float32),
+            *(np.zeros(scored, np.int32) for _ in range(2)),
+        )
+        for row in range(phase.rows):
+            self._fill(batch, row, phase, rng)
+        return batch
+
+    def _fill(self, batch: Batch, row: int, phase: Phase, rng: random.Random) -> None:
+        budget = int(phase.tokens * phase.document * rng.uniform(0.8, 1.0))
+        archive = make_archive(max(budget, 64), rng.getrandbits(40), self.count)
+        ids, positions = self._document(archive, phase, rng)
+        next_position = positions[-1] + 1
+        scored = 0
+        for number, question in enumerate(self._questions(archive, phase, rng)):
+            asked, answered = self.turn(question)
+            size = len(asked) + len(answered)
+            if len(ids) + size > phase.tokens or scored + len(answered) > batch.index.shape[1]:
+                continue
+            task = TASKS.index(question.task)
+            start = len(ids) + len(asked) - 1
+            span = slice(scored, scored + len(answered))
+            batch.index[row, span] = np.arange(start, start + len(answered))
+            batch.target[row, span] = answered
+            batch.weight[row, span] = self.task_weights[task]
+            batch.task[row, span] = task
+            batch.answer[row, span] = number
+            scored += len(answered)
+            ids += asked + answered
+            positions += range(next_position, next_position + size)
+            next_position += size
+        batch.tokens[row, : len(ids)] = ids
+        batch.positions[row, : len(ids)] = positions
+
+    def _document(self, archive: Archive, phase: Phase, rng: random.Random) -> tuple[list[int], list[int]]:
+        """Token ids of the document, and positions that jump ahead at paragraph ends in two rows of three."""
+        spare = max(phase.reach - phase.tokens, 0)
+        spare = int(spare * rng.random() ** 2) if spare and rng.random() < 2 / 3 else 0
+        cuts = sorted(rng.randint(0, spare) for _ in archive.paragraphs)
+        ids, positions = [self.bos], [0]
+        for i, (paragraph, jump) in enumerate(zip(archive.paragraphs, cuts, strict=True)):
+            part = self.encode(("\n\n" if i else "") + paragraph)
+            positions += range(len(ids) + jump, len(ids) + jump + len(part))
+            ids += part
+        return ids, positions
+
+    def _questions(self, archive: Archive, phase: Phase, rng: random.Random) -> list[Question]:
+        """Questions in a random order that follows the phase's task weights; none is asked twice."""
+        by_task = {task: [q for q in archive.questions if q.task == task] for task in TASKS}
+        for questions in by_task.values():
+            rng.shuffle(questions)
+        ordered = []
+        room = phase.tokens // 10
+        while len(ordered) < room:
+            weights = [w if by_task[task] else 0.0 for task, w in zip(TASKS, phase.weights, strict=True)]
+            if not any(weights):
+                break
+            ordered.append(by_task[rng.choices(TASKS, weights)[0]].pop())
+        return ordered

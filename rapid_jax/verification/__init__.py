@@ -1,0 +1,21 @@
+"""Acceptance rules as pure functions on distributions: no model, no cache, no state."""
+
+from rapid_jax.verification.chain import (
+    RESIDUALS,
+    output_distribution,
+    residual_distribution,
+    total_variation_rapid,
+    verify_chain,
+)
+from rapid_jax.verification.target_mixing import TAILS, retrieval_augmented_target, target_distribution
+
+__all__ = [
+    "RESIDUALS",
+    "TAILS",
+    "output_distribution",
+    "residual_distribution",
+    "retrieval_augmented_target",
+    "target_distribution",
+    "total_variation_rapid",
+    "verify_chain",
+]
