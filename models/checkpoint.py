@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -279,6 +278,5 @@ def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
 def _checkpointer() -> Iterator:
     import orbax.checkpoint as ocp  # two seconds, needed here only
 
-    logging.getLogger("absl").setLevel(max(logging.getLogger("absl").level, logging.WARNING))
     with ocp.StandardCheckpointer() as checkpointer:
         yield checkpointer

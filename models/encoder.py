@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import transformers
 from absl import logging
 from flax import linen as nn
 from flax import traverse_util
 
-from models.encoder_config import EncoderConfig, read_json
+from models.encoder_config import EncoderConfig
+from models.safetensors_io import SafetensorsDirectory
 
 _PREFIXES = ("bert.", "roberta.")
-_HEADS = ("pooler.", "cls.", "lm_head.")  # parts of published checkpoints that a sentence encoder does not use
+_HEADS = ("pooler.", "cls.", "lm_head.")  # parts of published checkpoints that sentence vectors do not need
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -29,6 +29,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "vocab.json")
 _MIN_BUCKET = 16
 _BATCH_TOKENS = 16_384  # tokens of one forward, padding included, bound the memory of attention
 
@@ -146,6 +147,16 @@ def pool(hidden: jax.Array, mask: jax.Array, pooling: str, normalize: bool) -> j
     return vectors
 
 
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def embed(
+    params: Mapping[str, Any], token_ids: jax.Array, lengths: jax.Array, *, config: EncoderConfig, dtype: jnp.dtype
+) -> jax.Array:
+    """Sentence vectors float32 [B, D] of `token_ids` [B, T] whose rows have `lengths` [B] real tokens."""
+    mask = jnp.arange(token_ids.shape[1])[None, :] < lengths[:, None]
+    hidden = jnp.asarray(Encoder(config, dtype).apply({"params": params}, token_ids, mask))
+    return pool(hidden, mask, config.pooling, config.normalize)
+
+
 class SentenceEncoder:
     """An encoder with its parameters and tokenizer; made by `load_encoder`.
 
@@ -153,21 +164,14 @@ class SentenceEncoder:
         config: the architecture, pooling and limits.
         params: parameters of `Encoder`, in Hugging Face's orientation.
         tokenizer: the checkpoint's transformers tokenizer.
+        dtype: of parameters and activations.
     """
 
     def __init__(self, config: EncoderConfig, params: Mapping[str, Any], tokenizer: Any, dtype: jnp.dtype):
         self.config = config
         self.params = params
         self.tokenizer = tokenizer
-        encoder = Encoder(config, dtype)
-
-        @jax.jit
-        def embed(params: Mapping[str, Any], token_ids: jax.Array, lengths: jax.Array) -> jax.Array:
-            mask = jnp.arange(token_ids.shape[1])[None, :] < lengths[:, None]
-            hidden = encoder.apply({"params": params}, token_ids, mask)
-            return pool(hidden, mask, config.pooling, config.normalize)
-
-        self._embed = embed
+        self.dtype = dtype
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Sentence vectors of texts: float32 [n, D].
@@ -189,11 +193,14 @@ class SentenceEncoder:
             for row, i in enumerate(batch):
                 lengths[row] = len(token_ids[i])
                 padded[row, : lengths[row]] = token_ids[i]
-            vectors[batch] = np.asarray(self._embed(self.params, padded, lengths))[: len(batch)]
+            embedded = embed(self.params, padded, lengths, config=self.config, dtype=self.dtype)
+            vectors[batch] = np.asarray(embedded)[: len(batch)]
         return vectors
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids with special tokens, at most `config.max_seq_length` a text."""
+        if not texts:
+            return []
         limit = self.config.max_seq_length
         token_ids = self.tokenizer(texts, verbose=False)["input_ids"]
         too_long = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
@@ -226,43 +233,34 @@ def load_encoder(path: str | Path, dtype: jnp.dtype = jnp.float32) -> SentenceEn
     if not directory.is_dir():
         raise FileNotFoundError(f"no encoder at {directory}: give a directory with config.json and model.safetensors")
     config = EncoderConfig.from_directory(directory)
-    params = _load_parameters(directory, Encoder(config, dtype), dtype)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{directory}: no tokenizer that transformers can read ({reason})") from error
-    return SentenceEncoder(config, params, tokenizer, dtype)
+    params = _load_parameters(directory, Encoder(config, dtype))
+    return SentenceEncoder(config, params, _load_tokenizer(directory, config.vocab_size), dtype)
 
 
-def _load_parameters(directory: Path, encoder: Encoder, dtype: jnp.dtype) -> Mapping[str, Any]:
+def _load_tokenizer(directory: Path, vocab_size: int) -> Any:
+    if not any((directory / name).exists() for name in _TOKENIZER_FILES):  # transformers would make an empty one
+        raise FileNotFoundError(f"{directory}: no tokenizer, none of {', '.join(_TOKENIZER_FILES)} is there")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if len(tokenizer) > vocab_size:
+        raise ValueError(f"{directory}: the tokenizer has {len(tokenizer)} tokens, the encoder only {vocab_size}")
+    return tokenizer
+
+
+def _load_parameters(directory: Path, encoder: Encoder) -> dict[str, Any]:
     """Reads the tensors of a checkpoint, one by one, into the encoder's parameter tree."""
-    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(encoder.init, jax.random.key(0), ids, jax.ShapeDtypeStruct((1, 1), jnp.bool_))["params"]
-    expected = {".".join(path): (path, leaf.shape) for path, leaf in traverse_util.flatten_dict(tree).items()}
-    flat, surplus = {}, []
-    for file in _safetensors_files(directory):
-        try:
-            with safetensors.safe_open(file, framework="numpy") as tensors:
-                keys = tensors.keys()
-                for key in keys:
-                    name = _canonical(key)
-                    if name.startswith(_HEADS) or name in _BUFFERS:
-                        continue
-                    if name not in expected:
-                        surplus.append(key)
-                        continue
-                    path, shape = expected[name]
-                    if tuple(tensors.get_slice(key).get_shape()) != shape:
-                        raise ValueError(f"{file}: {key} is {tensors.get_slice(key).get_shape()}, not {list(shape)}")
-                    flat[path] = jnp.asarray(tensors.get_tensor(key), dtype)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{file}: not a complete safetensors file ({error})") from error
-    missing = [name for name, (path, _) in expected.items() if path not in flat]
-    for what, names in (("missing", missing), ("surplus", surplus)):
-        if names:
-            raise ValueError(f"{directory}: {len(names)} tensors {what}, the first is {min(names)}")
-    return traverse_util.unflatten_dict(flat)
+    token_ids, mask = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+    declared = traverse_util.flatten_dict(jax.eval_shape(encoder.init, jax.random.key(0), token_ids, mask)["params"])
+    with SafetensorsDirectory(directory) as files:
+        stored = {_canonical(key): key for key in files.headers}
+        unused = [key for name, key in stored.items() if name.startswith(_HEADS) or name in _BUFFERS]
+        keys = {path: stored.get(".".join(path), ".".join(path)) for path in declared}
+        files.check({keys[path]: leaf.shape for path, leaf in declared.items()}, unused, directory)
+        return traverse_util.unflatten_dict(
+            {
+                path: jnp.asarray(files.read(keys[path], tuple(map(slice, leaf.shape))), leaf.dtype)
+                for path, leaf in declared.items()
+            }
+        )
 
 
 def _canonical(key: str) -> str:
@@ -270,19 +268,6 @@ def _canonical(key: str) -> str:
     for prefix in _PREFIXES:
         key = key.removeprefix(prefix)
     return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _safetensors_files(directory: Path) -> list[Path]:
-    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    files = [single]
-    if index.exists():
-        files = [directory / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    for file in files:
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{file} is missing: a checkpoint in PyTorch's own format must be saved again as safetensors"
-            )
-    return files
 
 
 def _bucket(size: int, minimum: int = 1) -> int:

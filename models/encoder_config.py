@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.hf import positive_int
+from models.safetensors_io import read_json
 
 _ROBERTA = ("xlm-roberta", "roberta")
 _MODEL_TYPES = ("bert", *_ROBERTA)
@@ -80,8 +81,8 @@ class EncoderConfig:
         position_offset = pad_token_id + 1 if roberta else 0
         positions = sizes["max_position_embeddings"] - position_offset
         pooling, normalize = _read_modules(directory)
-        sentence = read_json(directory / "sentence_bert_config.json", {})
-        tokenizer = read_json(directory / "tokenizer_config.json", {})
+        sentence = _read_optional(directory / "sentence_bert_config.json")
+        tokenizer = _read_optional(directory / "tokenizer_config.json")
         limit = sentence.get("max_seq_length") or tokenizer.get("model_max_length") or positions
         return cls(
             **sizes,
@@ -99,13 +100,17 @@ class EncoderConfig:
 
 def _read_modules(directory: Path) -> tuple[str, bool]:
     """Pooling and normalisation of a sentence-transformers checkpoint; mean and True for a bare encoder."""
-    if not (directory / "modules.json").exists():
+    file = directory / "modules.json"
+    if not file.is_file():
         return "mean", True
+    try:
+        modules = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in json.loads(file.read_text())]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a list of sentence-transformers modules ({error!r})") from None
     pooling, normalize = "mean", False
-    for module in read_json(directory / "modules.json"):
-        kind = module["type"].rsplit(".", 1)[-1]
+    for kind, path in modules:
         if kind == "Pooling":
-            settings = read_json(directory / module["path"] / "config.json")
+            settings = read_json(directory / path / "config.json")
             modes = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
             pooling = settings.get("pooling_mode") or "+".join(_POOLINGS.get(mode, mode) for mode in modes)
             if pooling not in _POOLINGS.values():
@@ -117,13 +122,5 @@ def _read_modules(directory: Path) -> tuple[str, bool]:
     return pooling, normalize
 
 
-def read_json(file: Path, default: Any = None) -> Any:
-    """Content of a JSON file; `default`, where one is given, if there is no such file."""
-    if default is not None and not file.exists():
-        return default
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} is missing") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON ({error})") from None
+def _read_optional(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}

@@ -42,7 +42,7 @@ def _yarn(inverse: np.ndarray, config: RopeConfig, head_dim: int) -> np.ndarray:
     if config.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = (np.arange(head_dim // 2) - low) / max(high - low, 0.001)
+    ramp = (np.arange(head_dim // 2) - low) / (high - low or 0.001)
     keep = 1 - np.clip(ramp, 0.0, 1.0)
     return keep * inverse + (1 - keep) * inverse / config.factor
 

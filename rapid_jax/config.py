@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from rapid_jax.retrieval.config import RetrievalConfig
 from rapid_jax.verification import RESIDUALS, TAILS
@@ -99,6 +101,8 @@ class SamplingConfig:
 class EngineConfig:
     """Everything that a run is made of, apart from the document and the questions.
 
+    configs/*.py hold these fields as ConfigDicts; `from_mapping` reads them back.
+
     Attributes:
       target: directory or hub name of the long-context model; "" is the embedded model.
       drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
@@ -121,13 +125,14 @@ class EngineConfig:
     max_context_tokens: int = 0
     truncation: str = "middle"
     prompt: str = "{document}\n\n{question}"
-    retrieval: RetrievalConfig = RetrievalConfig()
-    speculation: SpeculationConfig = SpeculationConfig()
-    sampling: SamplingConfig = SamplingConfig()
+    retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
+    speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
         _require(
-            self.dtype in ("", "bfloat16", "float32"), f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}"
+            self.dtype in ("", "bfloat16", "float32"),
+            f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
         )
         _require(
             isinstance(self.mesh, tuple) and len(self.mesh) == 3 and all(_is_integer(n) and n >= 1 for n in self.mesh),
@@ -147,7 +152,8 @@ class EngineConfig:
             f"max_context_tokens must be 0 (the model's limit) or positive, got {self.max_context_tokens}",
         )
         _require(
-            self.truncation in TRUNCATIONS, f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}"
+            self.truncation in TRUNCATIONS,
+            f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}",
         )
         document, question = self.prompt.find("{document}"), self.prompt.find("{question}")
         _require(
@@ -156,3 +162,25 @@ class EngineConfig:
             and self.prompt.count("{question}") == 1,
             f"prompt must hold {{document}} once, then {{question}} once, got {self.prompt!r}",
         )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> EngineConfig:
+        """Makes a config of nested mappings of field values; absent fields keep their defaults.
+
+        Raises:
+          ValueError: an unknown field or a bad value.
+        """
+        nested = {"retrieval": RetrievalConfig, "speculation": SpeculationConfig, "sampling": SamplingConfig}
+        fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in nested.items()}
+        return _make(cls, {**values, **fields}, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of all field values; `from_mapping` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in values:
+        _require(name in known, f"unknown config field {prefix}{name}; known: {', '.join(prefix + k for k in known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

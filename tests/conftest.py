@@ -7,5 +7,73 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # tests spend their time in compiling, not in running
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level-like tokenizer of 256 ids over words and characters, with <s> (1) and </s> (2)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[byte] = len(vocabulary)
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="session")
+def make_tiny_checkpoint(tmp_path_factory, tiny_tokenizer):
+    """A function that writes a tiny random LLaMA checkpoint with its tokenizer and gives its directory.
+
+    Keyword arguments replace fields of its ModelConfig; `seed` picks the weights, `scale` their size: larger weights give
+    sharper distributions.
+    """
+
+    def make(*, seed: int = 0, scale: float = 4.0, **fields):
+        from models import ModelConfig, init_params
+        from models.checkpoint import export_hf
+
+        values = dict(
+            family="llama",
+            vocab_size=264,
+            width=32,
+            ffn_width=64,
+            num_layers=2,
+            num_heads=8,
+            num_kv_heads=4,
+            head_dim=8,
+            max_position=8192,
+            tie_embeddings=True,
+            bos_id=1,
+            eos_ids=(2,),
+        )
+        config = ModelConfig(**{**values, **fields})
+        params = jax.tree.map(lambda x: x * scale, init_params(config, seed=seed, dtype="float32"))
+        directory = tmp_path_factory.mktemp("checkpoint")
+        export_hf(params, config, directory, "float32")
+        tiny_tokenizer.save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_tiny_checkpoint):
+    """Directory of a tiny random checkpoint: D 32, 2 layers, 8 query and 4 key-value heads, 264 tokens."""
+    return make_tiny_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def document_text():
+    """About 1,500 bytes of text with facts in it; one token a byte for the tiny tokenizer."""
+    names = ("Mirel Tavos", "Odan Keld", "Sava Brint", "Tolin Maresk", "Ilka Vorn")
+    things = ("a copper lantern", "a walnut flute", "three grey mares", "an iron kettle", "the ferry Harrow")
+    lines = [f"{name} keeps {things[(i + j) % 5]} in house {7 * i + j}." for i in range(6) for j, name in enumerate(names)]
+    return "\n\n".join(" ".join(lines[i : i + 3]) for i in range(0, len(lines), 3))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 MASKED = -1e30  # finite, so that a segment with nothing to see merges with weight zero instead of NaN
 FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
 KEY_BLOCK = 1024
-QUERY_BLOCK = 1024
+QUERY_BLOCK = 128  # of a causal block, or an eighth of it where that is more: rows that see few keys skip the rest
 
 
 def attend_segment(
@@ -112,9 +112,10 @@ def _many_rows(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> t
 def _causal(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A block of many tokens seeing itself; differentiable, scores recomputed in the backward pass."""
     tokens = q.shape[3]
+    size = max(QUERY_BLOCK, tokens // 8)
     parts = []
-    for start in range(0, tokens, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, tokens)
+    for start in range(0, tokens, size):
+        end = min(start + size, tokens)
         seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
 
         @jax.checkpoint

@@ -40,10 +40,13 @@ def warp_logits(logits: jax.Array, *, temperature: float, top_k: int = 0, top_p:
     if temperature == 0:
         return logits
     if 0 < top_k < logits.shape[-1]:
-        kth = jax.lax.top_k(logits, top_k)[0][..., -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
+        above, tied = _leading_set(logits, jnp.ones_like(logits), top_k)
+        logits = jnp.where(above | tied, logits, -jnp.inf)
     if top_p < 1:
-        logits = jnp.where(_nucleus(logits, top_p), logits, -jnp.inf)
+        probs = jax.nn.softmax(logits)
+        above, tied = _leading_set(logits, probs, top_p)
+        ahead = probs.sum(-1, keepdims=True, where=above) + (jnp.cumsum(tied, axis=-1) - 1) * probs
+        logits = jnp.where(above | (tied & (ahead < top_p)), logits, -jnp.inf)
     return logits
 
 
@@ -66,12 +69,29 @@ def sample(key: jax.Array, logits: jax.Array, *, greedy: bool = False) -> jax.Ar
     return jax.vmap(jax.random.categorical)(row_keys(key, logits.shape[0]), logits).astype(jnp.int32)
 
 
-def _nucleus(logits: jax.Array, top_p: float) -> jax.Array:
-    """Marks [..., V] the smallest set with mass >= top_p: the tokens with less than top_p ahead of them."""
-    descending = jnp.sort(logits, axis=-1, descending=True)
-    mass = jnp.cumsum(jax.nn.softmax(descending), axis=-1)
-    size = 1 + jnp.sum(mass[..., :-1] < top_p, axis=-1, keepdims=True)
-    last = jnp.take_along_axis(descending, size - 1, axis=-1)
-    above, tied = logits > last, logits == last
-    room = size - above.sum(-1, keepdims=True)
-    return above | (tied & (jnp.cumsum(tied, axis=-1) <= room))
+@jax.jit
+def _leading_set(logits: jax.Array, weights: jax.Array, amount: float) -> tuple[jax.Array, jax.Array]:
+    """Finds the fewest leading tokens, ties taken together, whose weights sum to at least `amount`.
+
+    Bisects the float32 numbers for the smallest logit of the set: 32 sums, where a sort of V = 128K costs far more.
+
+    Args:
+      logits: float32 [..., V].
+      weights: float32 [..., V], not negative; all tokens are taken if they sum to less than `amount`.
+      amount: above 0.
+
+    Returns:
+      (above, tied), bool [..., V]: the tokens ahead of the last logit of the set, and those equal to it.
+    """
+    # Integers in the order of the floats, -0.0 beside 0.0.
+    bits = jax.lax.bitcast_convert_type(jnp.where(logits == 0, 0.0, logits), jnp.int32)
+    rank = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean, without overflow
+        enough = weights.sum(-1, keepdims=True, where=rank >= middle) >= amount
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    last, _ = jax.lax.fori_loop(0, 32, halve, (rank.min(-1, keepdims=True), rank.max(-1, keepdims=True) + 1))
+    return rank > last, rank == last

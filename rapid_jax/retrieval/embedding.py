@@ -107,9 +107,8 @@ class HashedChunks:
 
     def _vector(self, features: np.ndarray, tf: np.ndarray) -> np.ndarray:
         """Weighs features [n] of frequencies [n] and hashes them into a vector [dim]."""
-        df = np.zeros(len(features))
-        _, here, there = np.intersect1d(features, self._known, assume_unique=True, return_indices=True)
-        df[here] = self._df[there]
+        at = np.searchsorted(self._known, features).clip(max=len(self._known) - 1)
+        df = np.where(self._known[at] == features, self._df[at], 0)
         idf = np.log1p((self._num_chunks - df + 0.5) / (df + 0.5))
         weights = (1 + np.log(tf)) * idf * np.where(features & _GRAM, _GRAM_WEIGHT, 1.0)
         norm = np.linalg.norm(weights)

@@ -151,3 +151,14 @@ def initial_state(model: ModelConfig, transform: optax.GradientTransformation, s
     """Step 0: fresh parameters and optimiser state."""
     params = initial_parameters(model, jax.random.key(seed))
     return TrainingState(jnp.zeros((), jnp.int32), params, transform.init(params))
+
+
+def restore_parameters(model: ModelConfig, config: TrainingConfig, directory: Path) -> dict:
+    """Parameters of the newest checkpoint. Raises FileNotFoundError where there is none."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no checkpoint in {directory}; train first")
+    with ocp.CheckpointManager(directory.absolute()) as manager:
+        if manager.latest_step() is None:
+            raise FileNotFoundError(f"no checkpoint in {directory}; train first")
+        state = initial_state(model, optimiser(config), config.seed)
+        return manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state)).params

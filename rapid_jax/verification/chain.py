@@ -100,7 +100,9 @@ def residual_distribution(q: jax.Array, p: jax.Array, p_hat: jax.Array, *, resid
     p and p_hat are both point masses (greedy decoding) the result is p_hat.
 
     Args:
-      q, p, p_hat: the drafter's, target's and retrieval-augmented target's distributions [..., V].
+      q: the drafter's distribution [..., V].
+      p: the target's distribution [..., V].
+      p_hat: the retrieval-augmented target's distribution [..., V].
       residual: "rapid" norm(max(p - p_hat, p - q, 0)) or "exact" norm(max(p_hat - q, 0)).
 
     Raises:
@@ -118,8 +120,9 @@ def output_distribution(q: jax.Array, p: jax.Array, p_hat: jax.Array, *, residua
     out = m + (1 - sum m) * residual_distribution, m = min(q, p_hat).
 
     Args:
-      q, p, p_hat: the drafter's, target's and retrieval-augmented target's distributions [..., V]; the draft is
-        drawn from q.
+      q: the drafter's distribution [..., V], from which the draft is drawn.
+      p: the target's distribution [..., V].
+      p_hat: the retrieval-augmented target's distribution [..., V].
       residual: "rapid" or "exact".
 
     Raises:
@@ -137,7 +140,9 @@ def total_variation_rapid(q: jax.Array, p: jax.Array, p_hat: jax.Array) -> jax.A
     It measures how far sampled decoding leaves the target; 0 for eta = 0.
 
     Args:
-      q, p, p_hat: the drafter's, target's and retrieval-augmented target's distributions [..., V].
+      q: the drafter's distribution [..., V].
+      p: the target's distribution [..., V].
+      p_hat: the retrieval-augmented target's distribution [..., V].
 
     Raises:
       ValueError: shapes that differ.
@@ -151,6 +156,7 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
 
     Args:
       key: one key or one key per row; typed (`jax.random.key`) or raw uint32 data (`jax.random.PRNGKey`).
+      rows: B.
 
     Raises:
       ValueError: the number of keys is neither 1 nor `rows`.

@@ -1,7 +1,7 @@
-"""Records tests/golden/encoder_{bert,xlm_roberta}.npz from Hugging Face transformers: python tests/golden/make_encoder.py
+"""Records encoder_bert.npz and encoder_xlm_roberta.npz beside this file: python tests/golden/make_encoder.py
 
-Each file holds a tiny random checkpoint, token ids of rows of different lengths, and what transformers computes for
-them in float32: hidden states, and mean and CLS vectors of unit norm. Needs torch.
+Each file holds a tiny random checkpoint, token ids of rows of different lengths, and what Hugging Face transformers
+computes for them in float32: hidden states, and mean and CLS vectors of unit norm. Needs torch.
 """
 
 from pathlib import Path

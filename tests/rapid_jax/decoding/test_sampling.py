@@ -81,9 +81,21 @@ def test_ties_at_the_k_th_are_all_kept():
 
 
 def test_nucleus_of_ties_is_smallest_and_takes_low_ids_first():
-    """Equal logits: top_p = 0.5 keeps half of the tokens, not all."""
-    warped = warp_logits(np.zeros((1, 8), np.float32), temperature=1.0, top_p=0.5)
+    """Equal logits: top_p = 0.5 keeps half of the tokens, not all; -0.0 is 0.0."""
+    warped = warp_logits(np.float32([[-0.0, 0.0] * 4]), temperature=1.0, top_p=0.5)
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(warped[0])), np.arange(4))
+
+
+def test_nucleus_of_a_large_vocabulary():
+    """128,256 logits of any sign and size: rounding may move the edge of the nucleus by a sliver of mass, no more."""
+    logits = np.random.default_rng(4).normal(-3, 4, (2, 128_256)).astype(np.float32)
+    logits[1] *= 1e-3
+    for top_p in (0.1, 0.9, 0.999):
+        kept = np.isfinite(warp_logits(logits, temperature=1.0, top_p=top_p))
+        for row, members in zip(logits.astype(np.float64), kept, strict=True):
+            probs = softmax(row)
+            assert row[members].min() >= row[~members].max()
+            assert top_p - 1e-5 <= probs[members].sum() <= top_p + probs[members].min() + 1e-5
 
 
 def test_top_p_is_applied_to_what_top_k_left():

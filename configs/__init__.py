@@ -1,0 +1,1 @@
+"""Configurations: each module's get_config() gives the ConfigDict that --config names."""

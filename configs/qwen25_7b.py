@@ -1,0 +1,25 @@
+"""Qwen2.5-7B drafting for itself; its config.json must enable YaRN for documents beyond 32,768 tokens.
+
+    python -m launch.generate --config=configs/qwen25_7b.py \\
+        --target=PATH \\
+        --context_file=FILE --query=QUESTION
+
+Settings of the RAPID paper (arXiv 2502.20330, section 4.1): gamma 10,
+eta 10 of {5, 10, 20} for self-speculation, temperature 0.1.
+One device; --config.mesh=1,1,4 shares heads, ffn and vocabulary over four.
+"""
+
+from configs import base
+
+
+def get_config():
+    return base.make(
+        target="Qwen/Qwen2.5-7B-Instruct",
+        drafter="",
+        dtype="bfloat16",
+        prefill_chunk=2048,
+        max_context_tokens=120_000,
+        speculation=dict(gamma=10, eta=10.0),
+        sampling=dict(temperature=0.1, max_new_tokens=1024),
+        retrieval=dict(chunk_tokens=512),
+    )

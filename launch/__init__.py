@@ -1,0 +1,1 @@
+"""Entry points: python -m launch.<name>; flags, one call, printing."""

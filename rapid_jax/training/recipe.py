@@ -1,0 +1,42 @@
+"""The recipe of the embedded model: its architecture and its curriculum."""
+
+from models.config import ModelConfig, RopeConfig
+from rapid_jax.training.data import Phase
+from rapid_jax.training.loop import TrainingConfig
+
+VOCAB_SIZE = 1664
+
+
+def archivist_model() -> ModelConfig:
+    """2.1M parameters; 4 full-size KV heads in each of 4 layers make its KV cache dear beside its weights.
+
+    The large RoPE base leaves half of the rotary pairs nearly still over 128K positions, for lookups at any distance.
+    """
+    return ModelConfig(
+        family="llama",
+        vocab_size=VOCAB_SIZE,
+        width=192,
+        ffn_width=448,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=64,
+        max_position=131_072,
+        rope=RopeConfig(theta=1e9),
+        rms_norm_eps=1e-5,
+        tie_embeddings=True,
+        bos_id=1,
+        eos_ids=(2,),
+    )
+
+
+def archivist_training() -> TrainingConfig:
+    """Short rows until recall emerges, then longer documents and farther positions."""
+    return TrainingConfig(
+        phases=(
+            Phase(until=1000, rows=16, tokens=128, document=0.55, weights=(0.6, 0.05, 0.25, 0.1), reach=2048),
+            Phase(until=3000, rows=4, tokens=512, document=0.6, weights=(0.55, 0.15, 0.2, 0.1), reach=16_384),
+            Phase(until=4000, rows=2, tokens=2048, document=0.7, weights=(0.6, 0.1, 0.2, 0.1), reach=40_000),
+            Phase(until=4120, rows=1, tokens=8192, document=0.8, weights=(0.6, 0.1, 0.2, 0.1), reach=49_152),
+        ),
+    )
