@@ -1,16 +1,22 @@
-"""What every launcher shares: flag parsing, one-line errors, exit statuses, compilation cache, progress bars."""
+"""What every launcher shares: flag parsing, one-line errors, exit statuses, compilation cache, progress."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
-USAGE, FAILURE = 2, 1
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+_SECONDS_BETWEEN_LINES = 10  # of progress, where standard error is no terminal
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache_dir",
@@ -29,32 +35,65 @@ def fail(message: object, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def start(main: Callable[[], None]) -> None:
+def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = flags.FLAGS) -> None:
     """Parses the flags and runs main; expected errors become one line and an exit status.
 
-    Status 2 is a usage error (flags), 1 any other: a file, a checkpoint, a document.
+    Status 2 is a usage error (a flag or its value), 1 any other: a file, a checkpoint, a document, a mesh.
+
+    Args:
+      main: does the work; the flags are parsed when it is called.
+      parse: takes argv and returns what is no flag.
     """
 
-    def parse(argv: list[str]) -> list[str]:
+    def parse_or_exit(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
-            fail(e, USAGE)
+            return parse(argv)
+        except SystemExit:
+            sys.exit(0)  # --help has been printed
+        except (flags.Error, UsageError) as e:
+            fail(str(e).removeprefix("FATAL Flags parsing error:"), USAGE)
+        except (ValueError, OSError) as e:
+            fail(e, FAILURE)
 
     def run(argv: list[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value", USAGE)
-        logging.set_verbosity(logging.WARNING)
+        absl_logging.get_absl_handler().setFormatter(_OneLine())
         try:
             main()
+            sys.stdout.flush()
         except UsageError as e:
             fail(e, USAGE)
+        except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ValueError, OSError, NotImplementedError) as e:
             fail(e, FAILURE)
+        except (RuntimeError, MemoryError) as e:
+            fail(_explain(e), FAILURE)
         except KeyboardInterrupt:
-            fail("interrupted", 130)
+            fail("interrupted", INTERRUPTED)
 
-    app.run(run, flags_parser=parse)
+    app.run(run, flags_parser=parse_or_exit)
+
+
+def _explain(error: RuntimeError | MemoryError) -> str:
+    """What a user can do about an error of JAX; any other is a fault of ours and keeps its traceback."""
+    message = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+        return (
+            "too little memory: keep fewer document tokens (--config.max_context_tokens), use bfloat16 (--config.dtype) "
+            f"or more devices (--config.mesh); {message[:200]}"
+        )
+    if "Unable to initialize backend" in message:
+        return message
+    raise error
+
+
+class _OneLine(logging.Formatter):
+    """Writes "warning: ..." where absl would write its date, time and file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}"
 
 
 def use_compilation_cache() -> None:
@@ -66,32 +105,70 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def check_writable(path: str) -> None:
-    """Checks before anything slow that a file can be written.
+def check_writable(flag: str, path: str) -> None:
+    """Checks, before anything slow, that a file can be written; leaves an existing one as it is.
 
     Raises:
-      UsageError: its directory does not exist, or it is a directory.
+      OSError: it is a directory, its directory does not exist, or writing is not allowed.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise UsageError(f"--output={path} is a directory; name a file")
-    if not target.absolute().parent.is_dir():
-        raise UsageError(f"--output={path}: there is no directory {target.absolute().parent}")
+    file = Path(path)
+    if file.is_dir():
+        raise IsADirectoryError(f"--{flag}={path} is a directory; name a file")
+    if not file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--{flag}={path}: there is no directory {file.absolute().parent}")
+    existed = file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as e:
+        raise OSError(f"--{flag}={path} cannot be written: {e.strerror}") from None
+    if not existed:
+        file.unlink()
 
 
-def progress_bar(what: str, unit: str) -> Callable[[int, int], None]:
-    """A callback (done, all) that draws a bar on standard error and closes it at the end."""
-    from tqdm import tqdm
+@contextlib.contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a callback (done, all) that shows progress on standard error: a bar on a terminal, else a line now and then.
 
-    bar: Any = None
+    The bar disappears when all is done or the block is left.
+    """
+    show: _Bar | _Lines = _Bar(what, unit) if sys.stderr.isatty() else _Lines(what, unit)
+    try:
+        yield show.update
+    finally:
+        show.close()
 
-    def update(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, file=sys.stderr)
-        bar.update(done - bar.n)
+
+class _Bar:
+    def __init__(self, what: str, unit: str):
+        self._what, self._unit = what, unit
+        self._bar: Any = None
+
+    def update(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=total, desc=self._what, unit=self._unit, unit_scale=True, leave=False, dynamic_ncols=True
+            )
+        self._bar.update(done - self._bar.n)
         if done >= total:
-            bar.close()
-            bar = None
+            self.close()
 
-    return update
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Lines:
+    def __init__(self, what: str, unit: str):
+        self._what, self._unit, self._last = what, unit, time.monotonic()
+
+    def update(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            sys.stderr.write(f"{self._what}: {done:,} of {total:,} {self._unit} ({done / total:.0%})\n")
+
+    def close(self) -> None:
+        pass

@@ -4,27 +4,25 @@
     python -m launch.generate --method=lc,rag,sd,rapid --output=out.jsonl
     python -m launch.generate --config=configs/llama31_8b.py --target=PATH --context_file=FILE --query=QUESTION
 
-Without flags: the embedded model, document and question. Progress and warnings go to standard error.
+Without flags: the embedded model, document and question. A flag given here wins over --config. Answers and the table go to
+standard output, progress and warnings to standard error. Exit status: 0, 2 for a wrong flag, 1 for any other error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from configs import archivist
-from launch import cli
+from launch import cli, config_flag
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
-from rapid_jax.methods import METHODS, get_method
+from rapid_jax.methods import METHODS, Method, get_method
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(archivist.__file__)), "A file with get_config(); --config.<field>=<value> sets a field of it."
-)
 _TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _CONTEXT = flags.DEFINE_string("context_file", None, "The document, a UTF-8 text file, or - for standard input.")
@@ -36,7 +34,7 @@ _STREAM = flags.DEFINE_bool("stream", False, "Print each answer while it is deco
 _PASSAGES = flags.DEFINE_bool("show_passages", False, "Print the retrieved passages that the drafter read.")
 _OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object a method to this file (replaced if it exists).")
 
-_OVERRIDES = {
+_OVERRIDES: dict[str, dict[str, flags.FlagHolder]] = {
     "speculation": {
         "gamma": flags.DEFINE_integer("gamma", None, "Tokens drafted in a step."),
         "eta": flags.DEFINE_float("eta", None, "Strength of the transfer from drafter to target."),
@@ -51,62 +49,71 @@ _OVERRIDES = {
         "seed": flags.DEFINE_integer("seed", None, "Seed of all random numbers."),
     },
 }
+flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(config_flag)
 
 
 def main() -> None:
     """Checks everything that is quick to check, then loads, reads, asks and prints."""
-    config = _engine_config()
-    methods = _methods()
+    config, methods, query = _engine_config(), _methods(), _query()
     if _OUTPUT.value is not None:
-        cli.check_writable(_OUTPUT.value)
-    query, text = _query(), _document()
+        cli.check_writable("output", _OUTPUT.value)
+    text = _document()
 
     from launch import report
     from rapid_jax.engine import Engine
 
     cli.use_compilation_cache()
-    engine = Engine.load(config=config, progress=cli.progress_bar("loading", "B"))
-    document = engine.read(text, prefill=False, progress=cli.progress_bar("prefill", "tok"))
-    report.print_header(engine, document, query)
+    with cli.progress("loading", "B") as progress:
+        engine = Engine.load(config=config, progress=progress)
+    if any(method.retrieves for method in methods):
+        engine.retriever  # noqa: B018  (an encoder that cannot be loaded is found before the document is read)
     answers = []
-    with open(_OUTPUT.value or "/dev/null", "w", encoding="utf-8") as output:
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
+        progress = stack.enter_context(cli.progress("prefill", "tok"))
+        document = engine.read(text, prefill=False, progress=progress)
+        report.print_header(engine, document, query)
         for method in methods:
-            stream = document.stream(query, method)
+            report.print_method(method.name)
             if _STREAM.value:
-                sys.stdout.write(f"[{method}] ")
-            for piece in stream:
-                if _STREAM.value:
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
-            if _STREAM.value:
-                sys.stdout.write("\n")
-            answers.append(stream.answer)
-            output.write(json.dumps(stream.answer.to_dict(), ensure_ascii=False) + "\n")
-            output.flush()
+                answer = report.print_stream(document.stream(query, method.name))
+            else:
+                answer = document.ask(query, method.name)
+                report.print_text(answer, answers)
+            answers.append(answer)
+            if output is not None:
+                output.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
+                output.flush()
     if _PASSAGES.value:
         report.print_passages(answers)
-    report.print_answers(answers, with_text=not _STREAM.value)
+    report.print_table(answers)
 
 
 def _engine_config() -> EngineConfig:
-    values = _CONFIG.value.to_dict()
-    for section, names in _OVERRIDES.items():
-        given = {name: flag.value for name, flag in names.items() if flag.value is not None}
-        values[section] = {**values.get(section, {}), **given}
-    for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)):
-        if flag.value is not None:
-            values[name] = flag.value
+    given = {
+        section: {name: flag.value for name, flag in names.items() if flag.value is not None}
+        for section, names in _OVERRIDES.items()
+    }
+    models = {name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value is not None}
     try:
-        return EngineConfig.from_mapping(values)
+        config = EngineConfig.from_mapping(config_flag.values())
+        return dataclasses.replace(
+            config,
+            speculation=dataclasses.replace(config.speculation, **given["speculation"]),
+            sampling=dataclasses.replace(config.sampling, **given["sampling"]),
+            **models,
+        )
     except ValueError as e:
         raise cli.UsageError(str(e)) from e
 
 
-def _methods() -> list[str]:
-    if not _METHOD.value:
+def _methods() -> list[Method]:
+    names = dict.fromkeys(name.strip() for name in _METHOD.value)
+    if not names:
         raise cli.UsageError(f"--method is empty; known: {', '.join(METHODS)}")
     try:
-        return [get_method(name.strip()).name for name in dict.fromkeys(_METHOD.value)]
+        return [get_method(name) for name in names]
     except ValueError as e:
         raise cli.UsageError(f"--method: {e}") from e
 
@@ -128,22 +135,22 @@ def _document() -> str:
     if path == "-":
         data, name = sys.stdin.buffer.read(), "standard input"
     else:
-        file = Path(path)
+        file, name = Path(path), f"--context_file={path}"
         if file.is_dir():
-            raise IsADirectoryError(f"--context_file={path} is a directory; name a text file")
+            raise IsADirectoryError(f"{name} is a directory; name a text file")
         if not file.exists():
-            raise FileNotFoundError(f"--context_file={path}: no such file")
-        data, name = file.read_bytes(), path
+            raise FileNotFoundError(f"{name}: no such file")
+        data = file.read_bytes()
+    if b"\x00" in data:
+        raise ValueError(f"{name} is a binary file; give a UTF-8 text file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(f"{name} is not UTF-8 text (byte {e.start}); convert it to UTF-8 first") from e
-    if "\x00" in text:
-        raise ValueError(f"{name} is a binary file; give a text file")
     if not text.strip():
         raise ValueError(f"{name} is empty; give a text file with something in it")
     return text
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.start(main, config_flag.parse)

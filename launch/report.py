@@ -1,80 +1,117 @@
-"""Prints answers: the four methods side by side, as a person wants to read them."""
+"""Prints answers and what they cost, as a person wants to read them in a terminal of 80 columns."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rapid_jax.answer import Answer
-from rapid_jax.engine import Document, Engine
+from rapid_jax.engine import Document, Engine, Stream
 
-_MIN_WIDTH = 100
+_SHORT = 24  # characters of an answer that is shown in the table too
 
 
-def _console() -> Console:
+def _print(text: str, style: str = "") -> None:
+    """Wraps at words on a terminal; elsewhere lines stay whole, so that an answer can be cut out of a file."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=max(console.width, _MIN_WIDTH), highlight=False)
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
 def print_header(engine: Engine, document: Document, question: str) -> None:
     """What is about to be read, and the question."""
-    console = _console()
-    lines = [f"target   {engine.config.target or 'archivist (embedded)'}"]
+    _print(f"target    {engine.config.target or 'the embedded model'}")
     if engine.drafter is not engine.target:
-        lines.append(f"drafter  {engine.config.drafter}")
+        _print(f"drafter   {engine.config.drafter}")
     cut = document.tokenized.truncated_tokens
-    lines.append(
-        f"document {document.num_tokens:,} tokens" + (f", {cut:,} more left out of its middle" if cut else "")
-    )
-    lines.append(f"question {question}")
-    console.print(Text("\n".join(lines)))
+    left_out = f", {cut:,} more left out of its middle" if cut else ""
+    _print(f"document  {document.num_tokens:,} tokens{left_out}")
+    _print(f"question  {question}")
+
+
+def print_method(name: str) -> None:
+    """The heading of an answer."""
+    _print(f"\n{name}:", style="bold")
+
+
+def print_text(answer: Answer, earlier: Sequence[Answer]) -> None:
+    """An answer's text, or the earlier answer that it equals."""
+    same = _same(answer, earlier)
+    if same is not None:
+        _print(f"(the same as {same})", style="dim")
+    elif not answer.text:
+        _print(f"(no text: {answer.finish_reason} after {len(answer.token_ids)} tokens)", style="dim")
+    else:
+        _print(answer.text)
+
+
+def print_stream(stream: Stream) -> Answer:
+    """An answer's text as it comes; returns the answer."""
+    started = False
+    for piece in stream:
+        shown = piece if started else piece.lstrip()
+        started = started or bool(shown)
+        sys.stdout.write(shown)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return stream.answer
 
 
 def print_passages(answers: Sequence[Answer]) -> None:
     """The passages that were retrieved, with their place in the document and their score."""
-    console = _console()
-    with_passages = next((a for a in answers if a.passages), None)
-    if with_passages is None:
-        console.print("\nNo passages: no method that was asked for retrieves.")
+    answer = next((a for a in answers if a.passages), None)
+    if answer is None:
+        _print("\nNo passages: no method that was asked for retrieves.")
         return
-    if with_passages.below_threshold:
-        console.print("\nNo passage reached the threshold; the best one was kept.")
-    for number, passage in enumerate(with_passages.passages, 1):
+    if answer.below_threshold:
+        _print("\nNo passage reached the threshold; the best one was kept.")
+    for number, passage in enumerate(answer.passages, 1):
         place = f"passage {number}: characters {passage.start:,}-{passage.end:,}"
-        console.print(Text(f"\n{place}, {passage.num_tokens} tokens, score {passage.score:.3f}", style="bold"))
-        console.print(Text(passage.text.strip()))
+        _print(f"\n{place}, {passage.num_tokens:,} tokens, score {passage.score:.3f}", style="bold")
+        _print(passage.text.strip())
 
 
-def print_answers(answers: Sequence[Answer], *, with_text: bool) -> None:
-    """A table of the answers, one column a method."""
-    console = _console()
-    table = Table(show_lines=False, pad_edge=False)
+def print_table(answers: Sequence[Answer]) -> None:
+    """What the answers cost, one column a method."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for answer in answers:
-        table.add_column(answer.method, overflow="fold")
-    if with_text:
-        table.add_row("answer", *(Text(a.text) for a in answers), end_section=True)
-    baseline = next((a for a in answers if a.method == "lc"), None)
+        table.add_column(answer.method, justify="right")
+    if len(answers) > 1:
+        table.add_row("answer", *(Text(_brief(a, answers[:i])) for i, a in enumerate(answers)))
     for name, value in _ROWS.items():
         table.add_row(name, *(value(a) for a in answers))
-    if baseline is not None and baseline.tokens_per_second:
+    baseline = next((a for a in answers if a.method == "lc"), None)
+    if baseline is not None and len(answers) > 1:
         table.add_row("speed-up over lc", *(_speed_up(a, baseline) for a in answers))
+    console = Console(highlight=False)
     console.print()
     console.print(table)
     compiled = sum(a.seconds.compile for a in answers)
-    console.print(
-        Text(
-            f"Speed-ups are of decoding alone. Seconds leave out loading ({answers[0].seconds.load:.1f} s) and "
-            f"compilation ({compiled:.1f} s); prefill holds the document's own, which is computed once for all questions."
-        )
+    _print(
+        f"\nTimings leave out compilation ({compiled:.1f} s) and loading ({answers[0].seconds.load:.1f} s). Prefill includes "
+        "the document's own, computed once for all methods. tokens/s and speed-up are of decoding alone. Acceptance: "
+        "drafted tokens kept, over those tested (up to the first rejection) and over all drafted."
     )
 
 
+def _same(answer: Answer, earlier: Sequence[Answer]) -> str | None:
+    return next((a.method for a in earlier if a.text and a.text == answer.text), None)
+
+
+def _brief(answer: Answer, earlier: Sequence[Answer]) -> str:
+    same = _same(answer, earlier)
+    if len(answer.text) <= _SHORT:
+        return answer.text or "-"
+    return f"as {same}" if same else "above"
+
+
 def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def _speed_up(answer: Answer, baseline: Answer) -> str:
@@ -83,14 +120,15 @@ def _speed_up(answer: Answer, baseline: Answer) -> str:
 
 
 _ROWS: dict[str, Callable[[Answer], str]] = {
-    "tokens": lambda a: f"{len(a.token_ids)} ({a.finish_reason})",
-    "target reads": lambda a: f"{a.target_tokens:,} tokens",
-    "drafter reads": lambda a: f"{a.drafter_tokens:,} tokens" if a.drafter_tokens else "-",
+    "tokens": lambda a: f"{len(a.token_ids):,}",
+    "finish": lambda a: a.finish_reason,
+    "target context, tokens": lambda a: f"{a.target_tokens:,}",
+    "drafter context, tokens": lambda a: f"{a.drafter_tokens:,}" if a.drafter_tokens else "-",
     "retrieval s": lambda a: _number(a.seconds.retrieval),
     "prefill s": lambda a: _number(a.seconds.prefill),
     "decode s": lambda a: _number(a.seconds.decode),
     "tokens/s": lambda a: _number(a.tokens_per_second, 1),
     "tokens/step": lambda a: _number(a.acceptance.to_dict()["tokens_per_step"]),
-    "kept/proposed": lambda a: _number(a.acceptance.to_dict()["kept_over_proposed"]),
-    "kept/tested": lambda a: _number(a.acceptance.to_dict()["kept_over_tested"]),
+    "acceptance, of tested": lambda a: _number(a.acceptance.to_dict()["kept_over_tested"]),
+    "acceptance, of drafted": lambda a: _number(a.acceptance.to_dict()["kept_over_proposed"]),
 }

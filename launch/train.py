@@ -23,11 +23,16 @@ def main(argv: list[str]) -> None:
     if _EXPORT_ONLY.value and not _EXPORT.value:
         raise app.UsageError("--export_only needs --export=DIR")
 
+    workdir = Path(_WORKDIR.value)
+    if workdir.exists() and not workdir.is_dir():
+        sys.exit(f"launch.train: --workdir={workdir} is a file; name a directory")
+    if _EXPORT_ONLY.value and not (workdir / "checkpoints").is_dir():
+        sys.exit(f"launch.train: no checkpoint in {workdir / 'checkpoints'}; train first")
+
     from rapid_jax.training import export, loop, recipe, tokenizer
     from rapid_jax.training.data import RowMaker
 
     logging.set_verbosity(logging.WARNING)
-    workdir = Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     model, training = recipe.archivist_model(), recipe.archivist_training()
     pieces = workdir / "tokenizer.model"

@@ -1,7 +1,7 @@
 """Decoder language models as pure functions over explicit caches: LLaMA and Qwen checkpoints in JAX.
 
-    model = models.load("Qwen/Qwen2.5-7B-Instruct")
-    model.logits([model.tokenizer.encode("The lamp is")])
+model = models.load("Qwen/Qwen2.5-7B-Instruct")
+model.logits([model.tokenizer.encode("The lamp is")])
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,15 @@ from models.safetensors_io import SafetensorsDirectory, read_json, write_json, w
 Progress = Callable[[int, int], None]
 
 _ORBAX = "params"  # the Orbax checkpoint's folder in a directory that `save_orbax` wrote
-_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "chat_template*", "*.model")
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "*.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "chat_template*",
+    "generation_config.json",
+)
 _COMPARE_ROWS = 4096
 
 
@@ -77,7 +86,7 @@ def _nest(flat: dict[tuple[str, ...], jax.Array]) -> Params:
     return tree
 
 
-def _lookup(tree: Params, path: tuple[str, ...]) -> jax.Array:
+def _lookup(tree: Params, path: tuple[str, ...]) -> Any:
     for part in path:
         tree = tree[part]
     return tree
@@ -140,9 +149,9 @@ def load_params(
 
 
 def _read_array(files: SafetensorsDirectory, weight: _Weight, target: jax.ShapeDtypeStruct) -> jax.Array:
-    pieces: dict[tuple[slice, ...], np.ndarray] = {}  # replicas of a shard share one read
+    pieces: dict[str, np.ndarray] = {}  # replicas of a shard share one read
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:
         key = str(index)
         if key not in pieces:
             shape = [len(range(*s.indices(n))) for s, n in zip(index, weight.shape, strict=True)]
@@ -160,7 +169,7 @@ def _check_tied(files: SafetensorsDirectory, where: Path) -> None:
     same = files.headers[names[0]].shape == shape
     for start in range(0, shape[0], _COMPARE_ROWS) if same else ():
         rows = (slice(start, min(start + _COMPARE_ROWS, shape[0])), slice(0, shape[1]))
-        same = same and np.array_equal(*(files.read(name, rows) for name in names))
+        same = same and np.array_equal(files.read(names[0], rows), files.read(names[1], rows))
     if not same:
         raise ValueError(
             f"{where}: {names[0]} differs from {names[1]}, but config.json says tie_word_embeddings; set it to false"
@@ -223,9 +232,10 @@ def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokeniz
     with _checkpointer() as checkpointer:
         checkpointer.save(path / _ORBAX, params)
     write_json(path / "config.json", written)
-    for pattern in (*_TOKENIZER_FILES, "generation_config.json") if tokenizer_from else ():
-        for file in Path(tokenizer_from).glob(pattern):
-            shutil.copyfile(file, path / file.name)
+    if tokenizer_from is not None:
+        for pattern in _TOKENIZER_FILES:
+            for file in tokenizer_from.glob(pattern):
+                shutil.copyfile(file, path / file.name)
 
 
 def is_orbax(path: str | Path) -> bool:
@@ -233,9 +243,7 @@ def is_orbax(path: str | Path) -> bool:
     return (Path(path) / _ORBAX).is_dir()
 
 
-def restore_orbax(
-    path: str | Path, mesh: Mesh | None = None, dtype: jnp.dtype | str | None = None
-) -> Params:
+def restore_orbax(path: str | Path, mesh: Mesh | None = None, dtype: jnp.dtype | str | None = None) -> Params:
     """Weights of a directory that `save_orbax` wrote, read straight into their shards on any mesh.
 
     Raises:

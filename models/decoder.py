@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,10 @@ class Layer(nn.Module):
         self.post_attn_norm = norm()
         self.mlp = GatedMLP(self.config, self.dtype)
 
-    def __call__(self, x, rotation, past, mask):
+    def __call__(
+        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], past: tuple[Segment, ...], mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As SelfAttention: x [B,T,D] -> (output, keys, values)."""
         out, k, v = self.attn(self.input_norm(x), rotation, past, mask)
         x = x + out
         return x + self.mlp(self.post_attn_norm(x)), k, v
@@ -128,7 +132,25 @@ class Decoder(nn.Module):
         """Hidden states [..., D] -> float32 logits [..., V]."""
         return (self.embed if self.config.tie_embeddings else self.lm_head).logits(hidden)
 
-    def forward_logits(self, *args, **kwargs) -> tuple[jax.Array, Block]:
+    def forward_logits(self, *args: Any, **kwargs: Any) -> tuple[jax.Array, Block]:
         """As `__call__`, with float32 logits [B,T,V] in the place of hidden states."""
         hidden, block = self(*args, **kwargs)
         return self.logits(hidden), block
+
+
+def hidden_states(
+    decoder: Decoder,
+    params: dict,
+    tokens: jax.Array,
+    positions: jax.Array,
+    context: ContextCache | None = None,
+    tail: TailCache | None = None,
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, Block]:
+    """`Decoder.__call__` with explicit parameters."""
+    return cast(Any, decoder.apply({"params": params}, tokens, positions, context, tail, mask))
+
+
+def output_logits(decoder: Decoder, params: dict, hidden: jax.Array) -> jax.Array:
+    """`Decoder.logits` with explicit parameters."""
+    return cast(Any, decoder.apply({"params": params}, hidden, method="logits"))

@@ -22,8 +22,7 @@ def positive_int(config: Mapping[str, Any], name: str) -> int:
 def positive_number(config: Mapping[str, Any], name: str, where: str = "config.json") -> float:
     """The field as a finite float above 0; raises ValueError otherwise."""
     value = config.get(name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{where}: {name} must be a positive number, got {value!r}")
     return float(value)
 
@@ -125,9 +124,7 @@ def rope_from_hf(config: Mapping[str, Any]) -> RopeConfig:
     if kind == "llama3":
         low, high = number("low_freq_factor"), number("high_freq_factor")
         if high <= low:
-            raise ValueError(
-                f"config.json: llama3 rope: high_freq_factor {high} must be above low_freq_factor {low}"
-            )
+            raise ValueError(f"config.json: llama3 rope: high_freq_factor {high} must be above low_freq_factor {low}")
         return RopeConfig(kind, theta, number("factor"), original, low, high)
     if "factor" in settings and settings["factor"] is None:
         settings["factor"] = positive_int(config, "max_position_embeddings") / original

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,18 @@ from flax import linen as nn
 from models.config import ModelConfig
 
 _INIT = nn.initializers.normal(0.02)
+
+
+def weight(
+    module: nn.Module,
+    name: str,
+    init: nn.initializers.Initializer,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """Declares a weight of `module`, once for its shape, logical axes, initialisation and dtype."""
+    return cast(Any, module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype))
 
 
 class RMSNorm(nn.Module):
@@ -23,11 +36,10 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
-        weight = self.param("weight", ones, (self.size,), self.dtype)
+        scale = weight(self, "weight", nn.initializers.ones, (self.axis,), (self.size,), self.dtype)
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return x32.astype(self.dtype) * jnp.reshape(weight, (1,) * (x.ndim - 1) + (self.size,))
+        return x32.astype(self.dtype) * jnp.reshape(scale, (1,) * (x.ndim - 1) + (self.size,))
 
 
 class Projection(nn.Module):
@@ -47,15 +59,14 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(_INIT, self.out_axes + self.in_axes)
-        weight = self.param("weight", init, self.out_shape + self.in_shape, self.dtype)
+        axes, shape = self.out_axes + self.in_axes, self.out_shape + self.in_shape
+        kernel = weight(self, "weight", _INIT, axes, shape, self.dtype)
         ins, outs = len(self.in_shape), len(self.out_shape)
         y = jax.lax.dot_general(
-            x, weight, ((tuple(range(x.ndim - ins, x.ndim)), tuple(range(outs, outs + ins))), ((), ()))
+            x, kernel, ((tuple(range(x.ndim - ins, x.ndim)), tuple(range(outs, outs + ins))), ((), ()))
         )
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
-            bias = self.param("bias", zeros, self.out_shape, self.dtype)
+            bias = weight(self, "bias", nn.initializers.zeros, self.out_axes, self.out_shape, self.dtype)
             y = y + jnp.reshape(bias, (1,) * (y.ndim - outs) + self.out_shape)
         return y
 
@@ -85,8 +96,8 @@ class Embedding(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(1 / math.sqrt(self.width)), ("vocab", "embed"))
-        self.weight = self.param("weight", init, (self.vocab_size, self.width), self.dtype)
+        init = nn.initializers.normal(1 / math.sqrt(self.width))
+        self.weight = weight(self, "weight", init, ("vocab", "embed"), (self.vocab_size, self.width), self.dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """int32 [B,T] -> [B,T,D]."""

@@ -58,9 +58,7 @@ def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = No
     else:
         sharding.check_divides(config, mesh)
         shardings = sharding.shardings(boxed, mesh)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), meta.unbox(boxed), shardings
-    )
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), meta.unbox(boxed), shardings)
 
 
 def init_params(

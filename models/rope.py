@@ -48,7 +48,7 @@ def _yarn(inverse: np.ndarray, config: RopeConfig, head_dim: int) -> np.ndarray:
 
 
 def rotation(positions: jax.Array, config: RopeConfig, head_dim: int) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of every position: positions int32 [B,T] -> two float32 [B,T,H/2], YaRN's scale included."""
+    """Cosine and sine of every position: positions int32 [B,T] -> two float32 [B,T,H/2], YaRN's scale included."""
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config, head_dim)[None, None, :]
     return jnp.cos(angles) * config.attention_factor, jnp.sin(angles) * config.attention_factor
 

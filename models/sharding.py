@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from flax.core import meta
+from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -63,10 +63,10 @@ def spec(axes: Sequence[str | None], rules: Mapping[str, str | None] = RULES) ->
 def shardings(boxed: dict, mesh: Mesh, rules: Mapping[str, str | None] = RULES) -> dict:
     """NamedShardings for a tree of logically partitioned weights (as Decoder.init under jax.eval_shape gives)."""
 
-    def one(leaf: meta.AxisMetadata) -> NamedSharding:
+    def one(leaf: nn.LogicallyPartitioned) -> NamedSharding:
         return NamedSharding(mesh, spec(leaf.names, rules))
 
-    return jax.tree.map(one, boxed, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))
+    return jax.tree.map(one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
 def check_divides(config: ModelConfig, mesh: Mesh) -> None:

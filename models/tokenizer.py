@@ -51,13 +51,15 @@ class Tokenizer:
           ValueError: a tokenizer without offsets (one that transformers runs in pure Python).
         """
         if not self.hf.is_fast:
-            raise ValueError(f"tokenizer {type(self.hf).__name__} gives no offsets; add a tokenizer.json to its directory")
+            raise ValueError(
+                f"tokenizer {type(self.hf).__name__} gives no offsets; add a tokenizer.json to its directory"
+            )
         encoding = self.hf(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return encoding["input_ids"], [tuple(pair) for pair in encoding["offset_mapping"]]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out; spaces stay as they are."""
-        return self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def render_chat(self, user_message: str, system: str | None = None) -> str:
         """The prompt of one user turn up to where the answer starts, special tokens written out.
@@ -73,7 +75,7 @@ class Tokenizer:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": user_message})
         try:
-            return self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return str(self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # Jinja and the template's own raise_exception have many types
             raise ValueError(f"the chat template refused the messages: {error}") from None
 
@@ -81,8 +83,8 @@ class Tokenizer:
 class IncrementalDecoder:
     """Turns a stream of ids into a stream of text, never splitting a character.
 
-    What is pushed, plus the flush, joins to `Tokenizer.decode` of all ids. A window of recent ids is decoded with the one
-    before it, so that SentencePiece's rule for a leading space and UTF-8 over several tokens come out right.
+    What is pushed, plus the flush, joins to `Tokenizer.decode` of all ids. A window of recent ids is decoded with the
+    one before it, so that SentencePiece's rule for a leading space and UTF-8 over several tokens come out right.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -149,7 +151,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _check_sentencepiece(hf: PreTrainedTokenizerBase, file: Path) -> None:
-    """transformers rebuilds a tokenizer.model as byte-pair encoding, which a unigram model is not."""
+    """A tokenizer.model is rebuilt by transformers as byte-pair encoding, which a unigram model is not."""
     import sentencepiece
 
     expected = sentencepiece.SentencePieceProcessor(model_file=str(file)).encode(_PROBE)

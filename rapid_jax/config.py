@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rapid_jax.retrieval.config import RetrievalConfig
-from rapid_jax.verification import RESIDUALS, TAILS
+from rapid_jax.rules import RESIDUALS, TAILS
 
 TRUNCATIONS = ("middle", "error")
 
@@ -130,6 +130,9 @@ class EngineConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
+        for name in ("target", "drafter", "prompt"):
+            value = getattr(self, name)
+            _require(isinstance(value, str), f"{name} must be a string, got {value!r}")
         _require(
             self.dtype in ("", "bfloat16", "float32"),
             f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
@@ -180,6 +183,7 @@ class EngineConfig:
 
 
 def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    _require(isinstance(values, Mapping), f"{prefix.rstrip('.')} must hold fields of its own, got {values!r}")
     known = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         _require(name in known, f"unknown config field {prefix}{name}; known: {', '.join(prefix + k for k in known)}")

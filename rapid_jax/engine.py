@@ -288,14 +288,12 @@ def apply_overrides(
     Raises:
       ValueError: a name that is a field of neither, or a bad value.
     """
-    results = []
-    unknown = set(overrides)
-    for config in (speculation, sampling):
-        names = {field.name for field in dataclasses.fields(config)}
-        unknown -= names
-        results.append(dataclasses.replace(config, **{k: v for k, v in overrides.items() if k in names}))
+    ours = {field.name for field in dataclasses.fields(speculation)}
+    theirs = {field.name for field in dataclasses.fields(sampling)}
+    unknown = sorted(set(overrides) - ours - theirs)
     if unknown:
-        known = [f.name for config in (speculation, sampling) for f in dataclasses.fields(config)]
-        raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-    return results[0], results[1]
-
+        raise ValueError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(ours | theirs))}")
+    return (
+        dataclasses.replace(speculation, **{k: v for k, v in overrides.items() if k in ours}),
+        dataclasses.replace(sampling, **{k: v for k, v in overrides.items() if k in theirs}),
+    )

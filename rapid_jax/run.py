@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from rapid_jax.timing import timed
 if TYPE_CHECKING:
     from rapid_jax.engine import Document, Engine
 
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A model with what it reads: its context and its prompt of each row."""
+    """What a model has read: its context, the questions behind it, and each row's prompt length in tokens."""
 
     context: ContextCache
     tail: TailCache
@@ -134,16 +136,19 @@ class Run:
     def _prepare(self) -> tuple[StepSpec, ContextCache, Any, DecodeState]:
         """Prefills target and drafter and makes the first state."""
         engine, document, sampling = self._engine, self._document, self._sampling
-        target_context = document.context if self._method.reads_document else None
-        target = self._reader(engine.target, "target", keep_out=1, context=target_context)
-        self._target_tokens = target.num_tokens
-        if target_context is not None:
+        if self._method.reads_document:
+            context, lengths = document.context, [document.num_tokens] * len(self._questions)
             self._seconds["prefill"] += document.prefill_seconds
+        else:
+            context, lengths = self._read_retrieved(engine.target, "target")
+        target = self._read_questions(engine.target, context, lengths, keep_out=1)
+        self._target_tokens = target.num_tokens
         drafter: Drafter = NullDrafter(engine.target.config.vocab_size)
         drafter_model: Any = ()
         drafter_cache: Any = ()
         if self._method.drafts:
-            reader = self._reader(engine.drafter, "drafter", keep_out=2, context=None)
+            context, lengths = self._read_retrieved(engine.drafter, "drafter")
+            reader = self._read_questions(engine.drafter, context, lengths, keep_out=2)
             self._drafter_tokens = reader.num_tokens
             drafter = LanguageModelDrafter(
                 engine.drafter.decoder, self._speculation.gamma, sampling.temperature, sampling.top_k, sampling.top_p
@@ -173,40 +178,50 @@ class Run:
         )
         return spec, target.context, drafter_model, state
 
-    def _reader(self, model: Any, role: str, *, keep_out: int, context: ContextCache | None) -> Reader:
-        """Prefills a model with its rows; without a context it reads what was retrieved.
+    def _read_retrieved(self, model: Any, role: str) -> tuple[ContextCache, list[int]]:
+        """Prefills a model with each row's retrieved context; gives the cache and the rows' lengths in tokens."""
+        engine = self._engine
+        prompt = self._prompts[id(model)]
+        contexts = [prompt.head() + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
+        for context, question in zip(contexts, self._questions, strict=True):
+            self._check_room(model, role, len(context), len(prompt.question(question)))
+        cache = self._timed_prefill(
+            lambda: prefill_context(
+                engine.programs, model.decoder, model.params, self._padded(contexts), **self._forward_settings(model)
+            )
+        )
+        return cache, [len(context) for context in contexts]
+
+    def _read_questions(self, model: Any, context: ContextCache, lengths: list[int], *, keep_out: int) -> Reader:
+        """Prefills a model's tails with the questions.
 
         Args:
           keep_out: how many of the last prompt tokens stay for the first decoding step.
         """
         engine = self._engine
-        config = engine.config
-        prompt = self._prompts[id(model)]
-        suffixes = [prompt.question(question) for question in self._questions]
-        lengths = [self._document.num_tokens] * len(suffixes)
-        shared = dict(chunk=config.prefill_chunk, dtype=model.decoder.dtype, mesh=engine.mesh)
-        if context is None:
-            head = prompt.head()
-            contexts = [head + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
-            lengths = [len(c) for c in contexts]
-            for length, suffix in zip(lengths, suffixes, strict=True):
-                self._check_room(model, role, length, len(suffix))
-            context, seconds = timed(
-                engine.programs,
-                lambda: prefill_context(engine.programs, model.decoder, model.params, self._padded(contexts), **shared),
-            )
-            self._seconds["prefill"] += seconds
-        longest = max(map(len, suffixes))
-        capacity = token_bucket(longest + self._sampling.max_new_tokens + self._speculation.gamma + 1)
-        questions = self._padded([suffix[:-keep_out] for suffix in suffixes])
-        tail, seconds = timed(
-            engine.programs,
+        suffixes = [self._prompts[id(model)].question(question) for question in self._questions]
+        needed = max(map(len, suffixes)) + self._sampling.max_new_tokens + self._speculation.gamma + 1
+        tail = self._timed_prefill(
             lambda: prefill_tail(
-                engine.programs, model.decoder, model.params, context, questions, capacity=capacity, **shared
-            ),
+                engine.programs,
+                model.decoder,
+                model.params,
+                context,
+                self._padded([suffix[:-keep_out] for suffix in suffixes]),
+                capacity=token_bucket(needed),
+                **self._forward_settings(model),
+            )
         )
-        self._seconds["prefill"] += seconds
         return Reader(context, tail, [n + len(suffix) for n, suffix in zip(lengths, suffixes, strict=True)])
+
+    def _timed_prefill(self, function: Callable[[], T]) -> T:
+        result, seconds = timed(self._engine.programs, function)
+        self._seconds["prefill"] += seconds
+        return result
+
+    def _forward_settings(self, model: Any) -> dict[str, Any]:
+        config = self._engine.config
+        return dict(chunk=config.prefill_chunk, dtype=model.decoder.dtype, mesh=self._engine.mesh)
 
     def _padded(self, rows: list) -> list:
         """Rows filled up with copies of the first to a multiple of the mesh's data axis."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def attend(
     Args:
       q: [B,T,N,H], rotated, not yet scaled by 1/sqrt(H).
       segments: the context, the tail and the block, those that exist.
-      mesh: with a mesh, rows are split over `data` and heads over `model`, by shard_map.
+      mesh: with a mesh, rows are split over `data` (a single row is on all of it) and heads over `model`, by shard_map.
       backend: a name in BACKENDS; None picks.
 
     Returns:
@@ -63,22 +64,25 @@ def attend(
 
     if mesh is None or mesh.size == 1:
         return local(q, segments)
-    q_spec = P("data", None, "model", None)
+    q_spec = P(_rows_axis(q), None, "model", None)
     return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(q_spec, tuple(map(_segment_spec, segments, [q.shape[0]] * len(segments)))),
-        out_specs=q_spec,
-        check_vma=False,
+        local, mesh=mesh, in_specs=(q_spec, tuple(map(_segment_spec, segments))), out_specs=q_spec, check_vma=False
     )(q, segments)
 
 
-def _segment_spec(segment: Segment, batch: int) -> Segment:
-    rows = "data" if segment.k.shape[0] == batch and batch > 1 else None
+def _rows_axis(array: jax.Array) -> str | None:
+    return "data" if array.shape[0] > 1 else None
+
+
+def _segment_spec(segment: Segment) -> Any:
+    """A Segment of PartitionSpecs."""
+    rows = _rows_axis(segment.k)
     kv = P(rows, "model", None, None)
     length = None if segment.length is None else P(rows)
-    mask = None if segment.mask is None else P(*((None, None) if segment.mask.ndim == 2 else ("data", None, None)))
-    return Segment(kv, kv, length, mask)
+    mask = None if segment.mask is None else P(*((None, None) if segment.mask.ndim == 2 else (rows, None, None)))
+    return jax.tree.unflatten(
+        jax.tree.structure(segment), [s for s in (kv, kv, length, mask) if s is not None]
+    )
 
 
 def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: Callable) -> jax.Array:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.cache import ContextCache, TailCache
-from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.programs import Programs, shardings_of
 from rapid_jax.decoding.state import Counters, DecodeState, Report
 from rapid_jax.decoding.step import StepSpec, burst
 
@@ -85,7 +85,7 @@ def decode(
     ended = np.asarray(state.done)
     stopped = jax.device_put(ended, by_row)
     args = (params, context, drafter_model, eta_array, stopped, state)
-    run = programs.get(burst, (spec, burst_steps), args, donate=(5,), keep=5)
+    run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=(shardings_of(state), None))
     yield jax.device_get(Report(state.output, state.num_tokens, state.done, state.counters))
 
     state, report = run(*args)

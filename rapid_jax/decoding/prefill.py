@@ -11,10 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.cache import ContextCache, TailCache, append_chunk, commit, empty_context, empty_tail
-from models.decoder import Decoder
+from models.decoder import Decoder, hidden_states
 from models.sharding import cache_sharding
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
-from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.programs import Programs, shardings_of
 
 Progress = Callable[[int, int], None]
 
@@ -24,7 +24,7 @@ def context_chunk(
 ) -> ContextCache:
     """Reads tokens [Bc,T] at positions start..start+T-1 and appends their keys and values; lengths [Bc] after it."""
     positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    _, block = decoder.apply({"params": params}, tokens, positions, context)
+    _, block = hidden_states(decoder, params, tokens, positions, context)
     return append_chunk(context, block, start, lengths)
 
 
@@ -33,7 +33,7 @@ def tail_chunk(
 ) -> TailCache:
     """Reads tokens [B,T], of which count [B] are real, after what the caches hold, and appends them to the tail."""
     positions = next_positions(context, tail, tokens.shape[1])
-    _, block = decoder.apply({"params": params}, tokens, positions, context, tail)
+    _, block = hidden_states(decoder, params, tokens, positions, context, tail)
     return commit(tail, block, count)
 
 
@@ -121,5 +121,5 @@ def prefill_tail(
 def _run(programs: Programs, function: Callable, decoder: Decoder, mesh: Mesh | None, params: dict, cache, *args):
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     args = tuple(jax.device_put(a, replicated) if isinstance(a, (np.ndarray, np.generic)) else a for a in args)
-    compiled = programs.get(function, (decoder,), (params, cache, *args), donate=(1,), keep=1)
+    compiled = programs.get(function, (decoder,), (params, cache, *args), donate=(1,), out_shardings=shardings_of(cache))
     return compiled(params, cache, *args)

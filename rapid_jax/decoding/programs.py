@@ -30,8 +30,8 @@ class Programs:
         args: tuple[Any, ...],
         *,
         donate: tuple[int, ...] = (),
-        keep: int | None = None,
-    ) -> jax.stages.Compiled:
+        out_shardings: Any = None,
+    ) -> Callable[..., Any]:
         """The executable of function(*static, *args).
 
         Args:
@@ -39,21 +39,20 @@ class Programs:
           static: its leading arguments, hashable.
           args: the arrays to compile for; only shapes, dtypes and shardings matter.
           donate: positions in args whose buffers the results may take over.
-          keep: position in args whose tree and shardings the first result has (or the only result, if it has the same
-            tree); on several devices its shardings are kept, so that it can be passed again.
+          out_shardings: of the results, a prefix of their tree; None leaves a result to the compiler. What is passed
+            again to the same executable needs its own shardings here.
         """
         leaves, tree = jax.tree.flatten(args)
-        key = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves))
+        key: Hashable = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves))
         if key not in self.compiled:
             start = time.perf_counter()
             bound = functools.partial(function, *static)
-            options: dict[str, Any] = {}
-            if keep is not None:
-                kept = jax.tree.map(lambda x: x.sharding, args[keep])
-                shape = jax.eval_shape(bound, *args)
-                alone = jax.tree.structure(shape) == jax.tree.structure(kept)
-                options["out_shardings"] = kept if alone else (kept, *([None] * (len(shape) - 1)))
-            jitted = jax.jit(bound, donate_argnums=donate, **options)
+            jitted = jax.jit(bound, donate_argnums=donate, out_shardings=out_shardings)
             self.compiled[key] = jitted.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[key]
+
+
+def shardings_of(tree: Any) -> Any:
+    """The shardings of a tree's arrays."""
+    return jax.tree.map(lambda x: x.sharding, tree)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from models.cache import ContextCache, commit
-from models.decoder import Decoder
+from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import warp_logits
 from rapid_jax.decoding.state import Counters, DecodeState, Report
@@ -61,9 +61,8 @@ def step(
 
     tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.tokens], axis=1)
     positions = next_positions(context, state.target_tail, gamma + 1)
-    logits, block = spec.target.apply(
-        {"params": params}, tokens, positions, context, state.target_tail, method="forward_logits"
-    )
+    hidden, block = hidden_states(spec.target, params, tokens, positions, context, state.target_tail)
+    logits = output_logits(spec.target, params, hidden)
     logits = warp_logits(logits, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
     temperature = 0.0 if spec.temperature == 0 else 1.0  # the warping has divided by it
     p, p_hat = retrieval_augmented_target(

@@ -28,7 +28,10 @@ class Drafter(Protocol):
     `model` is whatever the drafter only reads (parameters, a frozen context); `cache` is what it keeps between steps.
     """
 
-    gamma: int
+    @property
+    def gamma(self) -> int:
+        """Tokens drafted in a step."""
+        ...
 
     def draft(self, model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, Any]:
         """Drafts gamma tokens for every row.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from models.cache import ContextCache, TailCache, commit
-from models.decoder import Decoder
+from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import sample, warp_logits
 from rapid_jax.drafting.base import Draft
@@ -41,8 +41,8 @@ class LanguageModelDrafter:
 
         def forward(tail: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
             positions = next_positions(context, tail, tokens.shape[1])
-            hidden, block = self.decoder.apply({"params": params}, tokens, positions, context, tail)
-            logits = self.decoder.apply({"params": params}, hidden[:, -1], method="logits")
+            hidden, block = hidden_states(self.decoder, params, tokens, positions, context, tail)
+            logits = output_logits(self.decoder, params, hidden[:, -1])
             warped = warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
             return warped, commit(tail, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
 

@@ -45,6 +45,25 @@ class Archive:
         return _SEPARATOR.join(self.paragraphs)
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What an archive below a length is made of; `weights` are those of people, notes, voyages and filler."""
+
+    below: float
+    num_attributes: int
+    num_facts: tuple[int, int]
+    num_records: tuple[int, int]
+    weights: tuple[int, int, int, int]
+
+
+# Short archives keep to few kinds of facts: even there several people have a fact of the same kind and must be told apart.
+_SHAPES = (
+    _Shape(300, 2, (1, 2), (1, 1), (80, 10, 5, 5)),
+    _Shape(600, 4, (2, 4), (1, 2), (65, 12, 8, 15)),
+    _Shape(float("inf"), len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (50, 12, 10, 28)),
+)
+
+
 @dataclass
 class _Subject:
     """A person, town or object with the facts told about it: attribute -> value."""
@@ -78,8 +97,8 @@ class _Writer:
         self.others: list[_Subject] = []
         self.voyages: dict[str, int] = {}
         self.names: set[str] = set()
-        self.max_records = 1 if num_tokens < 200 else 2 if num_tokens < 500 else 3
-        self.num_facts = (2, 3) if num_tokens < 200 else (3, 6) if num_tokens < 500 else (6, 8)
+        self.shape = next(shape for shape in _SHAPES if num_tokens < shape.below)
+        self.attributes = tuple(rng.sample(text.PERSON_ATTRIBUTES, self.shape.num_attributes))
 
     def new_name(self) -> str:
         """A full name that is not taken; one in three shares a first name or a surname with somebody."""
@@ -112,9 +131,9 @@ class _Writer:
         return " ".join(sentences)
 
     def person(self) -> list[_Slot]:
-        subject = _Subject(self.new_name(), text.RECORD_HEADER, text.PERSON_ATTRIBUTES)
-        attributes = self.rng.sample(subject.attributes, self.rng.randint(*self.num_facts))
-        num_records = self.rng.randint(max(1, self.max_records - 1), self.max_records)
+        subject = _Subject(self.new_name(), text.RECORD_HEADER, self.attributes)
+        attributes = self.rng.sample(subject.attributes, self.rng.randint(*self.shape.num_facts))
+        num_records = self.rng.randint(*self.shape.num_records)
         cuts = sorted(self.rng.sample(range(1, len(attributes)), num_records - 1))
         parts = [attributes[a:b] for a, b in zip([0, *cuts], [*cuts, len(attributes)], strict=True)]
         slots = [_Slot(self.tell(subject, part), subject) for part in parts]
@@ -170,9 +189,8 @@ class _Writer:
         """Fill the budget: people first of all, then a mix, then filler for what is left."""
         used = 0
         makers = (self.person, self.note, self.voyages_of_vessel, self.filler)
-        weights = (50, 12, 10, 28)
         while True:
-            maker = self.rng.choices(makers, weights)[0] if len(self.people) > 1 else self.person
+            maker = self.rng.choices(makers, self.shape.weights)[0] if len(self.people) > 1 else self.person
             before = (len(self.people), len(self.others), dict(self.voyages))
             slots = maker()
             cost = self.cost(slots)

@@ -43,10 +43,12 @@ class RetrievalConfig:
     from_truncated: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.embedder, str):
+            raise ValueError(f"embedder must be a string, got {self.embedder!r}")
         parse_embedder(self.embedder)
         if not isinstance(self.chunk_tokens, int) or self.chunk_tokens < MIN_CHUNK_TOKENS:
             raise ValueError(f"chunk_tokens must be at least {MIN_CHUNK_TOKENS} tokens, got {self.chunk_tokens}")
-        if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
+        if self.threshold is not None and not (isinstance(self.threshold, int | float) and -1 <= self.threshold <= 1):
             raise ValueError(f"threshold must be a cosine in [-1, 1] or None, got {self.threshold}")
-        if self.max_chunks is not None and self.max_chunks < 1:
+        if self.max_chunks is not None and not (isinstance(self.max_chunks, int) and self.max_chunks >= 1):
             raise ValueError(f"max_chunks must be at least 1 or None, got {self.max_chunks}")

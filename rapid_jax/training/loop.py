@@ -30,11 +30,11 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     final_rate: float = 2e-4
     warmup_steps: int = 100
-    decay_steps: int = 1000
+    decay_steps: int = 600
     weight_decay: float = 0.05
     clip: float = 1.0
-    evaluate_every: int = 100
-    save_every: int = 200
+    evaluate_every: int = 50
+    save_every: int = 50
 
     @property
     def num_steps(self) -> int:
@@ -121,7 +121,7 @@ def train(
     decoder = Decoder(model)
     transform = optimiser(config)
     with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=3)) as manager:
-        state = initial_state(model, transform, config.seed)
+        state = initial_state(model, transform, config.seed, rows.name_ids)
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
         update = jax.jit(partial(train_step, decoder, transform), donate_argnums=0)
@@ -135,6 +135,8 @@ def train(
             losses.append(loss)
             seen += batch.tokens.size
             done = step + 1
+            if done % config.save_every == 0 or done == config.num_steps:
+                manager.save(done, args=ocp.args.StandardSave(state))
             if done % config.evaluate_every == 0 or done == config.num_steps:
                 loss_mean = float(jnp.mean(jnp.stack(losses)))
                 speed = seen / (time.monotonic() - started)
@@ -142,14 +144,14 @@ def train(
                 accuracy = answer_accuracy(decoder, state.params, held_out)
                 report({"step": done, "loss": loss_mean, **accuracy, "tokens_per_second": speed, **asdict(phase)})
                 losses, seen, started = [], 0, time.monotonic()
-            if done % config.save_every == 0 or done == config.num_steps:
-                manager.save(done, args=ocp.args.StandardSave(state))
     return state
 
 
-def initial_state(model: ModelConfig, transform: optax.GradientTransformation, seed: int) -> TrainingState:
+def initial_state(
+    model: ModelConfig, transform: optax.GradientTransformation, seed: int, names: jax.Array
+) -> TrainingState:
     """Step 0: fresh parameters and optimiser state."""
-    params = initial_parameters(model, jax.random.key(seed))
+    params = initial_parameters(model, jax.random.key(seed), names)
     return TrainingState(jnp.zeros((), jnp.int32), params, transform.init(params))
 
 
@@ -160,5 +162,5 @@ def restore_parameters(model: ModelConfig, config: TrainingConfig, directory: Pa
     with ocp.CheckpointManager(directory.absolute()) as manager:
         if manager.latest_step() is None:
             raise FileNotFoundError(f"no checkpoint in {directory}; train first")
-        state = initial_state(model, optimiser(config), config.seed)
+        state = initial_state(model, optimiser(config), config.seed, jnp.zeros((0,), jnp.int32))
         return manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state)).params

@@ -1,13 +1,13 @@
 """Acceptance rules as pure functions on distributions: no model, no cache, no state."""
 
+from rapid_jax.rules import RESIDUALS, TAILS
 from rapid_jax.verification.chain import (
-    RESIDUALS,
     output_distribution,
     residual_distribution,
     total_variation_rapid,
     verify_chain,
 )
-from rapid_jax.verification.target_mixing import TAILS, retrieval_augmented_target, target_distribution
+from rapid_jax.verification.target_mixing import retrieval_augmented_target, target_distribution
 
 __all__ = [
     "RESIDUALS",

@@ -22,7 +22,7 @@ and p_hat are both point masses either residual is p_hat: the output is that arg
 import jax
 import jax.numpy as jnp
 
-RESIDUALS = ("rapid", "exact")
+from rapid_jax.rules import RESIDUALS
 
 
 def verify_chain(

@@ -20,7 +20,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-TAILS = ("teacher", "augmented")
+from rapid_jax.rules import TAILS
+
 MIN_TEMPERATURE = 1e-6  # below it z / T leaves the range of float32
 
 

@@ -1,4 +1,4 @@
-"""Makes tests/golden/decoder_*.npz: tiny random checkpoints of every decoder variant and the logits that transformers gives.
+"""Makes tests/golden/decoder_*.npz: tiny random checkpoints of every decoder variant, and transformers' logits.
 
     python -m tests.golden.make_models        (needs the parity extra: torch)
 

@@ -11,6 +11,8 @@ import models
 from models import rope
 from models.checkpoint import export_hf
 from models.hf import rope_from_hf
+from models.registry import config_from_hf
+from tests.golden.decoders import write_checkpoint
 from tests.golden.make_models import SHARED, VARIANTS, hf_logits, inputs, random_hf_model
 from tests.models import forwards
 
@@ -43,13 +45,11 @@ def test_transformers_reads_what_we_export(name, tmp_path):
     """An exported model would be another model in every other tool."""
     from transformers import AutoModelForCausalLM
 
-    config = models.registry.config_from_hf(VARIANTS[name])
-    export_hf(models.init_params(config, seed=3, dtype="float32"), config, tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").float().eval()
-    tokens = inputs(config.vocab_size)
-    np.testing.assert_allclose(
-        forwards.plain(models.load(tmp_path), tokens), hf_logits(theirs, tokens), atol=TOLERANCE, rtol=0
-    )
+    tokens, expected = write_checkpoint(name, tmp_path)
+    ours = models.load(tmp_path)
+    export_hf(ours.params, ours.config, tmp_path / "export")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "export", attn_implementation="eager").float().eval()
+    np.testing.assert_allclose(hf_logits(theirs, tokens), expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_absent_fields_have_the_defaults_of_transformers(model_type):
     """A terse config.json would be completed with other numbers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    terse = models.registry.config_from_hf({"model_type": model_type})
+    terse = config_from_hf({"model_type": model_type})
     theirs = CONFIG_MAPPING[model_type]().to_dict()
-    assert terse == models.registry.config_from_hf({**theirs, "architectures": None})
+    assert terse == config_from_hf({**theirs, "architectures": None})

@@ -1,0 +1,91 @@
+"""The flag --config, a file with get_config(), and --config.<field>=<value>; whatever is wrong with them is one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from configs import archivist
+from launch.cli import UsageError
+from rapid_jax.config import EngineConfig
+
+DEFAULT = str(Path(archivist.__file__))
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,  # DEFAULT, but `parse` says so: config_flags reads a default, and fails on its overrides, at this line
+    "A file with get_config(). --config.<field>=<value> sets a field of it: "
+    + ", ".join(name for name in EngineConfig().to_dict() if name not in ("retrieval", "speculation", "sampling"))
+    + "; retrieval.<field>, speculation.<field>, sampling.<field>.",
+)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses all flags.
+
+    Args:
+      argv: the program's name and its arguments.
+
+    Returns:
+      What is no flag, the program's name first.
+
+    Raises:
+      UsageError: a config field that does not exist.
+      flags.Error: any other bad flag.
+      OSError: the config file cannot be read.
+      ValueError: the config file is not right.
+    """
+    path = _path(argv)
+    file = Path(path.partition(":")[0])
+    if file.is_dir():
+        raise IsADirectoryError(f"--config={path} is a directory; name a Python file with get_config()")
+    if not file.is_file():
+        raise FileNotFoundError(f"--config={path}: no such file")
+    for name in filter(None, map(_OVERRIDE.fullmatch, (argument.partition("=")[0] for argument in argv[1:]))):
+        _check_field(name[1])
+    try:
+        flags.FLAGS.set_default("config", DEFAULT)
+        return flags.FLAGS(argv)
+    except flags.Error as e:
+        if "Error whilst parsing config file" in str(e):  # followed by the whole traceback of the file's own code
+            raise ValueError(f"--config={path}: {str(e).strip().splitlines()[-1]}") from None
+        raise
+    except Exception as e:  # the config file's own code may raise anything
+        raise ValueError(f"--config={path}: {type(e).__name__}: {e}") from None
+
+
+def values() -> dict[str, Any]:
+    """Nested field values of the config, overrides included.
+
+    Raises:
+      ValueError: get_config() gave something else than a ConfigDict.
+    """
+    config = _CONFIG.value
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(f"--config: get_config() must return a ml_collections.ConfigDict, got {type(config).__name__}")
+    return config.to_dict()
+
+
+def _path(argv: list[str]) -> str:
+    given = DEFAULT
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            given = value if equals else following
+    return given
+
+
+def _check_field(name: str) -> None:
+    fields: Any = EngineConfig().to_dict()
+    prefix = ""
+    for part in name.split("."):
+        if not isinstance(fields, dict) or part not in fields:
+            known = ", ".join(prefix + field for field in fields) if isinstance(fields, dict) else prefix.rstrip(".")
+            raise UsageError(f"unknown config field {name}; known: {known}")
+        fields, prefix = fields[part], f"{prefix}{part}."
