@@ -46,6 +46,7 @@ def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = fl
     """
 
     def parse_or_exit(argv: list[str]) -> list[str]:
+        absl_logging.set_verbosity(absl_logging.ERROR)
         try:
             return parse(argv)
         except SystemExit:
@@ -58,6 +59,7 @@ def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = fl
     def run(argv: list[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value", USAGE)
+        absl_logging.set_verbosity(absl_logging.WARNING)
         absl_logging.get_absl_handler().setFormatter(_OneLine())
         try:
             main()
@@ -81,8 +83,8 @@ def _explain(error: RuntimeError | MemoryError) -> str:
     message = str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
         return (
-            "too little memory: keep fewer document tokens (--config.max_context_tokens), use bfloat16 (--config.dtype) "
-            f"or more devices (--config.mesh); {message[:200]}"
+            "too little memory: keep fewer document tokens (--config.max_context_tokens), use bfloat16 "
+            f"(--config.dtype) or more devices (--config.mesh); {message[:200]}"
         )
     if "Unable to initialize backend" in message:
         return message
@@ -127,9 +129,9 @@ def check_writable(flag: str, path: str) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a callback (done, all) that shows progress on standard error: a bar on a terminal, else a line now and then.
+    """Shows progress on standard error: a bar on a terminal, elsewhere a line now and then.
 
-    The bar disappears when all is done or the block is left.
+    Gives a callback (done, all). The bar disappears when all is done, or when the block is left.
     """
     show: _Bar | _Lines = _Bar(what, unit) if sys.stderr.isatty() else _Lines(what, unit)
     try:

@@ -1,4 +1,4 @@
-"""The flag --config, a file with get_config(), and --config.<field>=<value>; whatever is wrong with them is one line."""
+"""The flag --config, a file with get_config(), and --config.<field>=<value>; every error of theirs is one line."""
 
 from __future__ import annotations
 

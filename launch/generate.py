@@ -4,8 +4,8 @@
     python -m launch.generate --method=lc,rag,sd,rapid --output=out.jsonl
     python -m launch.generate --config=configs/llama31_8b.py --target=PATH --context_file=FILE --query=QUESTION
 
-Without flags: the embedded model, document and question. A flag given here wins over --config. Answers and the table go to
-standard output, progress and warnings to standard error. Exit status: 0, 2 for a wrong flag, 1 for any other error.
+Without flags: the embedded model, document and question. A flag such as --gamma wins over the config file. Answers and
+the table go to standard output, progress and warnings to standard error. Exit status 0, 2 (a wrong flag) or 1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -22,6 +23,9 @@ from launch import cli, config_flag
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
 from rapid_jax.methods import METHODS, Method, get_method
+
+if TYPE_CHECKING:
+    from rapid_jax.answer import Answer
 
 _TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
@@ -68,7 +72,7 @@ def main() -> None:
         engine = Engine.load(config=config, progress=progress)
     if any(method.retrieves for method in methods):
         engine.retriever  # noqa: B018  (an encoder that cannot be loaded is found before the document is read)
-    answers = []
+    answers: list[Answer] = []
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
         progress = stack.enter_context(cli.progress("prefill", "tok"))
@@ -95,9 +99,12 @@ def _engine_config() -> EngineConfig:
         section: {name: flag.value for name, flag in names.items() if flag.value is not None}
         for section, names in _OVERRIDES.items()
     }
-    models = {name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value is not None}
+    models: dict[str, Any] = {
+        name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value is not None
+    }
+    values = config_flag.values()
     try:
-        config = EngineConfig.from_mapping(config_flag.values())
+        config = EngineConfig.from_mapping(values)
         return dataclasses.replace(
             config,
             speculation=dataclasses.replace(config.speculation, **given["speculation"]),

@@ -13,6 +13,11 @@ from rich.text import Text
 from rapid_jax.answer import Answer
 from rapid_jax.engine import Document, Engine, Stream
 
+_LEGEND = """\
+Prefill includes the document's own, computed once for all methods.
+tokens/s and speed-up are of decoding alone.
+Acceptance: drafted tokens kept, of those tested (up to the first rejection in
+a step) and of all drafted."""
 _SHORT = 24  # characters of an answer that is shown in the table too
 
 
@@ -91,12 +96,8 @@ def print_table(answers: Sequence[Answer]) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(table)
-    compiled = sum(a.seconds.compile for a in answers)
-    _print(
-        f"\nTimings leave out compilation ({compiled:.1f} s) and loading ({answers[0].seconds.load:.1f} s). Prefill includes "
-        "the document's own, computed once for all methods. tokens/s and speed-up are of decoding alone. Acceptance: "
-        "drafted tokens kept, over those tested (up to the first rejection) and over all drafted."
-    )
+    compilation, loading = sum(a.seconds.compile for a in answers), answers[0].seconds.load
+    _print(f"\nTimings exclude compilation ({compilation:.1f} s) and loading ({loading:.1f} s).\n{_LEGEND}")
 
 
 def _same(answer: Answer, earlier: Sequence[Answer]) -> str | None:

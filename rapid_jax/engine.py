@@ -14,9 +14,9 @@ import jax
 from absl import logging
 
 import models
-from models import sharding
+from models import checkpoint, hub, sharding
 from models.cache import ContextCache
-from models.tokenizer import same_vocabulary
+from models.tokenizer import load_tokenizer, same_vocabulary
 from rapid_jax import assets
 from rapid_jax.answer import Answer
 from rapid_jax.config import EngineConfig, SamplingConfig, SpeculationConfig
@@ -79,14 +79,12 @@ class Engine:
         start = time.perf_counter()
         mesh = sharding.make_mesh(config.mesh) if config.mesh != (1, 1, 1) else None
         load = functools.partial(models.load, dtype=config.dtype or None, mesh=mesh, progress=progress)
-        loaded_target = load(config.target or assets.model_path())
-        loaded_drafter = loaded_target
+        paths = [config.target or assets.model_path()]
         if config.drafter and config.drafter != config.target:
-            loaded_drafter = load(config.drafter)
-            reason = same_vocabulary(loaded_target.tokenizer, loaded_drafter.tokenizer)
-            if reason:
-                raise ValueError(f"target and drafter need the same vocabulary: {reason}")
-        return cls(config, loaded_target, loaded_drafter, mesh, time.perf_counter() - start)
+            paths.append(config.drafter)
+        _check_checkpoints(paths, mesh)
+        loaded = [load(path) for path in paths]
+        return cls(config, loaded[0], loaded[-1], mesh, time.perf_counter() - start)
 
     @functools.cached_property
     def retriever(self) -> Retriever:
@@ -130,7 +128,13 @@ class Engine:
         return document
 
     def ask_many(
-        self, document: Document, questions: Sequence[str], method: str = "rapid", **overrides: Any
+        self,
+        document: Document,
+        questions: Sequence[str],
+        method: str = "rapid",
+        *,
+        retrieval_queries: Sequence[str] | None = None,
+        **overrides: Any,
     ) -> list[Answer]:
         """Answers several questions about one document in one batch; its cache is read once for all of them.
 
@@ -138,14 +142,18 @@ class Engine:
           document: from `read`.
           questions: one a row.
           method: a name in METHODS.
+          retrieval_queries: what to retrieve with for each row, such as the question without its choices; None takes
+            the questions.
           **overrides: fields of SpeculationConfig and SamplingConfig for this call.
 
         Raises:
-          ValueError: no question, an empty one, or a bad override.
+          ValueError: no question, an empty one, another number of queries, or a bad override.
         """
         if not questions:
             raise ValueError("no question was given")
-        run = self._start(document, list(questions), method, None, overrides)
+        if retrieval_queries is not None and len(retrieval_queries) != len(questions):
+            raise ValueError(f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each")
+        run = self._start(document, questions, method, retrieval_queries, overrides)
         for _ in run.texts():
             pass
         return run.answers()
@@ -153,9 +161,9 @@ class Engine:
     def _start(
         self,
         document: Document,
-        questions: list[str],
+        questions: Sequence[str],
         method: str,
-        retrieval_queries: list[str] | None,
+        retrieval_queries: Sequence[str] | None,
         overrides: dict[str, Any],
     ) -> Run:
         speculation, sampling = apply_overrides(self.config.speculation, self.config.sampling, overrides)
@@ -174,6 +182,19 @@ class Engine:
             **packages,
             "device": f"{device.platform}: {device.device_kind}",
         }
+
+
+def _check_checkpoints(paths: Sequence[str], mesh: Any) -> None:
+    """Finds what is wrong with the target's and the drafter's checkpoint before any weights are read."""
+    directories = [hub.resolve(path) for path in paths]
+    for directory in directories:
+        config = checkpoint.read_config(directory)
+        if mesh is not None:
+            sharding.check_divides(config, mesh)
+    tokenizers = [load_tokenizer(directory) for directory in directories]
+    reason = same_vocabulary(tokenizers[0], tokenizers[-1])
+    if reason:
+        raise ValueError(f"target and drafter need the same vocabulary: {reason}")
 
 
 class Document:
@@ -260,13 +281,14 @@ class Document:
 
 
 class Stream:
-    """Iterates over the pieces of an answer's text as they are decoded; `answer` is there at the end."""
+    """Iterates over the pieces of an answer's text as they are decoded, once; `answer` is there at the end."""
 
     def __init__(self, run: Run):
         self._run = run
+        self._pieces = run.texts()
 
     def __iter__(self) -> Iterator[str]:
-        for (piece,) in self._run.texts():
+        for (piece,) in self._pieces:
             if piece:
                 yield piece
 

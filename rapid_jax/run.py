@@ -151,7 +151,12 @@ class Run:
             reader = self._read_questions(engine.drafter, context, lengths, keep_out=2)
             self._drafter_tokens = reader.num_tokens
             drafter = LanguageModelDrafter(
-                engine.drafter.decoder, self._speculation.gamma, sampling.temperature, sampling.top_k, sampling.top_p
+                engine.drafter.decoder,
+                self._speculation.gamma,
+                engine.target.config.vocab_size,
+                sampling.temperature,
+                sampling.top_k,
+                sampling.top_p,
             )
             drafter_model, drafter_cache = (engine.drafter.params, reader.context), reader.tail
         spec = StepSpec(

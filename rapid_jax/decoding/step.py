@@ -52,8 +52,8 @@ def step(
       state: B rows.
     """
     gamma = spec.drafter.gamma
-    # Folding in the position makes results independent of burst size and of the rest of the batch. A position that is
-    # drafted again after a rejection before it meets the same noise, which no kept token depends on.
+    # Folding in the position makes results independent of burst size and of the rest of the batch; it grows with every
+    # step, so that no noise is used twice.
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.num_tokens)
     draft_keys, verify_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 

@@ -25,11 +25,13 @@ class LanguageModelDrafter:
     Attributes:
       decoder: the model; `model` is its (params, ContextCache).
       gamma: tokens a draft.
+      vocab_size: V of the target; the drafter's own may be padded to another size (Qwen2.5 of 3B and of 7B).
       temperature, top_k, top_p: the warping, the target's own.
     """
 
     decoder: Decoder
     gamma: int
+    vocab_size: int
     temperature: float
     top_k: int
     top_p: float
@@ -41,8 +43,9 @@ class LanguageModelDrafter:
 
         def forward(tail: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
             positions = next_positions(context, tail, tokens.shape[1])
-            hidden, block = hidden_states(self.decoder, params, tokens, positions, context, tail)
-            logits = output_logits(self.decoder, params, hidden[:, -1])
+            known = jnp.minimum(tokens, self.decoder.config.vocab_size - 1)  # an id of the target's padding is not
+            hidden, block = hidden_states(self.decoder, params, known, positions, context, tail)
+            logits = self._fit(output_logits(self.decoder, params, hidden[:, -1]))
             warped = warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
             return warped, commit(tail, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
 
@@ -62,6 +65,11 @@ class LanguageModelDrafter:
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
         return Draft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1)), tail
+
+    def _fit(self, logits: jax.Array) -> jax.Array:
+        """Logits [B,V of the drafter] over the target's V: padding ids are cut off, or impossible."""
+        missing = max(self.vocab_size - logits.shape[-1], 0)
+        return jnp.pad(logits[:, : self.vocab_size], ((0, 0), (0, missing)), constant_values=-jnp.inf)
 
     def commit(self, before: TailCache, after: TailCache, count: jax.Array) -> TailCache:
         return dataclasses.replace(after, length=before.length + count)

@@ -58,7 +58,7 @@ class _Shape:
 
 # Short archives keep to few kinds of facts: even there several people have a fact of the same kind and must be told apart.
 _SHAPES = (
-    _Shape(300, 2, (1, 2), (1, 1), (80, 10, 5, 5)),
+    _Shape(300, 2, (1, 2), (1, 1), (84, 8, 4, 4)),
     _Shape(600, 4, (2, 4), (1, 2), (65, 12, 8, 15)),
     _Shape(float("inf"), len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (50, 12, 10, 28)),
 )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rapid_jax.evaluation.archive import TASKS, Archive, Question, make_archive, with_choices
-from rapid_jax.evaluation.archive_text import SURNAMES
+from rapid_jax.evaluation.archive_text import PERSON_ATTRIBUTES, SURNAMES, THINGS, TOWN_ATTRIBUTES
 from rapid_jax.training.tokenizer import ANSWER
 
 
@@ -50,7 +50,10 @@ class RowMaker:
         self.bos = tokenizer.bos_token_id
         self.eos = tokenizer.eos_token_id
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
-        self.name_ids = np.asarray([self.encode(" " + name)[-1] for name in SURNAMES])
+        words = [value for attribute in PERSON_ATTRIBUTES + TOWN_ATTRIBUTES for value in attribute.values]
+        self.marked = tuple(
+            np.asarray([self.encode(" " + word)[-1] for word in group]) for group in (SURNAMES, (*words, *THINGS))
+        )
         self.task_weights = (1.0, 1.0, dossier_weight, 1.0)
 
     def encode(self, part: str) -> list[int]:

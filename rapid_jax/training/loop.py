@@ -27,10 +27,10 @@ class TrainingConfig:
 
     phases: tuple[Phase, ...]
     seed: int = 0
-    learning_rate: float = 2e-3
-    final_rate: float = 2e-4
-    warmup_steps: int = 100
-    decay_steps: int = 600
+    learning_rate: float = 6e-4
+    final_rate: float = 1e-4
+    warmup_steps: int = 50
+    decay_steps: int = 300
     weight_decay: float = 0.05
     clip: float = 1.0
     evaluate_every: int = 50
@@ -121,7 +121,7 @@ def train(
     decoder = Decoder(model)
     transform = optimiser(config)
     with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=3)) as manager:
-        state = initial_state(model, transform, config.seed, rows.name_ids)
+        state = initial_state(model, transform, config.seed, rows.marked)
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
         update = jax.jit(partial(train_step, decoder, transform), donate_argnums=0)
@@ -148,10 +148,10 @@ def train(
 
 
 def initial_state(
-    model: ModelConfig, transform: optax.GradientTransformation, seed: int, names: jax.Array
+    model: ModelConfig, transform: optax.GradientTransformation, seed: int, marked: tuple[np.ndarray, np.ndarray]
 ) -> TrainingState:
     """Step 0: fresh parameters and optimiser state."""
-    params = initial_parameters(model, jax.random.key(seed), names)
+    params = initial_parameters(model, jax.random.key(seed), *marked)
     return TrainingState(jnp.zeros((), jnp.int32), params, transform.init(params))
 
 
@@ -162,5 +162,5 @@ def restore_parameters(model: ModelConfig, config: TrainingConfig, directory: Pa
     with ocp.CheckpointManager(directory.absolute()) as manager:
         if manager.latest_step() is None:
             raise FileNotFoundError(f"no checkpoint in {directory}; train first")
-        state = initial_state(model, optimiser(config), config.seed, jnp.zeros((0,), jnp.int32))
+        state = initial_state(model, optimiser(config), config.seed, (np.zeros(0, np.int32),) * 2)
         return manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state)).params

@@ -34,9 +34,9 @@ def archivist_training() -> TrainingConfig:
     """Short rows until recall emerges, then longer documents and farther positions."""
     return TrainingConfig(
         phases=(
-            Phase(until=500, rows=16, tokens=128, document=0.55, weights=(0.7, 0.05, 0.2, 0.05), reach=2048),
-            Phase(until=1700, rows=4, tokens=512, document=0.6, weights=(0.6, 0.1, 0.2, 0.1), reach=16_384),
-            Phase(until=2400, rows=2, tokens=2048, document=0.7, weights=(0.6, 0.1, 0.2, 0.1), reach=40_000),
-            Phase(until=2520, rows=1, tokens=8192, document=0.8, weights=(0.6, 0.1, 0.2, 0.1), reach=49_152),
+            Phase(until=300, rows=16, tokens=128, document=0.55, weights=(0.7, 0.05, 0.2, 0.05), reach=2048),
+            Phase(until=900, rows=4, tokens=512, document=0.6, weights=(0.6, 0.1, 0.2, 0.1), reach=16_384),
+            Phase(until=1400, rows=2, tokens=2048, document=0.7, weights=(0.6, 0.1, 0.2, 0.1), reach=40_000),
+            Phase(until=1460, rows=1, tokens=8192, document=0.8, weights=(0.6, 0.1, 0.2, 0.1), reach=49_152),
         ),
     )

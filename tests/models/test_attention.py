@@ -138,8 +138,8 @@ def test_segments_merge_in_any_order_and_split():
     halves = [
         Segment(context.k[:, :, part], context.v[:, :, part], jnp.asarray([20])) for part in (slice(20), slice(20, 40))
     ]
-    expected = attend(q, (context, block))
-    np.testing.assert_allclose(attend(q, (halves[1], block, halves[0])), expected, atol=1e-6)
+    expected = attend_jit(q, (context, block))
+    np.testing.assert_allclose(attend_jit(q, (halves[1], block, halves[0])), expected, atol=1e-6)
 
 
 def test_gradient_of_the_causal_form_equals_the_dense_one():
@@ -162,7 +162,7 @@ def test_gradient_of_the_causal_form_equals_the_dense_one():
         assert np.abs(a - b).max() <= 5e-6 * np.abs(b).max()
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 4), (1, 1, 2), (1, 2, 2)])
+@pytest.mark.parametrize("shape", [(2, 1, 4), (1, 1, 2)])
 @pytest.mark.parametrize("tokens", [3, 70])
 def test_a_mesh_gives_what_one_device_gives(shape, tokens):
     """Rows over data and heads over model, with a shared context and one of each row."""

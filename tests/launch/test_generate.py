@@ -1,0 +1,225 @@
+"""launch.generate: what a user asks for is what is printed and written."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ["lc", "rag", "sd", "rapid"]
+QUESTION = "Who keeps the ferry Harrow?"
+SETTINGS = {"gamma", "eta", "tail", "residual", "alpha", "temperature", "top_k", "top_p", "max_new_tokens", "seed"}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A directory of compiled programs that the tests of this file share."""
+    yield tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def ask(generate, compiled, tiny_checkpoint, document_text, tmp_path_factory):
+    """A function: flags -> (what was printed, the objects written), on the tiny checkpoint, eight new tokens."""
+    directory = tmp_path_factory.mktemp("generate")
+    (directory / "document.txt").write_text(document_text, encoding="utf-8")
+
+    def run(*flags, stdin=b"", context=None):
+        output = directory / "out.jsonl"
+        outcome = generate(
+            f"--target={tiny_checkpoint}",
+            f"--context_file={context or directory / 'document.txt'}",
+            f"--query={QUESTION}",
+            "--max_new_tokens=8",
+            f"--compilation_cache_dir={compiled}",
+            f"--output={output}",
+            *flags,
+            stdin=stdin,
+        )
+        assert outcome.status == 0, outcome.err
+        return outcome, [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def four(ask):
+    """All four methods in one run, with passages."""
+    return ask("--method=lc,rag,sd,rapid", "--show_passages")
+
+
+@pytest.fixture(scope="module")
+def plain(ask):
+    """LC alone."""
+    return ask("--method=lc")
+
+
+def messages(text):
+    """Lines of standard error, progress of a slow machine left out."""
+    return [line for line in text.splitlines() if not line.startswith(("prefill: ", "loading: "))]
+
+
+@pytest.fixture
+def program(tiny_checkpoint, compiled, document_text, tmp_path):
+    """A function: flags -> the options of subprocess.run for a real run."""
+    (tmp_path / "document.txt").write_text(document_text, encoding="utf-8")
+    fixed = [f"--target={tiny_checkpoint}", f"--context_file={tmp_path}/document.txt", f"--query={QUESTION}"]
+    fixed += ["--method=lc", "--max_new_tokens=8", f"--compilation_cache_dir={compiled}"]
+
+    def options(*flags):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        command = [sys.executable, "-m", "launch.generate", *fixed, *flags]
+        return dict(args=command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    return options
+
+
+def test_one_object_a_method_in_the_order_asked_for(four):
+    assert [answer["method"] for answer in four[1]] == METHODS
+
+
+def test_an_object_holds_every_field_that_scripts_read(four):
+    for answer in four[1]:
+        assert answer["question"] == QUESTION
+        assert isinstance(answer["text"], str)
+        assert answer["token_ids"] and all(isinstance(token, int) for token in answer["token_ids"])
+        assert answer["finish_reason"] in ("stop", "length")
+        assert set(answer["context"]) >= {"target_tokens", "drafter_tokens", "truncated_tokens", "passages"}
+        seconds = answer["seconds"]
+        assert set(seconds) == {"load", "compile", "retrieval", "prefill", "decode", "total"}
+        assert all(value >= 0 for value in seconds.values())
+        parts = seconds["retrieval"] + seconds["prefill"] + seconds["decode"]
+        assert seconds["total"] == pytest.approx(parts, abs=1e-5)
+        assert answer["tokens_per_second"] == pytest.approx(len(answer["token_ids"]) / seconds["decode"], rel=1e-3)
+        acceptance = answer["acceptance"]
+        assert set(acceptance) == {
+            *("steps", "proposed", "tested", "accepted"),
+            *("tokens_per_step", "kept_over_tested", "kept_over_proposed"),
+        }
+        assert set(answer["settings"]) >= SETTINGS
+        assert set(answer["versions"]) >= {"rapid_jax", "python", "jax", "flax"}
+
+
+def test_the_counts_of_a_method_are_those_of_its_kind(four):
+    lc, rag, sd, rapid = four[1]
+    for answer in (lc, rag):
+        assert answer["settings"]["gamma"] == 0 and answer["acceptance"]["proposed"] == 0
+        assert answer["acceptance"]["kept_over_tested"] is None
+        assert answer["acceptance"]["steps"] == len(answer["token_ids"])
+        assert answer["context"]["drafter_tokens"] == 0
+    for answer in (sd, rapid):
+        acceptance = answer["acceptance"]
+        assert acceptance["proposed"] == acceptance["steps"] * answer["settings"]["gamma"]
+        assert acceptance["accepted"] <= acceptance["tested"] <= acceptance["proposed"]
+        assert answer["context"]["drafter_tokens"] == rag["context"]["target_tokens"]
+    assert lc["context"]["passages"] == []
+    assert (sd["settings"]["eta"], rapid["settings"]["eta"]) == (0, 10)
+
+
+def test_passages_are_those_of_the_document(four, document_text):
+    outcome, (_, rag, sd, rapid) = four
+    assert rag["context"]["passages"] == sd["context"]["passages"] == rapid["context"]["passages"]
+    for passage in rag["context"]["passages"]:
+        assert document_text[passage["start"] : passage["end"]] == passage["text"]
+        assert passage["text"].strip() in outcome.out
+        assert f"characters {passage['start']:,}-{passage['end']:,}" in outcome.out
+
+
+def test_the_table_sets_the_methods_side_by_side(four):
+    out = four[0].out
+    rows = {line[:24].strip(): line[24:].split() for line in out.splitlines()}
+    assert any(line.split() == METHODS for line in out.splitlines())
+    names = ("answer", "prefill s", "decode s", "tokens/s", "tokens/step", "acceptance, of tested", "speed-up over lc")
+    for name in names:
+        assert len(rows[name]) == 4
+    assert rows["speed-up over lc"][0] == "1.00"
+    assert [int(n) for n in rows["tokens"]] == [len(answer["token_ids"]) for answer in four[1]]
+    assert "Timings exclude compilation" in out
+    assert max(map(len, out[out.index("answer") :].splitlines())) <= 80
+
+
+def test_an_answer_like_an_earlier_one_is_not_printed_twice(four):
+    outcome, (lc, _, sd, _) = four
+    assert sd["text"] == lc["text"]
+    assert "sd:\n(the same as lc)" in outcome.out
+
+
+def test_answers_go_to_standard_output_and_nothing_to_standard_error(plain):
+    outcome, (answer,) = plain
+    assert answer["text"] in outcome.out
+    assert "lc:" in outcome.out and QUESTION in outcome.out
+    assert messages(outcome.err) == []
+
+
+def test_one_method_has_no_speed_up(plain):
+    assert "speed-up over" not in plain[0].out
+
+
+def test_streaming_prints_the_same_text(ask, plain):
+    outcome, (answer,) = ask("--method=lc", "--stream")
+    assert answer["token_ids"] == plain[1][0]["token_ids"]
+    assert f"lc:\n{answer['text']}\n" in outcome.out
+
+
+def test_standard_input_is_read_as_a_document(ask, plain, document_text):
+    _, (answer,) = ask("--method=lc", context="-", stdin="\ufeff".encode() + document_text.encode())
+    assert answer["token_ids"] == plain[1][0]["token_ids"]
+    assert answer["context"] == plain[1][0]["context"]
+
+
+def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from configs import base\n"
+        "def get_config():\n"
+        "    return base.make(speculation=dict(gamma=2, eta=1.0, alpha=0.3), sampling=dict(seed=5, max_new_tokens=3))\n"
+    )
+    _, (answer,) = ask(
+        *(f"--config={tmp_path}/mine.py", "--config.speculation.gamma=3", "--config.speculation.eta=2", "--eta=4"),
+        *("--config.sampling.stop=zzz", "--tail=augmented", "--residual=exact", "--temperature=0.7"),
+        *("--top_p=0.9", "--top_k=40"),
+    )
+    assert answer["method"] == "rapid"
+    expected = dict(gamma=3, eta=4, tail="augmented", residual="exact", alpha=0.3, max_new_tokens=8, temperature=0.7)
+    expected |= dict(top_p=0.9, top_k=40, seed=5, stop=["zzz"], mesh=[1, 1, 1], dtype="float32")
+    assert answer["settings"] == expected
+
+
+def test_a_document_that_is_cut_is_said_aloud(ask, caplog):
+    outcome, (answer,) = ask("--method=lc", "--config.max_context_tokens=300")
+    cut = answer["context"]["truncated_tokens"]
+    assert cut > 0
+    assert f"{cut:,} more left out of its middle" in outcome.out
+    assert f"{cut} tokens of its middle are left out" in caplog.text
+
+
+def test_a_drafter_of_its_own_is_named_and_used(ask, make_tiny_checkpoint):
+    drafter = make_tiny_checkpoint(seed=7, num_layers=1)
+    outcome, answers = ask("--method=lc,sd", f"--drafter={drafter}")
+    assert f"drafter   {drafter}" in outcome.out
+    assert answers[0]["token_ids"] == answers[1]["token_ids"]
+    assert answers[1]["acceptance"]["proposed"] > 0
+
+
+def test_as_a_program_it_writes_only_to_the_streams_it_should(program):
+    """A stray warning of a library, or a stack of progress bars in a log file, would show here."""
+    done = subprocess.run(**program("--config.max_context_tokens=300"))
+    assert done.returncode == 0, done.stderr
+    (warning,) = messages(done.stderr)
+    assert warning.startswith("warning: the document has ")
+    assert "\r" not in done.stderr and "\x1b" not in done.stdout
+    assert "lc:" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(program):
+    options = program()
+    options["args"] = shlex.join(options["args"]) + " | head -n 1"
+    done = subprocess.run(**options, shell=True)
+    assert done.stdout.startswith("target    ") and done.stdout.count("\n") == 1
+    assert "Broken pipe" not in done.stderr and "Traceback" not in done.stderr

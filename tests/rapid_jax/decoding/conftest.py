@@ -1,0 +1,125 @@
+"""A laboratory for the decoding loop: models of eight tokens, prompts as ids, no engine around them."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import ModelConfig, init_params
+from models.decoder import Decoder
+from rapid_jax.decoding.buckets import token_bucket
+from rapid_jax.decoding.loop import decode, initial_state
+from rapid_jax.decoding.prefill import prefill_context, prefill_tail
+from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.step import StepSpec
+from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+
+VOCAB = 8
+CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    decoder: Decoder
+    params: Any
+
+    @functools.cached_property
+    def _forward(self):
+        @jax.jit
+        def forward(params, tokens):
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+            return self.decoder.apply({"params": params}, tokens, positions, method="forward_logits")[0]
+
+        return forward
+
+    def logits(self, prompts):
+        """float32 [B,T,V] of one plain forward."""
+        return self._forward(self.params, jnp.asarray(prompts, jnp.int32))
+
+
+def make_model(seed, **fields):
+    values = dict(
+        family="llama", vocab_size=VOCAB, width=16, ffn_width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8,
+        max_position=4096,
+    )  # fmt: skip
+    config = ModelConfig(**{**values, **fields})
+    params = init_params(config, seed=seed, dtype="float32")
+    params = {**jax.tree.map(lambda x: x * 20.0, params), "final_norm": params["final_norm"], "lm_head": params["lm_head"]}
+    return Model(Decoder(config), params)
+
+
+class Lab:
+    """A target, a drafter of other weights, what each has read, and their compiled programs."""
+
+    document = [3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 7, 2, 0, 6]
+    passage = [2, 6, 5, 3, 5]
+    questions = ([1, 6, 0, 3], [7, 7], [2, 5, 4, 0, 6, 1], [4, 1, 2])
+
+    def __init__(self):
+        self.programs = Programs()
+        self.target, self.drafter = make_model(1), make_model(2)
+
+    def spec(self, gamma=3, *, drafter=None, temperature=1.0, top_k=0, top_p=1.0, tail="teacher", residual="rapid", stop_ids=()):
+        warping = (temperature, top_k, top_p)
+        decoder = (drafter or self.drafter).decoder
+        maker = LanguageModelDrafter(decoder, gamma, VOCAB, *warping) if gamma else NullDrafter(VOCAB)
+        return StepSpec(self.target.decoder, maker, *warping, tail, residual, 0.1, stop_ids)
+
+    def start(self, spec, questions, *, drafter=None, budget=16, passage=None, seed=0, rows=None):
+        """(context, drafter model, state) of a batch; every row asks about the one document."""
+        dtype = jnp.float32
+        common = dict(chunk=CHUNK, dtype=dtype)
+        target, drafter = self.target, drafter or self.drafter
+        context = prefill_context(self.programs, target.decoder, target.params, [self.document], **common)
+        tail_size = dict(capacity=64, **common)
+        tail = prefill_tail(
+            self.programs, target.decoder, target.params, context, [q[:-1] for q in questions], **tail_size
+        )
+        drafter_model, drafter_tail = (), ()
+        if spec.drafter.gamma:
+            passages = [self.passage if passage is None else passage]
+            read = prefill_context(self.programs, drafter.decoder, drafter.params, passages, **common)
+            drafter_tail = prefill_tail(
+                self.programs, drafter.decoder, drafter.params, read, [q[:-2] for q in questions], **tail_size
+            )
+            drafter_model = (drafter.params, read)
+        budget = np.broadcast_to(np.asarray(budget, np.int32), len(questions))
+        state = initial_state(
+            np.array([q[-2:] for q in questions], np.int32),
+            tail,
+            drafter_tail,
+            budget=budget,
+            capacity=token_bucket(24),
+            seed=seed,
+            rows=None if rows is None else np.asarray(rows),
+        )
+        return context, drafter_model, state
+
+    def bursts(self, spec, started, *, eta=0.0, burst_steps=4):
+        context, drafter_model, state = started
+        return decode(
+            self.programs, spec, self.target.params, context, drafter_model, eta, state, burst_steps=burst_steps
+        )
+
+    def run(self, spec, questions, *, eta=0.0, burst_steps=4, **start):
+        """The last report."""
+        return list(self.bursts(spec, self.start(spec, questions, **start), eta=eta, burst_steps=burst_steps))[-1]
+
+    def tokens(self, spec, questions, **kwargs):
+        """Generated ids, a list a row."""
+        report = self.run(spec, questions, **kwargs)
+        return [row[:count].tolist() for row, count in zip(report.output, report.num_tokens, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def lab():
+    return Lab()
+
+
+@pytest.fixture(scope="session")
+def make_small_model():
+    return make_model

@@ -1,0 +1,178 @@
+"""The whole jitted step: the law of its tokens, cuts at stop ids and budgets, counters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rapid_jax.decoding.sampling import warp_logits
+from rapid_jax.verification import output_distribution, retrieval_augmented_target
+
+VOCAB = 8
+SAMPLES = 4096  # rows of one batch: the same prompt, another random key each
+# Chi-square beyond these bounds has probability below 1e-6 under the law; seeds are fixed, so nothing here is flaky.
+BOUND = {7: 42.0, 63: 138.0}
+
+SPECS = {
+    "plain": dict(),
+    "warped": dict(temperature=0.7, top_k=5, top_p=0.9),
+    "exact": dict(residual="exact", tail="augmented"),
+}
+
+
+def law(logits, *, temperature=1.0, top_k=0, top_p=1.0, **_):
+    return np.asarray(jax.nn.softmax(warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)), np.float64)
+
+
+def chi_square(counts, probs):
+    """Pearson's statistic; cells that the law forbids must be empty, rare cells are pooled."""
+    counts, expected = np.ravel(counts).astype(float), np.ravel(probs) * np.sum(counts)
+    assert not counts[expected < 1e-9].any(), "a token was emitted that the law forbids"
+    rare = expected < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    return float(np.sum((counts - expected) ** 2 / np.maximum(expected, 1e-9)))
+
+
+@pytest.fixture(scope="module")
+def sampled(lab):
+    """Samples of the first two tokens [SAMPLES,2], by spec and eta; each run at most once."""
+    cache = {}
+
+    def draw(name, eta):
+        if (name, eta) not in cache:
+            questions = [lab.questions[0]] * SAMPLES
+            report = lab.run(lab.spec(gamma=2, **SPECS[name]), questions, eta=eta, budget=2, burst_steps=2)
+            assert (report.num_tokens == 2).all()
+            cache[name, eta] = report
+        return cache[name, eta]
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def prompt(lab):
+    return np.array(lab.document + lab.questions[0])
+
+
+@pytest.mark.parametrize("name", ["plain", "warped"])
+def test_speculative_sampling_draws_from_the_target(lab, sampled, prompt, name):
+    """eta = 0 is lossless: first two tokens follow the target's own joint law, computed by a plain forward."""
+    prompts = np.concatenate([np.tile(prompt, (VOCAB, 1)), np.arange(VOCAB)[:, None]], axis=1)
+    logits = lab.target.logits(prompts)
+    first, second = law(logits[0, -2], **SPECS[name]), law(logits[:, -1], **SPECS[name])
+    report = sampled(name, 0.0)
+    tokens = report.output[:, :2]
+    joint = np.zeros((VOCAB, VOCAB))
+    np.add.at(joint, (tokens[:, 0], tokens[:, 1]), 1)
+    assert 0 < report.counters.accepted.sum() < report.counters.tested.sum(), "both branches must be exercised"
+    assert chi_square(joint.sum(1), first) < BOUND[7]
+    assert chi_square(joint, first[:, None] * second) < BOUND[63]
+
+
+@pytest.mark.parametrize("name, eta", [("plain", 5.0), ("exact", 5.0)])
+def test_transfer_draws_from_the_documented_law(lab, sampled, prompt, name, eta):
+    """eta > 0: the first token follows output_distribution(q, p, p_hat) of the residual that was chosen."""
+    drafter_prompt = np.array([lab.passage + lab.questions[0]])
+    q = jnp.asarray(law(lab.drafter.logits(drafter_prompt)[0, -1]), jnp.float32)
+    settings = dict(tail=SPECS[name].get("tail", "teacher"))
+    p, p_hat = retrieval_augmented_target(lab.target.logits(prompt[None])[0, -1], q, eta=eta, **settings)
+    residual = SPECS[name].get("residual", "rapid")
+    expected = np.asarray(output_distribution(q, p, p_hat, residual=residual), np.float64)
+    counts = np.bincount(sampled(name, eta).output[:, 0], minlength=VOCAB)
+    assert chi_square(counts, expected) < BOUND[7]
+    assert chi_square(counts, np.asarray(p, np.float64)) > BOUND[7], "the test could not tell transfer from none"
+
+
+def test_the_statistic_can_tell_neighbouring_laws_apart(lab, sampled, prompt):
+    """Samples of T = 1 are not those of T = 0.9: the bound would catch a temperature applied twice or not at all."""
+    other = law(lab.target.logits(prompt[None])[0, -1], temperature=0.9)
+    counts = np.bincount(sampled("plain", 0.0).output[:, 0], minlength=VOCAB)
+    assert chi_square(counts, other) > 20
+
+
+@pytest.fixture(scope="module")
+def long_run(lab):
+    """Four questions of different length, sampled, cut by nothing but the budget of 16."""
+    return lab.run(lab.spec(), lab.questions, budget=16)
+
+
+def rows_of(report):
+    return [row[:count].tolist() for row, count in zip(report.output, report.num_tokens, strict=True)]
+
+
+def test_budgets_are_exact_and_only_cut(lab, long_run):
+    """A row may not emit one token too many, nor another token because of its budget; 0 marks a filler row."""
+    budgets = [1, 16, 0, 6]
+    report = lab.run(lab.spec(), lab.questions, budget=budgets)
+    assert report.num_tokens.tolist() == budgets and report.done.all()
+    assert rows_of(report) == [row[:budget] for row, budget in zip(rows_of(long_run), budgets, strict=True)]
+    assert all(not row[budget:].any() for row, budget in zip(report.output, budgets, strict=True))
+    assert report.counters.steps[2] == report.counters.proposed[2] == 0
+
+
+def test_stop_ids_cut_exactly(lab, long_run):
+    """The stop id is the last token, even in the middle of an accepted draft; rows that meet none run on."""
+    stop = 2
+    report = lab.run(lab.spec(stop_ids=(stop, 99)), lab.questions, budget=16)
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in rows_of(long_run)]
+    assert any(len(row) < 16 for row in expected)
+    assert rows_of(report) == expected
+    assert report.done.all()
+
+
+def test_counters_agree_with_each_other(long_run):
+    """Acceptance figures in reports are made of these."""
+    c = long_run.counters
+    assert (c.accepted <= c.tested).all() and (c.tested <= c.proposed).all()
+    assert (c.proposed == 3 * c.steps).all()
+    assert (c.steps <= c.tested).all() and (c.tested <= c.accepted + c.steps).all()
+    emitted = c.accepted + c.steps  # before the budget cut the last step
+    assert (long_run.num_tokens <= emitted).all() and (emitted < long_run.num_tokens + 4).all()
+
+
+def test_plain_decoding_counts_a_step_a_token(lab):
+    """lc in the same loop: no draft, one token a step."""
+    report = lab.run(lab.spec(gamma=0), lab.questions, budget=6)
+    assert (report.counters.steps == 6).all() and not report.counters.proposed.any()
+
+
+def test_results_do_not_depend_on_the_burst_size(lab, long_run):
+    """How often the host reads must not change what is said."""
+    assert rows_of(lab.run(lab.spec(), lab.questions, budget=16, burst_steps=1)) == rows_of(long_run)
+
+
+def test_results_do_not_depend_on_the_rest_of_the_batch(lab, long_run):
+    """Row numbers carry the randomness: another order and other neighbours leave a row's tokens alone."""
+    order = [2, 0, 3, 1]
+    moved = lab.run(lab.spec(), [lab.questions[i] for i in order], budget=[16, 16, 2, 16], rows=order)
+    for place, row in enumerate(order):
+        assert rows_of(moved)[place] == rows_of(long_run)[row][: 2 if place == 2 else 16]
+
+
+def test_seeds_and_row_numbers_change_sampled_results(lab, long_run):
+    """Equal noise in every row would give B copies of one sample."""
+    assert rows_of(lab.run(lab.spec(), lab.questions, budget=16, seed=1)) != rows_of(long_run)
+    same_question = lab.tokens(lab.spec(), [lab.questions[0]] * 4, budget=16)
+    assert len(set(map(tuple, same_question))) > 1
+
+
+def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab):
+    """eta = 0 at T = 0: token for token, but for near-ties of the target's two best logits."""
+    plain = lab.tokens(lab.spec(gamma=0, temperature=0.0), lab.questions)
+    drafted = lab.tokens(lab.spec(temperature=0.0), lab.questions)
+    for question, a, b in zip(lab.questions, plain, drafted, strict=True):
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            if x != y:
+                logits = lab.target.logits([lab.document + question + a[:index]])[0, -1]
+                assert abs(logits[x] - logits[y]) < 1e-4
+                break
+
+
+def test_greedy_tokens_are_the_argmax_of_a_plain_forward(lab):
+    """Caches, positions and commits against one forward over the whole text (teacher forcing)."""
+    for question, tokens in zip(lab.questions, lab.tokens(lab.spec(temperature=0.0), lab.questions), strict=True):
+        prompt = lab.document + question
+        logits = np.asarray(lab.target.logits([prompt + tokens]))[0, len(prompt) - 1 : -1]
+        chosen = np.take_along_axis(logits, np.array(tokens)[:, None], axis=1)[:, 0]
+        assert (logits.max(-1) - chosen < 1e-4).all()

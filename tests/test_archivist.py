@@ -1,0 +1,76 @@
+"""The embedded model answers, and speculation changes nothing of its answers but their speed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rapid_jax import Engine, assets
+from rapid_jax.evaluation.archive import make_archive, with_choices
+from rapid_jax.evaluation.harness import MAX_NEW_TOKENS, evaluate, sample_questions
+from rapid_jax.prompt import Prompt
+
+NEAR_TIE = 1e-3  # logits; forwards of 1 and of 11 tokens round differently
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine.load()
+
+
+@pytest.fixture(scope="module")
+def archive(engine):
+    return make_archive(2048, 7_000_001, lambda part: len(engine.target.tokenizer.encode(part)))
+
+
+@pytest.fixture(scope="module")
+def document(engine, archive):
+    return engine.read(archive.document)
+
+
+def test_the_embedded_files_are_what_the_readme_says():
+    """A checkout without its model, document or questions could not run its first command."""
+    questions = [json.loads(line) for line in assets.QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    assert {question["task"] for question in questions} == {"fact", "choice", "dossier", "whole"}
+    assert assets.default_question() in {question["question"] for question in questions}
+    assert len(assets.DOCUMENT.read_text(encoding="utf-8")) > 50_000
+    assert sum(file.stat().st_size for file in assets.ASSETS.rglob("*") if file.is_file()) < 20e6
+
+
+@pytest.mark.slow
+def test_greedy_speculative_decoding_gives_the_target_s_tokens(engine, archive, document):
+    """Lossless means lossless: 100 questions, token for token, but for near-ties of the target's own logits."""
+    chosen = sample_questions(archive, 40, seed=0)
+    questions = [question for group in chosen.values() for question in group][:100]
+    assert len(questions) == 100
+    head = document.head + document.tokenized.tokens
+    prompt = Prompt(engine.target.tokenizer, engine.config.prompt)
+    differing = 0
+    for task in chosen:
+        group = [question for question in questions if question.task == task]
+        if not group:
+            continue
+        asked = [with_choices(question) for question in group]
+        plain, drafted = (
+            engine.ask_many(document, asked, method, max_new_tokens=MAX_NEW_TOKENS[task]) for method in ("lc", "sd")
+        )
+        for text, a, b in zip(asked, plain, drafted, strict=True):
+            if a.token_ids == b.token_ids:
+                continue
+            differing += 1
+            place = next(i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y)
+            tokens = [*head, *prompt.question(text), *a.token_ids[:place]]
+            logits = np.asarray(engine.target.logits([tokens])[0, -1])
+            assert abs(logits[a.token_ids[place]] - logits[b.token_ids[place]]) < NEAR_TIE
+    assert differing <= 3
+
+
+@pytest.mark.slow
+def test_the_embedded_model_answers_about_unseen_archives(engine, archive, document):
+    """The default must be worth asking: facts and dossiers of an archive that no training step has seen."""
+    chosen = sample_questions(archive, 24, seed=1)
+    items = list(evaluate(engine, document, 2048, chosen["fact"] + chosen["dossier"], ["lc"]))
+    facts = [item.score for item in items if item.question.task == "fact"]
+    dossiers = [item.score for item in items if item.question.task == "dossier"]
+    assert np.mean(facts) >= 0.75
+    assert np.mean(dossiers) >= 0.6

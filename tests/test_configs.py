@@ -1,0 +1,77 @@
+"""configs/*.py: every file can be named with --config, is valid, and says how it is run."""
+
+import importlib
+import pkgutil
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+import configs
+from rapid_jax.config import EngineConfig
+
+NAMES = sorted(module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "base")
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+def test_the_published_configurations_are_there():
+    published = {"archivist", "llama31_8b", "llama31_70b", "qwen25_7b", "qwen25_72b", "llama31_8b_from_70b"}
+    assert set(NAMES) >= published
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_is_valid_and_complete(name):
+    config = load(name).get_config()
+    assert isinstance(config, ml_collections.ConfigDict)
+    made = EngineConfig.from_mapping(config.to_dict())
+    assert made.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_can_be_overridden_on_the_command_line(name):
+    registered = flags.FlagValues()
+    argv = [
+        "program",
+        f"--config={load(name).__file__}",
+        "--config.target=elsewhere",
+        "--config.mesh=1,1,2",
+        "--config.prefill_chunk=64",
+        "--config.speculation.eta=7.5",
+        "--config.sampling.max_new_tokens=9",
+        "--config.sampling.stop=END",
+        "--config.retrieval.threshold=0.25",
+        "--config.retrieval.max_chunks=4",
+    ]
+    holder = config_flags.DEFINE_config_file("config", flag_values=registered, sys_argv=argv)
+    registered(argv)
+    config = EngineConfig.from_mapping(holder.value.to_dict())
+    assert (config.target, config.mesh, config.prefill_chunk) == ("elsewhere", (1, 1, 2), 64)
+    assert (config.speculation.eta, config.sampling.max_new_tokens, config.sampling.stop) == (7.5, 9, ("END",))
+    assert (config.retrieval.threshold, config.retrieval.max_chunks) == (0.25, 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_holds_the_command(name):
+    text = load(name).__doc__
+    assert "python -m launch.generate" in text
+    if name != "archivist":
+        assert f"--config=configs/{name}.py" in text and "--target=" in text
+    assert ("--drafter=" in text) == bool(load(name).get_config().drafter)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "archivist"])
+def test_the_settings_of_the_paper_are_kept(name):
+    config = EngineConfig.from_mapping(load(name).get_config().to_dict())
+    assert config.speculation.gamma == 10
+    assert config.speculation.eta in ((40, 50) if config.drafter else (5, 10, 20))
+    assert (config.speculation.tail, config.speculation.residual) == ("teacher", "rapid")
+    assert (config.retrieval.chunk_tokens, config.sampling.temperature) == (512, 0.1)
+
+
+def test_the_default_needs_no_checkpoint_and_no_device_but_one():
+    config = EngineConfig.from_mapping(load("archivist").get_config().to_dict())
+    assert (config.target, config.drafter, config.mesh, config.sampling.temperature) == ("", "", (1, 1, 1), 0)
