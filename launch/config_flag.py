@@ -74,7 +74,7 @@ def values() -> dict[str, Any]:
 
 def _path(argv: list[str]) -> str:
     given = DEFAULT
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
             given = value if equals else following

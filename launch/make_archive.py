@@ -2,15 +2,19 @@
 
     python -m launch.make_archive --tokens=32768 --seed=5 --output=archive
 
-writes archive/document.txt and archive/questions.jsonl (id, task, question, answer, choices) and prints how many tokens,
-paragraphs and questions of each task there are. Tokens are those of `--tokenizer`, by default the embedded model's.
+writes archive/document.txt and archive/questions.jsonl (id, task, question, answer, choices) and prints how many
+tokens, paragraphs and questions of each task there are. Tokens are those of `--tokenizer`, by default the embedded
+model's.
 """
 
-import sys
+from __future__ import annotations
+
 from collections import Counter
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+
+from launch import cli
 
 _EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "archivist"
 
@@ -20,14 +24,13 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; made if ne
 _TOKENIZER = flags.DEFINE_string("tokenizer", str(_EMBEDDED), "Checkpoint directory whose tokenizer counts the tokens.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
+def main() -> None:
+    """Makes the archive, writes it and prints its size."""
     output, directory = Path(_OUTPUT.value), Path(_TOKENIZER.value)
     if output.exists() and not output.is_dir():
-        sys.exit(f"launch.make_archive: --output={output} is a file; name a directory")
+        raise NotADirectoryError(f"--output={output} is a file; name a directory")
     if not (directory / "tokenizer.json").is_file():
-        sys.exit(f"launch.make_archive: --tokenizer={directory} holds no tokenizer.json; name a checkpoint directory")
+        raise FileNotFoundError(f"--tokenizer={directory} holds no tokenizer.json; name a checkpoint directory")
 
     from tokenizers import Tokenizer
 
@@ -38,11 +41,8 @@ def main(argv: list[str]) -> None:
     def count_tokens(part: str) -> int:
         return len(tokenizer.encode(part, add_special_tokens=False).ids)
 
-    try:
-        archive = make_archive(_TOKENS.value, _SEED.value, count_tokens)
-        write_archive(archive, output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"launch.make_archive: {error}")
+    archive = make_archive(_TOKENS.value, _SEED.value, count_tokens)
+    write_archive(archive, output)
     tasks = Counter(question.task for question in archive.questions)
     print(f"{output / 'document.txt'}: {count_tokens(archive.document)} tokens, {len(archive.paragraphs)} paragraphs")
     counts = ", ".join(f"{tasks[task]} {task}" for task in TASKS)
@@ -50,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.start(main)

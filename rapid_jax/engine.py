@@ -149,8 +149,8 @@ class Engine:
         Raises:
           ValueError: no question, an empty one, another number of queries, or a bad override.
         """
-        if not questions:
-            raise ValueError("no question was given")
+        if not questions or isinstance(questions, str):
+            raise ValueError(f"questions must be a list of at least one question, got {questions!r}")
         if retrieval_queries is not None and len(retrieval_queries) != len(questions):
             raise ValueError(f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each")
         run = self._start(document, questions, method, retrieval_queries, overrides)
@@ -191,10 +191,11 @@ def _check_checkpoints(paths: Sequence[str], mesh: Any) -> None:
         config = checkpoint.read_config(directory)
         if mesh is not None:
             sharding.check_divides(config, mesh)
-    tokenizers = [load_tokenizer(directory) for directory in directories]
-    reason = same_vocabulary(tokenizers[0], tokenizers[-1])
-    if reason:
-        raise ValueError(f"target and drafter need the same vocabulary: {reason}")
+    target, *drafters = [load_tokenizer(directory) for directory in directories]
+    for drafter in drafters:
+        reason = same_vocabulary(target, drafter)
+        if reason:
+            raise ValueError(f"target and drafter need the same vocabulary: {reason}")
 
 
 class Document:

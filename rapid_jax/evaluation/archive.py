@@ -1,8 +1,8 @@
 """Archives: made-up documents of any length with questions whose answers are known.
 
-An archive is a shuffled pile of paragraphs. A person has up to three short records, told apart by their headers ("Of Mirel
-Tavos, second record of three."); towns and objects have a note each; a voyage paragraph says who sailed on which vessel;
-filler says nothing. People share first names and surnames, and turn up in the records of others, so that a
+An archive is a shuffled pile of paragraphs. A person has up to three short records, told apart by their headers ("Of
+Mirel Tavos, second record of three."); towns and objects have a note each; a voyage paragraph says who sailed on which
+vessel; filler says nothing. People share first names and surnames, and turn up in the records of others, so that a
 reader must bind first name, surname and kind of fact together. Questions come as one fact (`fact`), one fact among four
 options (`choice`), everything said about somebody in document order (`dossier`), and questions that only the whole
 document answers (`whole`: how many voyages, who sailed first, who sailed last).
@@ -24,7 +24,7 @@ _LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its reference answer; `choices` is empty unless `task` is "choice" (then `answer` is a letter)."""
+    """A question with its reference answer; with `choices` the task is "choice" and the answer a letter."""
 
     id: str
     task: str
@@ -247,10 +247,11 @@ class _Writer:
         return drafts
 
     def dossier_questions(self) -> list[tuple]:
-        return [
-            ("dossier", self.rng.choice(text.DOSSIER_QUESTIONS).format(name=person.name), _SEPARATOR.join(person.bodies), ())
-            for person in self.people
-        ]
+        drafts = []
+        for person in self.people:
+            question = self.rng.choice(text.DOSSIER_QUESTIONS).format(name=person.name)
+            drafts.append(("dossier", question, _SEPARATOR.join(person.bodies), ()))
+        return drafts
 
     def whole_questions(self, passengers: dict[str, list[str]]) -> list[tuple]:
         drafts = []
@@ -267,8 +268,8 @@ class _Writer:
 def make_archive(num_tokens: int, seed: int, count_tokens: Callable[[str], int]) -> Archive:
     """Write an archive of at most `num_tokens` tokens (and nearly as many), the same one for the same seed.
 
-    `count_tokens` gives the number of tokens of a text; it is called once a paragraph. Short archives hold fewer facts and
-    records a person. Raises ValueError for a budget too small to hold somebody.
+    `count_tokens` gives the number of tokens of a text; it is called once a paragraph. Short archives hold fewer
+    facts and records a person. Raises ValueError for a budget too small to hold somebody.
     """
     if num_tokens < MIN_TOKENS:
         raise ValueError(f"an archive needs at least {MIN_TOKENS} tokens, not {num_tokens}")

@@ -34,7 +34,7 @@ def choice_letter(answer: str) -> str | None:
 
 
 def score(question: Question, answer: str) -> float:
-    """The metric that belongs to the question's task: letter for choice, ROUGE-L for dossier, exact match for the rest."""
+    """The metric of the question's task: letter for choice, ROUGE-L for dossier, exact match for the rest."""
     if question.task == "choice":
         return float(choice_letter(answer) == question.answer)
     if question.task == "dossier":

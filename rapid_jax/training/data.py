@@ -26,12 +26,16 @@ class Phase:
     document: float
     weights: tuple[float, float, float, float]
     reach: int
+    learning_rate: float = 1e-3
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """tokens and positions int32 [B,T]; the M scored positions of each row: index, target, weight and task, all [B,M]."""
+    """Rows of one step: tokens and positions int32 [B,T], and of the M scored positions of each row, all [B,M]:
+
+    index in the row, target token, weight in the loss, task (index into TASKS), number of the answer within the row.
+    """
 
     tokens: np.ndarray
     positions: np.ndarray

@@ -1,4 +1,4 @@
-"""The training loop: optax updates over a curriculum of lengthening rows, orbax checkpoints, accuracy on unseen archives."""
+"""The training loop: optax updates over a curriculum of lengthening rows, checkpoints, accuracy on unseen archives."""
 
 import time
 from collections.abc import Callable
@@ -23,12 +23,11 @@ _TRAIN, _HELD_OUT = 0, 1  # first number of a batch's seed: held-out archives ar
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Optimiser and schedule. The learning rate warms up, stays, and falls to `final_rate` over the last `decay_steps`."""
+    """Optimiser and schedule: each phase has its rate; all warm up at first and fade over the last `decay_steps`."""
 
     phases: tuple[Phase, ...]
     seed: int = 0
-    learning_rate: float = 6e-4
-    final_rate: float = 1e-4
+    final_share: float = 0.1
     warmup_steps: int = 50
     decay_steps: int = 300
     weight_decay: float = 0.05
@@ -56,13 +55,17 @@ class TrainingState:
 
 def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
     """AdamW with clipping by global norm; norms and embeddings are not decayed."""
-    rate = optax.join_schedules(
+    share = optax.join_schedules(
         [
-            optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
-            optax.constant_schedule(config.learning_rate),
-            optax.linear_schedule(config.learning_rate, config.final_rate, config.decay_steps),
+            optax.linear_schedule(0.0, 1.0, config.warmup_steps),
+            optax.constant_schedule(1.0),
+            optax.linear_schedule(1.0, config.final_share, config.decay_steps),
         ],
         [config.warmup_steps, max(config.num_steps - config.decay_steps, config.warmup_steps)],
+    )
+    rate = optax.join_schedules(
+        [optax.constant_schedule(phase.learning_rate) for phase in config.phases],
+        [phase.until for phase in config.phases[:-1]],
     )
 
     def decayed(params: dict) -> dict:
@@ -70,7 +73,7 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, b1=0.9, b2=0.98, weight_decay=config.weight_decay, mask=decayed),
+        optax.adamw(lambda step: rate(step) * share(step), b1=0.9, b2=0.98, weight_decay=config.weight_decay, mask=decayed),
     )
 
 
@@ -97,7 +100,7 @@ def train_step(
 
 
 def answer_accuracy(decoder: Decoder, params: dict, batches: list[Batch]) -> dict[str, float]:
-    """Share of answers predicted right in every token, teacher-forced, by task; tokens instead of answers for dossiers."""
+    """Share of answers right in every token, teacher-forced, by task; for dossiers the share of tokens."""
     right: dict[str, list[bool]] = {task: [] for task in TASKS}
     predict = jax.jit(lambda params, batch: jnp.argmax(answer_logits(decoder, params, batch), axis=-1))
     for batch in batches:
@@ -115,8 +118,8 @@ def train(
 ) -> TrainingState:
     """Train to the end of the last phase, continuing from the newest checkpoint in `directory` if there is one.
 
-    `report` gets a dict of step, loss, accuracy by task and speed every `evaluate_every` steps. Accuracy is measured on unseen
-    archives of the current phase's length.
+    `report` gets a dict of step, loss, accuracy by task and speed every `evaluate_every` steps. Accuracy is measured
+    on unseen archives of the current phase's length.
     """
     decoder = Decoder(model)
     transform = optimiser(config)

@@ -35,8 +35,8 @@ CHAT_TEMPLATE = (
 def train_sentencepiece(vocab_size: int, seed: int = 0) -> bytes:
     """Train on generated archives and return the serialised SentencePiece model of at most `vocab_size` pieces.
 
-    Sub-word pieces come from SentencePiece's unigram training; then every whole word of the archives, names included, joins
-    as a piece of its own with its log frequency as score, so that a name or a value is one token.
+    Sub-word pieces come from SentencePiece's unigram training; then every whole word of the archives, names included,
+    joins as a piece of its own with its log frequency as score, so that a name or a value is one token.
     """
     lines = _training_lines(seed)
     counts = Counter(word for line in lines for word in _WORD.findall(_SPACE.join(line.split(" "))))

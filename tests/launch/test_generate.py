@@ -207,6 +207,23 @@ def test_a_drafter_of_its_own_is_named_and_used(ask, make_tiny_checkpoint):
     assert answers[1]["acceptance"]["proposed"] > 0
 
 
+def test_no_flag_at_all_is_enough():
+    """The first command of the README has no flags: everything up to the loading of the embedded model must pass."""
+    script = """
+import runpy, sys
+from rapid_jax.engine import Engine
+
+def load(**settings):
+    raise ValueError("the model would be loaded now")
+
+Engine.load, sys.argv = load, ["generate"]
+runpy.run_module("launch.generate", run_name="__main__", alter_sys=True)
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: the model would be loaded now\n")
+
+
 def test_as_a_program_it_writes_only_to_the_streams_it_should(program):
     """A stray warning of a library, or a stack of progress bars in a log file, would show here."""
     done = subprocess.run(**program("--config.max_context_tokens=300"))

@@ -133,7 +133,7 @@ def test_counters_agree_with_each_other(long_run):
 
 def test_plain_decoding_counts_a_step_a_token(lab):
     """lc in the same loop: no draft, one token a step."""
-    report = lab.run(lab.spec(gamma=0), lab.questions, budget=6)
+    report = lab.run(lab.spec(gamma=0, temperature=0.0), lab.questions, budget=6)
     assert (report.counters.steps == 6).all() and not report.counters.proposed.any()
 
 

@@ -12,12 +12,12 @@ from models.rope import rotate, rotation
 from rapid_jax.training.initialisation import initial_parameters
 
 CONFIG = ModelConfig("llama", 512, 192, 64, 2, 4, 4, 64, 4096, RopeConfig(theta=1e9), 1e-5, True)
-NAMES = np.arange(400, 450)
+NAMES, VALUES = np.arange(400, 450), np.arange(450, 500)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return initial_parameters(CONFIG, jax.random.key(0), NAMES)
+    return initial_parameters(CONFIG, jax.random.key(0), NAMES, VALUES)
 
 
 def attention(params, layer, head, x, tokens):

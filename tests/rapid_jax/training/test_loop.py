@@ -62,7 +62,7 @@ def test_the_loss_falls(rows):
     """Four updates on one batch."""
     training = config(4)
     transform = loop.optimiser(training)
-    state = loop.initial_state(MODEL, transform, 0, rows.name_ids)
+    state = loop.initial_state(MODEL, transform, 0, rows.marked)
     decoder = loop.Decoder(MODEL)
     batch = rows.batch(training.phases[0], (0, 0, 0))
     losses = []
@@ -75,7 +75,7 @@ def test_the_loss_falls(rows):
 def test_accuracy_counts_whole_answers(rows):
     """An answer of two tokens with one of them wrong is wrong."""
     batch = rows.batch(config(4).phases[0], (0, 0, 0))
-    params = loop.initial_state(MODEL, loop.optimiser(config(4)), 0, rows.name_ids).params
+    params = loop.initial_state(MODEL, loop.optimiser(config(4)), 0, rows.marked).params
     assert loop.answer_accuracy(loop.Decoder(MODEL), params, [batch])["fact"] < 0.5
 
 

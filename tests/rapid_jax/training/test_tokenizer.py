@@ -1,4 +1,4 @@
-"""The tokenizer: text must come back as it was, and names must be single tokens, or nothing can be looked up or quoted."""
+"""The tokenizer: text must come back as it was, and names must be single tokens, or nothing can be looked up."""
 
 import pytest
 import sentencepiece

@@ -1,4 +1,4 @@
-"""A laboratory for the decoding loop: models of eight tokens, prompts as ids, no engine around them."""
+"""A laboratory for the decoding loop (models of eight tokens, prompts as ids), and an engine of a tiny checkpoint."""
 
 import dataclasses
 import functools
@@ -123,3 +123,48 @@ def lab():
 @pytest.fixture(scope="session")
 def make_small_model():
     return make_model
+
+
+@pytest.fixture(scope="session")
+def engine_config(tiny_checkpoint):
+    """Sizes that give every question one bucket: a passage of 128-250 tokens, answers of 24."""
+    from rapid_jax.config import EngineConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+
+    return EngineConfig(
+        target=str(tiny_checkpoint),
+        prefill_chunk=512,
+        burst_steps=4,
+        retrieval=RetrievalConfig(chunk_tokens=250, max_chunks=1),
+        speculation=SpeculationConfig(gamma=4),
+        sampling=SamplingConfig(max_new_tokens=24),
+    )
+
+
+@pytest.fixture(scope="session")
+def engine(engine_config):
+    from rapid_jax.engine import Engine
+
+    return Engine.load(config=engine_config)
+
+
+@pytest.fixture(scope="session")
+def document(engine, document_text):
+    return engine.read(document_text)
+
+
+@pytest.fixture(scope="session")
+def questions():
+    return ("Who keeps the kettle?", "Where is Odan Keld?", "What is in house 9?", "Whose is the flute?")
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """A list that grows by one for whatever JAX compiles, in the engine's programs or outside of them."""
+    events = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return events

@@ -1,0 +1,51 @@
+"""What all launchers share: progress that a terminal and a log file can both bear."""
+
+import io
+import sys
+
+import pytest
+
+from launch import cli
+
+
+class Terminal(io.StringIO):
+    """Standard error on a screen."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_a_terminal_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with cli.progress("prefill", "tok") as progress:
+        for done in (1, 2, 3):
+            progress(done, 3)
+    drawn = sys.stderr.getvalue()
+    assert "prefill" in drawn and "\n" not in drawn
+    assert drawn.endswith("\r") and not drawn.rstrip("\r").split("\r")[-1].strip()
+
+
+def test_an_error_finds_a_clean_line(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(ValueError), cli.progress("loading", "B") as progress:
+        progress(1, 3)
+        raise ValueError("truncated")
+    assert sys.stderr.getvalue().endswith("\r")
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch):
+    clock = iter([0.0, 1.0, 12.0, 13.0, 30.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with cli.progress("prefill", "tok") as progress:
+        for done in (1000, 2000, 3000, 4000):
+            progress(done, 4000)
+    assert sys.stderr.getvalue() == "prefill: 2,000 of 4,000 tok (50%)\nprefill: 4,000 of 4,000 tok (100%)\n"
+
+
+def test_a_loader_of_two_models_shows_two_bars(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with cli.progress("loading", "B") as progress:
+        for done in (2, 4, 3, 6):
+            progress(done, 4 if done in (2, 4) else 6)
+    assert "/4.00" in sys.stderr.getvalue() and "/6.00" in sys.stderr.getvalue()

@@ -1,0 +1,68 @@
+"""Executables by function, static arguments and shapes: compiled once, timed apart."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rapid_jax.decoding.programs import Programs, shardings_of
+from rapid_jax.timing import timed
+
+
+def scaled(factor, x, y):
+    return x * factor + y
+
+
+@pytest.fixture
+def xy():
+    return jnp.arange(4.0), jnp.ones(4)
+
+
+def test_one_executable_a_shape(xy):
+    """The same shapes meet the same program, others do not."""
+    programs = Programs()
+    first = programs.get(scaled, (3,), xy)
+    assert first(*xy).tolist() == [1.0, 4.0, 7.0, 10.0]
+    assert programs.get(scaled, (3,), (xy[1], xy[0])) is first
+    assert programs.get(scaled, (4,), xy) is not first
+    assert programs.get(scaled, (3,), (jnp.ones(5), jnp.ones(5))) is not first
+    assert programs.get(scaled, (3,), tuple(x.astype(jnp.int32) for x in xy)) is not first
+    assert len(programs.compiled) == 4
+
+
+def test_another_placement_is_another_program(xy):
+    """An executable for one device would refuse, or move, arrays of another."""
+    programs = Programs()
+    programs.get(scaled, (3,), xy)
+    moved = jax.device_put(xy, jax.devices()[1])
+    assert programs.get(scaled, (3,), moved)(*moved).devices() == {jax.devices()[1]}
+    assert len(programs.compiled) == 2
+
+
+def test_compile_time_is_counted_once_and_left_out_of_timings(xy):
+    """Reported seconds exclude compilation."""
+    programs = Programs()
+    _, seconds = timed(programs, lambda: programs.get(scaled, (3,), xy)(*xy))
+    spent = programs.compile_seconds
+    assert spent > 0 and 0 <= seconds < spent
+    programs.get(scaled, (3,), xy)
+    assert programs.compile_seconds == spent
+
+
+def test_donated_arguments_are_taken_over(xy):
+    """What donate names is gone, the rest stays."""
+    programs = Programs()
+    x, y = xy
+    programs.get(scaled, (3,), xy, donate=(0,))(x, y)
+    assert x.is_deleted() and not y.is_deleted()
+
+
+def test_shardings_are_kept_so_that_a_result_can_be_passed_again():
+    """On a mesh the compiler would else place results as it likes, and the next call would refuse them."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from models.sharding import make_mesh
+
+    rows = NamedSharding(make_mesh((2, 1, 1)), PartitionSpec("data"))
+    x, y = jax.device_put((jnp.arange(4.0), jnp.ones(4)), rows)
+    run = Programs().get(scaled, (3,), (x, y), out_shardings=shardings_of(x))
+    assert run(run(x, y), y).sharding == rows

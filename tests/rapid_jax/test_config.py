@@ -1,0 +1,121 @@
+"""Every field is checked once, when a config is made, with one line that names the field and what would be right."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rapid_jax.config import EngineConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+
+BAD = [
+    (SpeculationConfig, "gamma", 0, "gamma must be at least 1 token, got 0"),
+    (SpeculationConfig, "gamma", 2.5, "gamma must be at least 1"),
+    (SpeculationConfig, "gamma", True, "gamma must be at least 1"),
+    (SpeculationConfig, "eta", -0.5, "eta must be a number of at least 0, got -0.5"),
+    (SpeculationConfig, "eta", float("nan"), "eta must be"),
+    (SpeculationConfig, "eta", float("inf"), "eta must be"),
+    (SpeculationConfig, "eta", "10", "eta must be"),
+    (SpeculationConfig, "tail", "head", "tail must be one of teacher, augmented, got 'head'"),
+    (SpeculationConfig, "residual", "rapids", "residual must be one of rapid, exact, got 'rapids'"),
+    (SpeculationConfig, "alpha", 1.5, r"alpha must be in \[0, 1\], got 1.5"),
+    (SamplingConfig, "temperature", -1, "temperature must be 0 .greedy. or at least 1e-6, got -1"),
+    (SamplingConfig, "temperature", 1e-9, "temperature must be 0"),
+    (SamplingConfig, "temperature", None, "temperature must be 0"),
+    (SamplingConfig, "top_k", -1, "top_k must be 0 .off. or a positive number, got -1"),
+    (SamplingConfig, "top_k", 1.0, "top_k must be 0"),
+    (SamplingConfig, "top_p", 0, r"top_p must be in \(0, 1\], got 0"),
+    (SamplingConfig, "top_p", 1.01, "top_p must be in"),
+    (SamplingConfig, "max_new_tokens", 0, "max_new_tokens must be at least 1, got 0"),
+    (SamplingConfig, "max_new_tokens", "9", "max_new_tokens must be at least 1"),
+    (SamplingConfig, "seed", -1, r"seed must be in \[0, 2\*\*32\), got -1"),
+    (SamplingConfig, "seed", 2**32, "seed must be in"),
+    (SamplingConfig, "stop", ("",), "stop must be a tuple of strings that are not empty"),
+    (SamplingConfig, "stop", "END", "stop must be a tuple of strings"),
+    (SamplingConfig, "stop", (3,), "stop must be a tuple of strings"),
+    (EngineConfig, "target", 3, "target must be a string, got 3"),
+    (EngineConfig, "drafter", None, "drafter must be a string, got None"),
+    (EngineConfig, "dtype", "int4", "dtype must be bfloat16 or float32 .or empty., got 'int4'"),
+    (EngineConfig, "mesh", (1, 2), "mesh must be three positive numbers .data, context, model."),
+    (EngineConfig, "mesh", (1, 0, 2), "mesh must be three positive numbers"),
+    (EngineConfig, "mesh", 8, "mesh must be three positive numbers"),
+    (EngineConfig, "prefill_chunk", 1000, "prefill_chunk must be a power of two of at least 32 tokens, got 1000"),
+    (EngineConfig, "prefill_chunk", 16, "prefill_chunk must be a power of two"),
+    (EngineConfig, "burst_steps", 0, "burst_steps must be at least 1, got 0"),
+    (EngineConfig, "max_context_tokens", -1, "max_context_tokens must be 0 .the model's limit. or positive, got -1"),
+    (EngineConfig, "truncation", "left", "truncation must be one of middle, error, got 'left'"),
+    (EngineConfig, "prompt", "{question}", "prompt must hold {document} once, then {question} once"),
+    (EngineConfig, "prompt", "{question} {document}", "prompt must hold"),
+    (EngineConfig, "prompt", "{document} {question} {question}", "prompt must hold"),
+    (EngineConfig, "prompt", 5, "prompt must be a string"),
+    (RetrievalConfig, "embedder", "bm25", "unknown embedder 'bm25'"),
+    (RetrievalConfig, "chunk_tokens", 3, "chunk_tokens must be at least 16"),
+    (RetrievalConfig, "threshold", 2.0, "threshold must be a cosine"),
+    (RetrievalConfig, "max_chunks", 0, "max_chunks must be at least 1"),
+]
+
+
+@pytest.mark.parametrize("kind, field, value, message", BAD, ids=[f"{f}={v!r}" for _, f, v, _ in BAD])
+def test_a_bad_value_is_refused_in_one_line(kind, field, value, message):
+    """Before anything is loaded; the line names the field and the value."""
+    with pytest.raises(ValueError, match=message) as error:
+        kind(**{field: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind, fields",
+    [
+        (SpeculationConfig, dict(gamma=1, eta=0, tail="augmented", residual="exact", alpha=0)),
+        (SpeculationConfig, dict(alpha=1.0, eta=50)),
+        (SamplingConfig, dict(temperature=1e-6, top_k=1, top_p=1e-9, max_new_tokens=1, seed=2**32 - 1, stop=("a", "\n"))),
+        (EngineConfig, dict(dtype="bfloat16", mesh=(2, 1, 4), prefill_chunk=32, truncation="error", max_context_tokens=1)),
+        (EngineConfig, dict(prompt="{document}{question}")),
+    ],
+)
+def test_values_at_the_edge_are_taken(kind, fields):
+    """The limits themselves are valid."""
+    config = kind(**fields)
+    assert all(getattr(config, name) == value for name, value in fields.items())
+
+
+def test_a_config_survives_json_and_back():
+    """Reports hold the settings of a run; a run must be repeatable from them."""
+    config = EngineConfig(
+        target="somewhere",
+        mesh=(2, 1, 4),
+        retrieval=RetrievalConfig(max_chunks=3, threshold=0.25),
+        speculation=SpeculationConfig(gamma=3, eta=5.0),
+        sampling=SamplingConfig(stop=("END", "\n\n"), temperature=0.7),
+    )
+    assert EngineConfig.from_mapping(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_absent_fields_keep_their_defaults():
+    """A config file names only what it changes."""
+    assert EngineConfig.from_mapping({}) == EngineConfig()
+    changed = EngineConfig.from_mapping({"sampling": {"top_k": 5}, "burst_steps": 2})
+    assert changed == dataclasses.replace(EngineConfig(), sampling=SamplingConfig(top_k=5), burst_steps=2)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"targte": "x"}, "unknown config field targte; known: target, drafter"),
+        ({"speculation": {"gama": 3}}, "unknown config field speculation.gama; known: speculation.gamma"),
+        ({"sampling": {"temp": 1}}, "unknown config field sampling.temp; known: sampling.temperature"),
+        ({"retrieval": {"k": 1}}, "unknown config field retrieval.k; known: retrieval.embedder"),
+        ({"sampling": 3}, "sampling must hold fields of its own, got 3"),
+        ({"speculation": {"gamma": 0}}, "gamma must be at least 1"),
+    ],
+)
+def test_a_bad_mapping_is_refused_in_one_line(values, message):
+    """A typing error must not leave the default in force silently."""
+    with pytest.raises(ValueError, match=message) as error:
+        EngineConfig.from_mapping(values)
+    assert "\n" not in str(error.value)
+
+
+def test_configs_are_frozen():
+    """They are checked once; a later change would not be."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EngineConfig().burst_steps = 0
