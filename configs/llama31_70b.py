@@ -1,7 +1,7 @@
-"""LLaMA-3.1-70B drafting for itself: RAPID's self-speculation over up to 120,000 document tokens.
+r"""LLaMA-3.1-70B drafting for itself: RAPID's self-speculation over up to 120,000 document tokens.
 
-    python -m launch.generate --config=configs/llama31_70b.py \\
-        --target=PATH \\
+    python -m launch.generate --config=configs/llama31_70b.py \
+        --target=PATH \
         --context_file=FILE --query=QUESTION
 
 Settings of the RAPID paper (arXiv 2502.20330, section 4.1): gamma 10,

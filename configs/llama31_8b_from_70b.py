@@ -1,7 +1,7 @@
-"""LLaMA-3.1-70B drafts for LLaMA-3.1-8B: RAPID's upward speculation, where the larger model reads only the passages.
+r"""LLaMA-3.1-70B drafts for LLaMA-3.1-8B: RAPID's upward speculation, where the larger model reads only the passages.
 
-    python -m launch.generate --config=configs/llama31_8b_from_70b.py \\
-        --target=PATH --drafter=PATH \\
+    python -m launch.generate --config=configs/llama31_8b_from_70b.py \
+        --target=PATH --drafter=PATH \
         --context_file=FILE --query=QUESTION
 
 Settings of the RAPID paper (arXiv 2502.20330, section 4.1): gamma 10,

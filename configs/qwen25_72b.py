@@ -1,7 +1,7 @@
-"""Qwen2.5-72B drafting for itself; its config.json must enable YaRN for documents beyond 32,768 tokens.
+r"""Qwen2.5-72B drafting for itself; its config.json must enable YaRN for documents beyond 32,768 tokens.
 
-    python -m launch.generate --config=configs/qwen25_72b.py \\
-        --target=PATH \\
+    python -m launch.generate --config=configs/qwen25_72b.py \
+        --target=PATH \
         --context_file=FILE --query=QUESTION
 
 Settings of the RAPID paper (arXiv 2502.20330, section 4.1): gamma 10,

@@ -69,9 +69,7 @@ class TailCache:
         return self.k[0].shape[2]
 
 
-def _empty(
-    config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, sharding: NamedSharding | None
-) -> dict:
+def _empty(config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, sharding: NamedSharding | None) -> dict:
     shape = (batch, config.num_kv_heads, capacity, config.head_dim)
     rows = None if sharding is None else NamedSharding(sharding.mesh, P(sharding.spec[0]))
 

@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
     def __call__(
         self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], past: tuple[Segment, ...], mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [B,T,D] -> (output [B,T,D], keys [B,K,T,H], values [B,K,T,H])."""
+        """X [B,T,D] -> (output [B,T,D], keys [B,K,T,H], values [B,K,T,H])."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)

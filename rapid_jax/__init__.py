@@ -1,9 +1,9 @@
 """Retrieval-augmented speculative decoding (RAPID, arXiv 2502.20330) in JAX.
 
-    from rapid_jax import Engine
-    engine = Engine.load()                      # or Engine.load("path/of/a/checkpoint")
-    document = engine.read(text)
-    answer = document.ask("What does Mirel Tavos play?", method="rapid")
+from rapid_jax import Engine
+engine = Engine.load()                      # or Engine.load("path/of/a/checkpoint")
+document = engine.read(text)
+answer = document.ask("What does Mirel Tavos play?", method="rapid")
 """
 
 from typing import Any

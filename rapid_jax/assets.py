@@ -18,7 +18,9 @@ def model_path() -> str:
       FileNotFoundError: rapid_jax does not lie in a checkout of its repository.
     """
     if not MODEL.is_dir():
-        raise FileNotFoundError(f"the embedded model is not at {MODEL}: run in a checkout, or name a checkpoint as target")
+        raise FileNotFoundError(
+            f"the embedded model is not at {MODEL}: run in a checkout, or name a checkpoint as target"
+        )
     return str(MODEL)
 
 

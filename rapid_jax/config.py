@@ -88,9 +88,7 @@ class SamplingConfig:
             _is_integer(self.max_new_tokens) and self.max_new_tokens >= 1,
             f"max_new_tokens must be at least 1, got {self.max_new_tokens}",
         )
-        _require(
-            _is_integer(self.seed) and 0 <= self.seed < 2**32, f"seed must be in [0, 2**32), got {self.seed}"
-        )
+        _require(_is_integer(self.seed) and 0 <= self.seed < 2**32, f"seed must be in [0, 2**32), got {self.seed}")
         _require(
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             f"stop must be a tuple of strings that are not empty, got {self.stop!r}",
@@ -160,9 +158,7 @@ class EngineConfig:
         )
         document, question = self.prompt.find("{document}"), self.prompt.find("{question}")
         _require(
-            0 <= document < question
-            and self.prompt.count("{document}") == 1
-            and self.prompt.count("{question}") == 1,
+            0 <= document < question and self.prompt.count("{document}") == 1 and self.prompt.count("{question}") == 1,
             f"prompt must hold {{document}} once, then {{question}} once, got {self.prompt!r}",
         )
 

@@ -74,7 +74,9 @@ class Engine:
         """
         config = config or EngineConfig()
         config = dataclasses.replace(
-            config, target=config.target if target is None else target, drafter=config.drafter if drafter is None else drafter
+            config,
+            target=config.target if target is None else target,
+            drafter=config.drafter if drafter is None else drafter,
         )
         start = time.perf_counter()
         mesh = sharding.make_mesh(config.mesh) if config.mesh != (1, 1, 1) else None
@@ -152,7 +154,9 @@ class Engine:
         if not questions or isinstance(questions, str):
             raise ValueError(f"questions must be a list of at least one question, got {questions!r}")
         if retrieval_queries is not None and len(retrieval_queries) != len(questions):
-            raise ValueError(f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each")
+            raise ValueError(
+                f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each"
+            )
         run = self._start(document, questions, method, retrieval_queries, overrides)
         for _ in run.texts():
             pass

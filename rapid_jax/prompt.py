@@ -50,7 +50,9 @@ class Prompt:
             raise ValueError("the question is empty: ask something about the document")
         tokens = self.tokenizer.encode(self._parts(question)[1])
         if len(tokens) < 2:
-            raise ValueError(f"the question {question!r} makes {len(tokens)} token(s) with its template; two are needed")
+            raise ValueError(
+                f"the question {question!r} makes {len(tokens)} token(s) with its template; two are needed"
+            )
         return tokens
 
 

@@ -245,7 +245,9 @@ class Run:
 
     def _answer(self, index: int, row: TextRow, report: Report) -> Answer:
         engine = self._engine
-        counters = {name: int(getattr(report.counters, name)[index]) for name in ("steps", "proposed", "tested", "accepted")}
+        counters = {
+            name: int(getattr(report.counters, name)[index]) for name in ("steps", "proposed", "tested", "accepted")
+        }
         if row.stopped:
             reason = "stop_string"
         else:
@@ -264,7 +266,9 @@ class Run:
             below_threshold=bool(retrieved and retrieved.below_threshold),
             batch_size=len(self._rows),
             seconds=Seconds(
-                load=engine.load_seconds, compile=engine.programs.compile_seconds - self._compiled_before, **self._seconds
+                load=engine.load_seconds,
+                compile=engine.programs.compile_seconds - self._compiled_before,
+                **self._seconds,
             ),
             acceptance=Acceptance(**counters, generated=int(report.num_tokens[index])),
             settings=self._settings(),

@@ -6,7 +6,9 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # there the fusion emitters treble the time of a compilation
+if importlib.metadata.version("jaxlib").startswith(
+    "0.10."
+):  # there the fusion emitters treble the time of a compilation
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
@@ -78,5 +80,7 @@ def document_text():
     """About 1,500 bytes of text with facts in it; one token a byte for the tiny tokenizer."""
     names = ("Mirel Tavos", "Odan Keld", "Sava Brint", "Tolin Maresk", "Ilka Vorn")
     things = ("a copper lantern", "a walnut flute", "three grey mares", "an iron kettle", "the ferry Harrow")
-    lines = [f"{name} keeps {things[(i + j) % 5]} in house {7 * i + j}." for i in range(6) for j, name in enumerate(names)]
+    lines = [
+        f"{name} keeps {things[(i + j) % 5]} in house {7 * i + j}." for i in range(6) for j, name in enumerate(names)
+    ]
     return "\n\n".join(" ".join(lines[i : i + 3]) for i in range(0, len(lines), 3))

@@ -59,7 +59,13 @@ def modules() -> list[tuple[str, Path]]:
 def test_every_room_is_walked():
     """A renamed folder would pass every rule by holding nothing."""
     names = {name for name, _ in modules()}
-    assert {"launch.generate", "configs.archivist", "rapid_jax.engine", "models.decoder", "models.attention.api"} <= names
+    assert {
+        "launch.generate",
+        "configs.archivist",
+        "rapid_jax.engine",
+        "models.decoder",
+        "models.attention.api",
+    } <= names
 
 
 @pytest.mark.parametrize("module, file", modules(), ids=[name for name, _ in modules()])

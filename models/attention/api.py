@@ -80,9 +80,7 @@ def _segment_spec(segment: Segment) -> Any:
     kv = P(rows, "model", None, None)
     length = None if segment.length is None else P(rows)
     mask = None if segment.mask is None else P(*((None, None) if segment.mask.ndim == 2 else (rows, None, None)))
-    return jax.tree.unflatten(
-        jax.tree.structure(segment), [s for s in (kv, kv, length, mask) if s is not None]
-    )
+    return jax.tree.unflatten(jax.tree.structure(segment), [s for s in (kv, kv, length, mask) if s is not None])
 
 
 def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: Callable) -> jax.Array:

@@ -48,10 +48,8 @@ def attend_segment(
     return out, lse
 
 
-def _visible(
-    length: jax.Array | None, mask: jax.Array | None, group: int, tokens: int, slots: int
-) -> jax.Array:
-    """bool broadcastable to [B,K,G*T,S]."""
+def _visible(length: jax.Array | None, mask: jax.Array | None, group: int, tokens: int, slots: int) -> jax.Array:
+    """Bool broadcastable to [B,K,G*T,S]."""
     if length is not None:
         return (jnp.arange(slots)[None, :] < length[:, None])[:, None, None, :]
     if mask is None:
@@ -66,9 +64,7 @@ def _softmax_parts(scores: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return weights, jnp.sum(weights, axis=-1, keepdims=True), top
 
 
-def _few_rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _few_rows(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Decoding: rows [G*T] against all slots at once."""
     rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
     scores = jnp.einsum("bkrh,bksh->bkrs", rows, k, preferred_element_type=jnp.float32)

@@ -9,7 +9,7 @@ def token_bucket(tokens: int, *, minimum: int = 16) -> int:
 
 
 def context_bucket(tokens: int, chunk: int) -> int:
-    """Slots for a context of `tokens`, a whole number of prefill chunks: at most an eighth of it or one chunk stays free.
+    """Slots for a context of `tokens`, whole prefill chunks: at most an eighth of it or one chunk stays free.
 
     Args:
       tokens: length of the longest context of the batch.

@@ -121,5 +121,7 @@ def prefill_tail(
 def _run(programs: Programs, function: Callable, decoder: Decoder, mesh: Mesh | None, params: dict, cache, *args):
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     args = tuple(jax.device_put(a, replicated) if isinstance(a, (np.ndarray, np.generic)) else a for a in args)
-    compiled = programs.get(function, (decoder,), (params, cache, *args), donate=(1,), out_shardings=shardings_of(cache))
+    compiled = programs.get(
+        function, (decoder,), (params, cache, *args), donate=(1,), out_shardings=shardings_of(cache)
+    )
     return compiled(params, cache, *args)

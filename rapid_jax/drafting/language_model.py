@@ -19,8 +19,8 @@ class LanguageModelDrafter:
     """Draws gamma tokens one after another (RAPID, arXiv 2502.20330, Algorithm 1, lines 3-6).
 
     The tail holds the keys and values of every committed token but the last two. The first forward takes those two:
-    after a fully accepted draft neither has been through the drafter yet, otherwise the first of them is computed again,
-    which costs nothing that is measurable and keeps the shape static.
+    after a fully accepted draft neither has been through the drafter yet; otherwise the first of them is computed
+    again, which keeps the shape static.
 
     Attributes:
       decoder: the model; `model` is its (params, ContextCache).

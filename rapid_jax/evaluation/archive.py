@@ -56,7 +56,7 @@ class _Shape:
     weights: tuple[int, int, int, int]
 
 
-# Short archives keep to few kinds of facts: even there several people have a fact of the same kind and must be told apart.
+# Short archives keep to few kinds of facts: even there several people share a kind and must be told apart.
 _SHAPES = (
     _Shape(300, 2, (1, 2), (1, 1), (84, 8, 4, 4)),
     _Shape(600, 4, (2, 4), (1, 2), (65, 12, 8, 15)),
@@ -232,7 +232,7 @@ class _Writer:
         return Archive(tuple(paragraphs), tuple(questions))
 
     def fact_questions(self) -> list[tuple]:
-        drafts = []
+        drafts: list[tuple] = []
         for subject in self.people + self.others:
             for attribute in subject.attributes:
                 if attribute.name not in subject.facts:

@@ -32,7 +32,7 @@ class Phase:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: tokens and positions int32 [B,T], and of the M scored positions of each row, all [B,M]:
+    """Rows of one step: tokens and positions int32 [B,T], and the M scored positions of each row, all [B,M].
 
     index in the row, target token, weight in the loss, task (index into TASKS), number of the answer within the row.
     """

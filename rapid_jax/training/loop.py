@@ -73,7 +73,9 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(lambda step: rate(step) * share(step), b1=0.9, b2=0.98, weight_decay=config.weight_decay, mask=decayed),
+        optax.adamw(
+            lambda step: rate(step) * share(step), b1=0.9, b2=0.98, weight_decay=config.weight_decay, mask=decayed
+        ),
     )
 
 

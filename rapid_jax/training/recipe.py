@@ -39,7 +39,7 @@ def archivist_training() -> TrainingConfig:
             Phase(500, rows=4, tokens=512, document=0.6, weights=full, reach=16_384, learning_rate=6e-4),
             Phase(700, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=6e-4),
             Phase(900, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=3e-4),
-            Phase(1300, rows=2, tokens=2048, document=0.75, weights=full, reach=40_000, learning_rate=3e-4),
-            Phase(1330, rows=1, tokens=8192, document=0.8, weights=full, reach=49_152, learning_rate=3e-4),
+            Phase(1150, rows=2, tokens=2048, document=0.75, weights=full, reach=40_000, learning_rate=3e-4),
+            Phase(1180, rows=1, tokens=8192, document=0.8, weights=full, reach=49_152, learning_rate=3e-4),
         ),
     )

@@ -10,7 +10,15 @@ from models.config import ModelConfig
 from models.sharding import cache_sharding, make_mesh
 
 CONFIG = ModelConfig(
-    family="llama", vocab_size=8, width=8, ffn_width=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=3, max_position=64
+    family="llama",
+    vocab_size=8,
+    width=8,
+    ffn_width=8,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=3,
+    max_position=64,
 )
 commit_jit = jax.jit(commit, donate_argnums=0)
 append_jit = jax.jit(append_chunk, donate_argnums=0)
@@ -24,7 +32,8 @@ def make_block(seed, batch, tokens):
     shape = (batch, CONFIG.num_kv_heads, tokens, CONFIG.head_dim)
     layers = range(CONFIG.num_layers)
     return Block(
-        tuple(normal(seed + layer, *shape) for layer in layers), tuple(normal(seed + 10 + layer, *shape) for layer in layers)
+        tuple(normal(seed + layer, *shape) for layer in layers),
+        tuple(normal(seed + 10 + layer, *shape) for layer in layers),
     )
 
 

@@ -13,7 +13,15 @@ from models.config import ModelConfig
 from models.params import logical_params
 
 CONFIG = ModelConfig(
-    family="llama", vocab_size=16, width=8, ffn_width=24, num_layers=1, num_heads=8, num_kv_heads=4, head_dim=4, max_position=64
+    family="llama",
+    vocab_size=16,
+    width=8,
+    ffn_width=24,
+    num_layers=1,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=4,
+    max_position=64,
 )
 
 

@@ -48,7 +48,11 @@ def make_model(seed, **fields):
     )  # fmt: skip
     config = ModelConfig(**{**values, **fields})
     params = init_params(config, seed=seed, dtype="float32")
-    params = {**jax.tree.map(lambda x: x * 20.0, params), "final_norm": params["final_norm"], "lm_head": params["lm_head"]}
+    params = {
+        **jax.tree.map(lambda x: x * 20.0, params),
+        "final_norm": params["final_norm"],
+        "lm_head": params["lm_head"],
+    }
     return Model(Decoder(config), params)
 
 
@@ -63,7 +67,18 @@ class Lab:
         self.programs = Programs()
         self.target, self.drafter = make_model(1), make_model(2)
 
-    def spec(self, gamma=3, *, drafter=None, temperature=1.0, top_k=0, top_p=1.0, tail="teacher", residual="rapid", stop_ids=()):
+    def spec(
+        self,
+        gamma=3,
+        *,
+        drafter=None,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        tail="teacher",
+        residual="rapid",
+        stop_ids=(),
+    ):
         warping = (temperature, top_k, top_p)
         decoder = (drafter or self.drafter).decoder
         maker = LanguageModelDrafter(decoder, gamma, VOCAB, *warping) if gamma else NullDrafter(VOCAB)

@@ -67,8 +67,14 @@ def test_a_bad_value_is_refused_in_one_line(kind, field, value, message):
     [
         (SpeculationConfig, dict(gamma=1, eta=0, tail="augmented", residual="exact", alpha=0)),
         (SpeculationConfig, dict(alpha=1.0, eta=50)),
-        (SamplingConfig, dict(temperature=1e-6, top_k=1, top_p=1e-9, max_new_tokens=1, seed=2**32 - 1, stop=("a", "\n"))),
-        (EngineConfig, dict(dtype="bfloat16", mesh=(2, 1, 4), prefill_chunk=32, truncation="error", max_context_tokens=1)),
+        (
+            SamplingConfig,
+            dict(temperature=1e-6, top_k=1, top_p=1e-9, max_new_tokens=1, seed=2**32 - 1, stop=("a", "\n")),
+        ),
+        (
+            EngineConfig,
+            dict(dtype="bfloat16", mesh=(2, 1, 4), prefill_chunk=32, truncation="error", max_context_tokens=1),
+        ),
         (EngineConfig, dict(prompt="{document}{question}")),
     ],
 )

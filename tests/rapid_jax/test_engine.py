@@ -185,7 +185,9 @@ def test_vocabularies_that_differ_are_refused(make_tiny_checkpoint, engine_confi
     other = copy.deepcopy(tiny_tokenizer)
     other.add_tokens(["<extra>"])
     other.save_pretrained(drafter)
-    with pytest.raises(ValueError, match="target and drafter need the same vocabulary: vocabularies have 259 and 260") as e:
+    with pytest.raises(
+        ValueError, match="target and drafter need the same vocabulary: vocabularies have 259 and 260"
+    ) as e:
         Engine.load(drafter=str(drafter), config=engine_config)
     assert "\n" not in str(e.value)
 

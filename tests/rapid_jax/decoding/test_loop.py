@@ -101,10 +101,10 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model, optimised):
+def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model):
     """A copy of a 128K-token context in every burst would cost more than the step; the tails are written in place."""
-    from rapid_jax.decoding.loop import initial_state
     from models.cache import empty_context, empty_tail
+    from rapid_jax.decoding.loop import initial_state
 
     model = make_small_model(6, head_dim=64)
     spec = type(lab.spec())(**{**vars(lab.spec(gamma=2, drafter=model)), "target": model.decoder})
@@ -119,4 +119,5 @@ def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model
     donated = sum(x.nbytes for tail in tails for x in jax.tree.leaves(tail)) + state.output.nbytes
     smallest = min(passage.k[0].nbytes, context.k[0].nbytes)
     assert analysis.alias_size_in_bytes >= donated
+    print("TEMP", analysis.temp_size_in_bytes, smallest, analysis.alias_size_in_bytes, donated)
     assert analysis.temp_size_in_bytes < smallest / 2

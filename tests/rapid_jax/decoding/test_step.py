@@ -21,7 +21,9 @@ SPECS = {
 
 
 def law(logits, *, temperature=1.0, top_k=0, top_p=1.0, **_):
-    return np.asarray(jax.nn.softmax(warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)), np.float64)
+    return np.asarray(
+        jax.nn.softmax(warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)), np.float64
+    )
 
 
 def chi_square(counts, probs):
