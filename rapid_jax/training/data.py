@@ -55,13 +55,15 @@ class RowMaker:
         self.eos = tokenizer.eos_token_id
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
         words = [value for attribute in PERSON_ATTRIBUTES + TOWN_ATTRIBUTES for value in attribute.values]
-        self.marked = tuple(
-            np.asarray([self.encode(" " + word)[-1] for word in group]) for group in (SURNAMES, (*words, *THINGS))
-        )
+        self.marked = (self.last_ids(SURNAMES), self.last_ids([*words, *THINGS]))
         self.task_weights = (1.0, 1.0, dossier_weight, 1.0)
 
     def encode(self, part: str) -> list[int]:
         return self.backend.encode(part, add_special_tokens=False).ids
+
+    def last_ids(self, words: Sequence[str]) -> np.ndarray:
+        """Id of the last token of each word."""
+        return np.asarray([self.encode(" " + word)[-1] for word in words])
 
     def count(self, part: str) -> int:
         return len(self.encode(part))
@@ -77,10 +79,13 @@ class RowMaker:
         shape = (phase.rows, phase.tokens)
         scored = (phase.rows, phase.tokens // 2)
         batch = Batch(
-            *(np.zeros(shape, np.int32) for _ in range(2)),
-            *(np.zeros(scored, np.int32) for _ in range(2)),
-            np.zeros(scored, np.float32),
-            *(np.zeros(scored, np.int32) for _ in range(2)),
+            tokens=np.zeros(shape, np.int32),
+            positions=np.zeros(shape, np.int32),
+            index=np.zeros(scored, np.int32),
+            target=np.zeros(scored, np.int32),
+            weight=np.zeros(scored, np.float32),
+            task=np.zeros(scored, np.int32),
+            answer=np.zeros(scored, np.int32),
         )
         for row in range(phase.rows):
             self._fill(batch, row, phase, rng)
@@ -129,7 +134,7 @@ class RowMaker:
         by_task = {task: [q for q in archive.questions if q.task == task] for task in TASKS}
         for questions in by_task.values():
             rng.shuffle(questions)
-        ordered = []
+        ordered: list[Question] = []
         room = phase.tokens // 10
         while len(ordered) < room:
             weights = [w if by_task[task] else 0.0 for task, w in zip(TASKS, phase.weights, strict=True)]

@@ -13,7 +13,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from models.config import ModelConfig
-from models.decoder import Decoder
+from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.evaluation.archive import TASKS
 from rapid_jax.training.data import Batch, Phase, RowMaker
 from rapid_jax.training.initialisation import initial_parameters
@@ -81,9 +81,9 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
 
 def answer_logits(decoder: Decoder, params: dict, batch: Batch) -> jax.Array:
     """float32 logits [B,M,V] at the scored positions alone: the vocabulary product skips the document."""
-    hidden, _ = decoder.apply({"params": params}, batch.tokens, batch.positions)
+    hidden, _ = hidden_states(decoder, params, jnp.asarray(batch.tokens), jnp.asarray(batch.positions))
     hidden = jnp.take_along_axis(hidden, batch.index[..., None], axis=1)
-    return decoder.apply({"params": params}, hidden, method=Decoder.logits)
+    return output_logits(decoder, params, hidden)
 
 
 def answer_loss(decoder: Decoder, params: dict, batch: Batch) -> jax.Array:
@@ -130,7 +130,8 @@ def train(
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
         update = jax.jit(partial(train_step, decoder, transform), donate_argnums=0)
-        losses, seen, started = [], 0, time.monotonic()
+        losses: list[jax.Array] = []
+        seen, started = 0, time.monotonic()
         for step in range(int(state.step), config.num_steps):
             phase = config.phase(step)
             batch = rows.batch(phase, (config.seed, _TRAIN, step))

@@ -1,9 +1,13 @@
 """The host's side: one read a burst, no copies of the context, rows that the host ends."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from models.cache import empty_context, empty_tail
+from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.step import burst
 
@@ -94,20 +98,10 @@ def test_the_state_is_donated_and_the_contexts_are_not(lab, spec):
     assert all(x.is_deleted() for x in (*state.target_tail.k, *state.target_tail.v, *state.drafter_cache.k))
 
 
-@pytest.fixture
-def optimised():
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model):
     """A copy of a 128K-token context in every burst would cost more than the step; the tails are written in place."""
-    from models.cache import empty_context, empty_tail
-    from rapid_jax.decoding.loop import initial_state
-
     model = make_small_model(6, head_dim=64)
-    spec = type(lab.spec())(**{**vars(lab.spec(gamma=2, drafter=model)), "target": model.decoder})
+    spec = dataclasses.replace(lab.spec(gamma=2, drafter=model), target=model.decoder)
     config = model.decoder.config
     context, passage = (empty_context(config, 1, slots, np.float32) for slots in (32_768, 16_384))
     tails = [empty_tail(config, 1, 64, np.float32) for _ in range(2)]
@@ -119,5 +113,4 @@ def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model
     donated = sum(x.nbytes for tail in tails for x in jax.tree.leaves(tail)) + state.output.nbytes
     smallest = min(passage.k[0].nbytes, context.k[0].nbytes)
     assert analysis.alias_size_in_bytes >= donated
-    print("TEMP", analysis.temp_size_in_bytes, smallest, analysis.alias_size_in_bytes, donated)
     assert analysis.temp_size_in_bytes < smallest / 2

@@ -1,11 +1,16 @@
 """The whole jitted step: the law of its tokens, cuts at stop ids and budgets, counters."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.decoder import Decoder
 from rapid_jax.decoding.sampling import warp_logits
+from rapid_jax.decoding.step import burst
 from rapid_jax.verification import output_distribution, retrieval_augmented_target
 
 VOCAB = 8
@@ -157,6 +162,22 @@ def test_seeds_and_row_numbers_change_sampled_results(lab, long_run):
     assert rows_of(lab.run(lab.spec(), lab.questions, budget=16, seed=1)) != rows_of(long_run)
     same_question = lab.tokens(lab.spec(), [lab.questions[0]] * 4, budget=16)
     assert len(set(map(tuple, same_question))) > 1
+
+
+def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab):
+    """Accelerators decode in bfloat16: a float32 that slips into the state would fail to trace there, and only there."""
+    low = Decoder(lab.target.decoder.config, jnp.bfloat16)
+    spec = lab.spec()
+    started = lab.start(spec, lab.questions)
+    context, drafter_model, state = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, started
+    )
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), lab.target.params)
+    spec = dataclasses.replace(spec, target=low, drafter=dataclasses.replace(spec.drafter, decoder=low))
+    run = functools.partial(burst, spec, 2)
+    after, report = jax.eval_shape(run, params, context, drafter_model, jnp.float32(1), state.done, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert report.output.dtype == jnp.int32
 
 
 def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab):
