@@ -13,13 +13,4 @@ from configs import base
 
 
 def get_config():
-    return base.make(
-        target="meta-llama/Llama-3.1-8B-Instruct",
-        drafter="",
-        dtype="bfloat16",
-        prefill_chunk=2048,
-        max_context_tokens=120_000,
-        speculation=dict(gamma=10, eta=10.0),
-        sampling=dict(temperature=0.1, max_new_tokens=1024),
-        retrieval=dict(chunk_tokens=512),
-    )
+    return base.paper("meta-llama/Llama-3.1-8B-Instruct", mesh=(1, 1, 1))

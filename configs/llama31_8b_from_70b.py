@@ -13,14 +13,6 @@ from configs import base
 
 
 def get_config():
-    return base.make(
-        target="meta-llama/Llama-3.1-8B-Instruct",
-        drafter="meta-llama/Llama-3.1-70B-Instruct",
-        dtype="bfloat16",
-        mesh=(1, 1, 8),
-        prefill_chunk=2048,
-        max_context_tokens=120_000,
-        speculation=dict(gamma=10, eta=40.0),
-        sampling=dict(temperature=0.1, max_new_tokens=1024),
-        retrieval=dict(chunk_tokens=512),
+    return base.paper(
+        "meta-llama/Llama-3.1-8B-Instruct", drafter="meta-llama/Llama-3.1-70B-Instruct", eta=40.0, mesh=(1, 1, 8)
     )

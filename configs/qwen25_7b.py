@@ -13,13 +13,4 @@ from configs import base
 
 
 def get_config():
-    return base.make(
-        target="Qwen/Qwen2.5-7B-Instruct",
-        drafter="",
-        dtype="bfloat16",
-        prefill_chunk=2048,
-        max_context_tokens=120_000,
-        speculation=dict(gamma=10, eta=10.0),
-        sampling=dict(temperature=0.1, max_new_tokens=1024),
-        retrieval=dict(chunk_tokens=512),
-    )
+    return base.paper("Qwen/Qwen2.5-7B-Instruct", mesh=(1, 1, 1))

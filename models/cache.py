@@ -29,33 +29,12 @@ class Block:
     v: tuple[jax.Array, ...]
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class ContextCache:
-    """Keys and values of a document: written by prefill, frozen afterwards.
+class KVCache:
+    """Keys and values behind a length.
 
     Attributes:
-      k, v: one array a layer, [Bc,K,S,H]; Bc is 1 when all rows of a batch read the same document.
-      length: int32 [Bc], slots in use.
-    """
-
-    k: tuple[jax.Array, ...]
-    v: tuple[jax.Array, ...]
-    length: jax.Array
-
-    @property
-    def capacity(self) -> int:
-        """S, in tokens."""
-        return self.k[0].shape[2]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class TailCache:
-    """Keys and values of the question and the generated tokens; grows by accepted tokens.
-
-    Attributes:
-      k, v: one array a layer, [B,K,R,H].
+      k, v: one array a layer, [B,K,slots,H].
       length: int32 [B], slots in use.
     """
 
@@ -65,8 +44,23 @@ class TailCache:
 
     @property
     def capacity(self) -> int:
-        """R, in tokens."""
+        """Slots, in tokens."""
         return self.k[0].shape[2]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class ContextCache(KVCache):
+    """A document's keys and values [Bc,K,S,H]: written by prefill, frozen afterwards.
+
+    Bc is 1 when all rows of a batch read the same document.
+    """
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TailCache(KVCache):
+    """Keys and values [B,K,R,H] of the question and the generated tokens; grows by accepted tokens."""
 
 
 def _empty(config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, sharding: NamedSharding | None) -> dict:

@@ -26,7 +26,7 @@ class Phase:
     document: float
     weights: tuple[float, float, float, float]
     reach: int
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
 
 
 @jax.tree_util.register_dataclass

@@ -17,7 +17,7 @@ WEIGHTS = (0.6, 0.1, 0.2, 0.1)
 
 
 def config(steps: int) -> loop.TrainingConfig:
-    phases = (Phase(2, 2, 128, 0.5, WEIGHTS, 512), Phase(steps, 1, 192, 0.5, WEIGHTS, 512))
+    phases = (Phase(2, 2, 128, 0.5, WEIGHTS, 512, 5e-3), Phase(steps, 1, 192, 0.5, WEIGHTS, 512, 5e-3))
     return loop.TrainingConfig(phases, warmup_steps=1, decay_steps=1, evaluate_every=2, save_every=2)
 
 
