@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from models.tokenizer import Tokenizer
+from rapid_jax.retrieval import Passage
 
 _DOCUMENT = "\N{OBJECT REPLACEMENT CHARACTER}DOCUMENT\N{OBJECT REPLACEMENT CHARACTER}"
 
@@ -64,11 +65,24 @@ class TokenizedDocument:
       tokens: ids, truncated to the limit.
       text: the text that these tokens stand for.
       truncated_tokens: how many tokens were left out of the middle.
+      cut: character of `text` at which the middle is missing; its length where nothing is.
+      cut_characters: characters that are missing there.
     """
 
     tokens: list[int]
     text: str
     truncated_tokens: int
+    cut: int
+    cut_characters: int
+
+    def in_source(self, passage: Passage) -> Passage:
+        """The passage with offsets into the document as it was given; one across the cut spans what is missing."""
+        start, end = passage.start, passage.end
+        return dataclasses.replace(
+            passage,
+            start=start + self.cut_characters * (start >= self.cut),
+            end=end + self.cut_characters * (end > self.cut),
+        )
 
 
 def tokenize_document(tokenizer: Tokenizer, text: str, limit: int, truncation: str) -> TokenizedDocument:
@@ -81,11 +95,12 @@ def tokenize_document(tokenizer: Tokenizer, text: str, limit: int, truncation: s
         raise ValueError("the document is empty: give a text file with something in it")
     tokens, offsets = tokenizer.encode_with_offsets(text)
     if len(tokens) <= limit:
-        return TokenizedDocument(tokens, text, 0)
+        return TokenizedDocument(tokens, text, 0, len(text), 0)
     if truncation == "error":
         raise ValueError(
             f"the document has {len(tokens)} tokens, the limit is {limit}: shorten it, or set truncation='middle'"
         )
     first, last = limit - limit // 2, limit // 2
-    kept_text = text[: offsets[first - 1][1]] + (text[offsets[-last][0] :] if last else "")
-    return TokenizedDocument(tokens[:first] + (tokens[-last:] if last else []), kept_text, len(tokens) - limit)
+    cut, again = offsets[first - 1][1], offsets[-last][0] if last else len(text)
+    kept = tokens[:first] + (tokens[-last:] if last else [])
+    return TokenizedDocument(kept, text[:cut] + text[again:], len(tokens) - limit, cut, again - cut)

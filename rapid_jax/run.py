@@ -20,7 +20,7 @@ from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting import Drafter, LanguageModelDrafter, NullDrafter
 from rapid_jax.methods import Method
 from rapid_jax.prompt import Prompt
-from rapid_jax.retrieval import RetrievedContext
+from rapid_jax.retrieval import Passage, RetrievedContext
 from rapid_jax.text import TextRow
 from rapid_jax.timing import timed
 
@@ -262,7 +262,7 @@ class Run:
             target_tokens=self._target_tokens[index],
             drafter_tokens=self._drafter_tokens[index],
             truncated_tokens=self._document.tokenized.truncated_tokens,
-            passages=retrieved.passages if retrieved else (),
+            passages=self._passages(retrieved),
             below_threshold=bool(retrieved and retrieved.below_threshold),
             batch_size=len(self._rows),
             seconds=Seconds(
@@ -274,6 +274,12 @@ class Run:
             settings=self._settings(),
             versions=engine.versions,
         )
+
+    def _passages(self, retrieved: RetrievedContext | None) -> tuple[Passage, ...]:
+        """What was retrieved, with offsets into the document as it was given."""
+        if retrieved is None or not self._engine.config.retrieval.from_truncated:
+            return retrieved.passages if retrieved else ()
+        return tuple(map(self._document.tokenized.in_source, retrieved.passages))
 
     def _settings(self) -> dict[str, Any]:
         settings = {**dataclasses.asdict(self._speculation), **dataclasses.asdict(self._sampling)}

@@ -1,7 +1,8 @@
 """The words of an archive: made-up names, values, and the sentences that tell and ask about them.
 
 A statement names its subject in full and puts the value after the name, so that a causal language model that reads
-from left to right has met the name when it meets the value.
+from left to right has met the name when it meets the value. Statements about people open with words that belong to one
+kind of fact: after a full stop the next word then says which statement follows, and records can be quoted in order.
 """
 
 from dataclasses import dataclass
@@ -75,11 +76,10 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "trade",
         (
-            "{name} works as a {value}.",
-            "{name} earns a living as a {value}.",
             "By trade {name} is a {value}.",
-            "{name} has long been known as a good {value}.",
-            "All agree that {name} is a fine {value}.",
+            "By the old wall {name} works as a {value}.",
+            "By the mill {name} earns a living as a {value}.",
+            "By the harbour {name} is known as a good {value}.",
         ),
         ("What is the trade of {name}?", "What does {name} work as?", "How does {name} earn a living?"),
         TRADES,
@@ -87,10 +87,10 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "town",
         (
-            "{name} was born in {value}.",
-            "{name} comes from {value}.",
             "The home of {name} is in {value}.",
-            "{name} grew up in the town of {value}.",
+            "The old house of {name} was in {value}.",
+            "The child {name} grew up in the town of {value}.",
+            "The roads carried {name} from {value}.",
         ),
         ("Where was {name} born?", "Which town does {name} come from?", "Where is the home of {name}?"),
         TOWNS,
@@ -98,11 +98,10 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "instrument",
         (
-            "{name} plays the {value}.",
             "At feasts {name} plays the {value}.",
-            "{name} took up the {value} as a child.",
-            "In the evening {name} practises on the {value}.",
-            "{name} owns a well worn {value}.",
+            "At the fair {name} plays the {value}.",
+            "At the inn {name} practises on the {value}.",
+            "At low tide {name} took up the {value}.",
         ),
         ("What does {name} play?", "Which instrument does {name} play?", "On what does {name} practise?"),
         INSTRUMENTS,
@@ -110,10 +109,10 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "animal",
         (
-            "{name} keeps a {value}.",
-            "{name} is followed about by a tame {value}.",
             "Behind the house {name} feeds a {value}.",
-            "{name} once saved the life of a {value}.",
+            "Behind the wall {name} keeps a {value}.",
+            "Behind the mill {name} once saved the life of a {value}.",
+            "Behind the cart {name} is followed by a tame {value}.",
         ),
         ("What animal does {name} keep?", "Which animal does {name} feed?", "What is the animal of {name}?"),
         ANIMALS,
@@ -121,10 +120,10 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "food",
         (
-            "{name} likes to eat {value}.",
-            "{name} is fond of {value}.",
             "For supper {name} asks for {value}.",
-            "{name} never says no to {value}.",
+            "For years {name} was fond of {value}.",
+            "For the winter {name} likes to eat {value}.",
+            "For the feasts {name} asks for {value}.",
         ),
         ("What does {name} like to eat?", "What is {name} fond of?", "What does {name} ask for at supper?"),
         FOODS,
@@ -132,10 +131,10 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "colour",
         (
-            "{name} always dresses in {value}.",
-            "{name} wears a coat of {value}.",
-            "The door of {name} is painted {value}.",
-            "The favourite colour of {name} is {value}.",
+            "On market day {name} wears a coat of {value}.",
+            "On board {name} always dresses in {value}.",
+            "On the streets {name} wears {value}.",
+            "On the roads {name} dresses in {value}.",
         ),
         ("What colour does {name} wear?", "What colour does {name} like?", "Which is the colour of {name}?"),
         COLOURS,
@@ -143,20 +142,20 @@ PERSON_ATTRIBUTES = (
     Attribute(
         "object",
         (
-            "{name} carries a {value}.",
-            "{name} was once given a {value}.",
             "In a pocket {name} hides a {value}.",
-            "{name} would not part with a certain {value}.",
+            "In the evening {name} carries a {value}.",
+            "In the spring {name} was once given a {value}.",
+            "In the house {name} owns a {value}.",
         ),
         ("What does {name} carry?", "What object does {name} own?", "What was {name} once given?"),
     ),
     Attribute(
         "teacher",
         (
-            "{name} was taught by {value}.",
-            "{name} learned everything from {value}.",
-            "The teacher of {name} was {value}.",
-            "{name} spent some years as a pupil of {value}.",
+            "Before dawn {name} was taught by {value}.",
+            "Before the fair {name} learned everything from {value}.",
+            "Before the storm {name} was a pupil of {value}.",
+            "Before the harvest {name} learned from {value}.",
         ),
         ("Who taught {name}?", "Who was the teacher of {name}?", "From whom did {name} learn?"),
     ),

@@ -29,7 +29,7 @@ class TrainingConfig:
     seed: int = 0
     final_share: float = 0.1
     warmup_steps: int = 50
-    decay_steps: int = 300
+    decay_steps: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
     evaluate_every: int = 50

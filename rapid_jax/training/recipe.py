@@ -40,6 +40,6 @@ def archivist_training() -> TrainingConfig:
             Phase(700, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=6e-4),
             Phase(900, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=3e-4),
             Phase(1150, rows=2, tokens=2048, document=0.75, weights=full, reach=40_000, learning_rate=3e-4),
-            Phase(1180, rows=1, tokens=8192, document=0.8, weights=full, reach=49_152, learning_rate=3e-4),
+            Phase(1650, rows=2, tokens=1024, document=0.75, weights=(0.4, 0.05, 0.5, 0.05), reach=40_000, learning_rate=3e-4),
         ),
     )

@@ -6,6 +6,7 @@ import pytest
 
 from models.tokenizer import Tokenizer
 from rapid_jax.prompt import Prompt, tokenize_document
+from rapid_jax.retrieval import Passage
 
 TEMPLATE = "Read this.\n{document}\n\nQ: {question}\nA:"
 
@@ -95,6 +96,19 @@ def test_characters_cut_in_two_do_not_break_the_text(tokenizer):
     ids = tokenizer.encode(text)
     assert document.tokens == ids[:4] + ids[-3:] and document.truncated_tokens == len(ids) - 7
     assert document.text.startswith("ab") and document.text.endswith("ef")
+
+
+@pytest.mark.parametrize("text_range, source_range", [((1, 3), (1, 3)), ((5, 7), (8, 10)), ((3, 6), (3, 9))])
+def test_passages_of_a_truncated_document_point_into_the_given_one(tokenizer, text_range, source_range):
+    """A reader who looks a passage up in the file would otherwise find other text there."""
+    given = "abcdefghij"
+    document = tokenize_document(tokenizer, given, 7, "middle")
+    assert document.text == "abcd" + "hij"
+    start, end = text_range
+    passage = document.in_source(Passage(document.text[start:end], start, end, 1, 0.5))
+    assert (passage.start, passage.end) == source_range
+    if end <= document.cut or start >= document.cut:
+        assert given[passage.start : passage.end] == passage.text
 
 
 def test_a_long_document_is_refused_where_truncation_is_an_error(tokenizer):
