@@ -47,7 +47,8 @@ COLOURS = tuple(
     "red blue green yellow purple orange brown black white grey pink crimson violet scarlet indigo turquoise".split()
 )
 MATERIALS = tuple(
-    "brass silver copper wooden tin steel glass golden leather marble pewter crystal bronze pearl velvet granite".split()
+    "brass silver copper wooden tin steel glass golden "
+    "leather marble pewter crystal bronze pearl velvet granite".split()
 )
 THINGS = tuple(
     "compass lantern key bell mirror flask coin chest ring knife clock comb whip mask goblet spoon dice locket buckle "

@@ -4,8 +4,8 @@ From plain random weights recall emerges late, and until then nearly every step 
 laid down at the start, and trained like everything else:
 
 - Layer 0 looks back: its heads attend one, two and three tokens back, and to the last few tokens together. One
-  coordinate of every embedding is constant, so query and key can be constant vectors k rotary steps apart, whose product peaks at
-  distance k (RoFormer, arXiv 2104.09864, Eq. 16).
+  coordinate of every embedding is constant, so query and key can be constant vectors k rotary steps apart, whose
+  product peaks at distance k (RoFormer, arXiv 2104.09864, Eq. 16).
 - Head 0 of the later layers compares the current and the previous token with what stood one and two tokens before each
   candidate, and copies the candidate: an induction head (arXiv 2209.11895).
 - Head 2 of layer 1 attends to the latest name, which another coordinate of the embedding marks, and notes it down.

@@ -33,6 +33,7 @@ def archivist_model() -> ModelConfig:
 def archivist_training() -> TrainingConfig:
     """Short rows until recall emerges, then longer documents and farther positions."""
     lookups, full, long = (0.7, 0.05, 0.2, 0.05), (0.6, 0.1, 0.2, 0.1), (0.55, 0.1, 0.25, 0.1)
+    dossiers = (0.4, 0.05, 0.5, 0.05)
     return TrainingConfig(
         phases=(
             Phase(300, rows=16, tokens=128, document=0.55, weights=lookups, reach=2048, learning_rate=6e-4),
@@ -40,6 +41,6 @@ def archivist_training() -> TrainingConfig:
             Phase(700, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=6e-4),
             Phase(900, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=3e-4),
             Phase(1150, rows=2, tokens=2048, document=0.75, weights=full, reach=40_000, learning_rate=3e-4),
-            Phase(1650, rows=2, tokens=1024, document=0.75, weights=(0.4, 0.05, 0.5, 0.05), reach=40_000, learning_rate=3e-4),
+            Phase(1650, rows=2, tokens=1024, document=0.75, weights=dossiers, reach=40_000, learning_rate=3e-4),
         ),
     )
