@@ -21,7 +21,9 @@ from rapid_jax.evaluation.archive import make_archive, with_choices
 
 BOS, EOS, UNK, ANSWER = "<s>", "</s>", "<unk>", "<answer>"
 _SPACE = "\u2581"
-_LEAST_SHARE = 1e-3  # a whole word counts as at least this frequent, so that a rare name is not split into common pieces
+_LEAST_SHARE = (
+    1e-3  # a whole word counts as at least this frequent, so that a rare name is not split into common pieces
+)
 _WORD = re.compile(f"{_SPACE}?[A-Za-z]+")
 
 # A user message is "{document}\n\n{question}"; after an answer the next question follows as a new paragraph.
