@@ -75,6 +75,7 @@ def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = fl
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
 
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
     app.run(run, flags_parser=parse_or_exit)
 
 
