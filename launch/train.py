@@ -1,6 +1,6 @@
 """Trains the embedded model on generated archives and exports it as a Hugging Face checkpoint.
 
-    python -m launch.train --workdir=/tmp/archivist --export=assets/archivist
+    python -m launch.train --workdir=archivist-run --export=assets/archivist
 
 A run that was stopped goes on where it stopped; `--export_only` writes the newest checkpoint without training. Progress
 goes to standard output and, as JSON Lines, to WORKDIR/log.jsonl.
