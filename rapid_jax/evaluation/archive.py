@@ -1,7 +1,7 @@
 """Archives: made-up documents of any length with questions whose answers are known.
 
 An archive is a shuffled pile of paragraphs. A person has up to three short records, told apart by their headers ("Of
-Mirel Tavos, second record of three."); towns and objects have a note each; a voyage paragraph says who sailed on which
+Mirel Tavos, of three the second."); towns and objects have a note each; a voyage paragraph says who sailed on which
 vessel; filler says nothing. People share first names and surnames, and turn up in the records of others, so that a
 reader must bind first name, surname and kind of fact together. Questions come as one fact (`fact`), one fact among four
 options (`choice`), everything said about somebody in document order (`dossier`), and questions that only the whole

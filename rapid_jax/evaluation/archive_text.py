@@ -60,7 +60,7 @@ GOODS = tuple("salt wool timber flour grain fish silk rope paper coal wine tea w
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-RECORD_HEADER = "Of {name}, {ordinal} record of {number}."
+RECORD_HEADER = "Of {name}, of {number} the {ordinal}."
 
 
 @dataclass(frozen=True)

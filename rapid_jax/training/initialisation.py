@@ -1,6 +1,6 @@
 """Initial weights for a small decoder that must learn to look things up.
 
-From plain random weights recall emerges late, and until then nearly every step is lost. Four circuits are therefore
+From plain random weights recall emerges late, and until then nearly every step is lost. Some circuits are therefore
 laid down at the start, and trained like everything else:
 
 - Layer 0 looks back: its heads attend one, two and three tokens back, and to the last few tokens together. One
@@ -10,7 +10,8 @@ laid down at the start, and trained like everything else:
   candidate, and copies the candidate: an induction head (arXiv 2209.11895).
 - Head 2 of layer 1 attends to the latest name, which another coordinate of the embedding marks, and notes it down.
 - Head 1 of the layers after that compares these notes, favours tokens that a third coordinate marks as values, and
-  copies: it finds what is said of the same person.
+  copies: it finds what is said of the same person. Head 3 there is an induction head that compares the notes as well:
+  it goes on quoting from the right person's record.
 
 Comparisons use slow rotary pairs alone, so that distance does not matter. A learning rate much above 1e-3 washes the
 circuits out before they are of use.
@@ -94,6 +95,8 @@ def _lay_circuits(attn: dict[str, jax.Array], layer: int, config: ModelConfig, k
         same = (0.75 * (_MATCH * _slow(noted[0], noted[0]))).at[-1].set(0.0)
         q, k = same.at[-1, _CONSTANT].set(_FAVOUR), same.at[-1, _VALUE].set(_FAVOUR)
         lay(1, q, k, copied[1], copied[1], 3.0)
+        q, k = _slow(read[0], back[0], noted[0]), _slow(back[0], back[1], noted[0])
+        lay(3, _MATCH * q, _MATCH * k, copied[0], copied[0], 2.0)
     return attn
 
 
@@ -111,8 +114,9 @@ def _rotary(weight: float, pairs: tuple[int, int], steps: int, frequencies: jax.
     return jnp.concatenate([length * jnp.cos(steps * frequencies), length * jnp.sin(steps * frequencies)])
 
 
-def _slow(even: jax.Array, odd: jax.Array) -> jax.Array:
-    """[size, width]: rows for the slow rotary pairs, even and odd ones from two subspaces; zero for the fast."""
-    half = even.shape[0] // 2
+def _slow(*parts: jax.Array) -> jax.Array:
+    """[size, width]: rows for the slow rotary pairs, from each of some subspaces in turn; zero for the fast."""
+    half = parts[0].shape[0] // 2
     pair = jnp.arange(2 * half) % half
-    return (pair >= _SLOW * half)[:, None] * jnp.where((pair % 2 == 0)[:, None], even, odd)
+    rows = jnp.select([(pair % len(parts) == i)[:, None] for i in range(len(parts))], parts)
+    return (pair >= _SLOW * half)[:, None] * rows

@@ -76,7 +76,7 @@ def test_dossier_is_all_records_of_that_person_in_document_order(archive):
         assert records == [p for p in archive.paragraphs if p.startswith(f"Of {name},")]
         number = text.NUMBERS[len(records) - 1]
         for ordinal, record in zip(text.ORDINALS, records, strict=False):
-            assert record.startswith(f"Of {name}, {ordinal} record of {number}.")
+            assert record.startswith(f"Of {name}, of {number} the {ordinal}.")
 
 
 def test_choices_hold_the_answer_once_at_the_letter_and_match_the_fact(archive):
