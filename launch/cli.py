@@ -35,7 +35,12 @@ def fail(message: object, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = flags.FLAGS) -> None:
+def start(
+    main: Callable[..., None],
+    parse: Callable[[list[str]], list[str]] = flags.FLAGS,
+    *,
+    arguments: tuple[str, ...] = (),
+) -> None:
     """Parses the flags and runs main; expected errors become one line and an exit status.
 
     Status 2 is a usage error (a flag or its value), 1 any other: a file, a checkpoint, a document, a mesh.
@@ -43,6 +48,7 @@ def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = fl
     Args:
       main: does the work; the flags are parsed when it is called.
       parse: takes argv and returns what is no flag.
+      arguments: names of what follows the flags, given to main in this order.
     """
 
     def parse_or_exit(argv: list[str]) -> list[str]:
@@ -57,12 +63,15 @@ def start(main: Callable[[], None], parse: Callable[[list[str]], list[str]] = fl
             fail(e, FAILURE)
 
     def run(argv: list[str]) -> None:
-        if len(argv) > 1:
-            fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value", USAGE)
+        given = argv[1:]
+        if len(given) > len(arguments):
+            fail(f"unexpected argument {given[len(arguments)]!r}: every setting is a flag, --name=value", USAGE)
+        if len(given) < len(arguments):
+            fail(f"{arguments[len(given)]} is missing; --help shows how it is used", USAGE)
         absl_logging.set_verbosity(absl_logging.WARNING)
         absl_logging.get_absl_handler().setFormatter(_OneLine())
         try:
-            main()
+            main(*given)
             sys.stdout.flush()
         except UsageError as e:
             fail(e, USAGE)
@@ -166,12 +175,22 @@ class _Bar:
 class _Lines:
     def __init__(self, what: str, unit: str):
         self._what, self._unit, self._last = what, unit, time.monotonic()
+        self._begun: tuple[float, int] | None = None
 
     def update(self, done: int, total: int) -> None:
         now = time.monotonic()
+        if self._begun is None:
+            self._begun = now, done
         if now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
-            sys.stderr.write(f"{self._what}: {done:,} of {total:,} {self._unit} ({done / total:.0%})\n")
+            left = self._seconds_left(now, done, total)
+            sys.stderr.write(f"{self._what}: {done:,} of {total:,} {self._unit} ({done / total:.0%}){left}\n")
+
+    def _seconds_left(self, now: float, done: int, total: int) -> str:
+        begun, already = self._begun or (now, done)
+        if done == already:
+            return ""
+        return f", about {(total - done) * (now - begun) / (done - already):,.0f} s left"
 
     def close(self) -> None:
         pass

@@ -1,115 +1,235 @@
-"""Answers questions about unseen archives and scores the answers, by context length, method and task.
+"""Measures quality and speed of methods on a benchmark; continues where it was stopped.
 
-    python -m launch.evaluate --lengths=2048,8192 --methods=lc,rapid --archives=4 --limit=16 --output=out.jsonl
+    python -m launch.evaluate --benchmark=archive --methods=lc,rag,sd,rapid --limit=20 --output=out
+    python -m launch.evaluate --config=configs/llama31_8b.py --target=PATH --benchmark=longbench_v2 --data=data.json \
+        --context_lengths=120000 --methods=lc,rapid --output=out
+    python -m launch.report out
 
-Fact and whole-document questions are scored by exact match, choices by their letter, dossiers by ROUGE-L. The seeds of
-the archives lie outside those that the embedded model was trained on.
+Every answer is a line of OUTPUT/results.jsonl as soon as it is there. A sweep asks every method once for each value of
+a setting that concerns it: --sweep=eta=0,5,10,20 --sweep=unrelated=true,false. `archive` makes its own documents (or
+reads what launch.make_archive wrote), `dialogue` has a made file of dialogues; the others need --data.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from launch import cli, config_flag
+from rapid_jax import assets
 from rapid_jax.config import EngineConfig
+from rapid_jax.evaluation.benchmarks import BENCHMARKS
+from rapid_jax.evaluation.variation import NAMES, Variation, parse_sweep
 from rapid_jax.methods import METHODS, get_method
 
 if TYPE_CHECKING:
     from rapid_jax.engine import Engine
-    from rapid_jax.evaluation.harness import Item
+    from rapid_jax.evaluation.benchmarks.base import Benchmark
+    from rapid_jax.evaluation.runner import Plan
 
-_LENGTHS = flags.DEFINE_list("lengths", ["2048", "8192"], "Tokens of the archives.")
-_METHODS = flags.DEFINE_list("methods", ["lc"], f"One or more of {', '.join(METHODS)}.")
+_BENCHMARK = flags.DEFINE_enum("benchmark", "archive", BENCHMARKS, "What is asked.")
+_DATA = flags.DEFINE_string("data", None, "File or directory of the benchmark's data.")
+_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
+_DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
+_METHODS = flags.DEFINE_list("methods", ["lc", "rapid"], f"One or more of {', '.join(METHODS)}.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory of the results; none keeps them only until the end.")
+_LENGTHS = flags.DEFINE_list(
+    "context_lengths", None, "Tokens of archives and histories, or of the prompts that longer ones are cut to."
+)
+_LIMIT = flags.DEFINE_integer("limit", None, "Questions of each task (and archive) at most.", lower_bound=1)
+_TASKS = flags.DEFINE_list("tasks", None, "Tasks or groups that are asked, all if not given.")
 _ARCHIVES = flags.DEFINE_integer("archives", 4, "Archives of each length.", lower_bound=1)
-_LIMIT = flags.DEFINE_integer("limit", 16, "Questions of each task about each archive at most.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 8, "Questions decoded together.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 1_000_000, "Seed of the first archive; the next ones count on.", lower_bound=0)
-_OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object an answer to this file (replaced if it exists).")
+_BATCH = flags.DEFINE_integer("batch", 8, "Questions about one document that are decoded together.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", None, "Seed of the first archive, or of the histories.", lower_bound=0)
+_SWEEP = flags.DEFINE_multi_string("sweep", [], f"NAME=VALUE,... with a NAME of {', '.join(NAMES)}; may come again.")
+_SAMPLING = flags.DEFINE_enum("sampling", "benchmark", ("benchmark", "config"), "Whose temperature and top_p hold.")
+_COT = flags.DEFINE_bool("cot", False, "longbench_v2: let the model reason first, then answer.")
+_PROMPTS = flags.DEFINE_string("prompts", None, "longbench_v2: directory of the official prompt templates.")
+_RULES = flags.DEFINE_integer(
+    "rules",
+    0,
+    "Questions of each task to measure the verification rules on: total variation and acceptance.",
+    lower_bound=0,
+)
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
 
+_DEFAULT_LENGTHS = {
+    "archive": (2048, 8192),
+    "dialogue": (8192,),
+    "infinitebench": (0,),
+    "longbench_v2": (0,),
+    "specbench": (0,),
+}
+_DEFAULT_ARCHIVE_SEED = 1_000_000  # outside those that the embedded model was trained on
+
 
 def main() -> None:
-    """Checks the flags, then evaluates length by length."""
+    """Checks the flags, loads, answers length by length, and prints the tables."""
+    config, methods, variations, lengths = _config(), _methods(), _variations(), _lengths()
+    directory = Path(_OUTPUT.value) if _OUTPUT.value is not None else None
+    if directory is not None and directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"--output={directory} is a file; name a directory")
+    if _BENCHMARK.value in ("infinitebench", "longbench_v2", "specbench") and not _DATA.value:
+        raise cli.UsageError(f"--benchmark={_BENCHMARK.value} needs --data=PATH: its data is not in the repository")
+
+    from launch import printing
+    from rapid_jax.engine import Engine
+    from rapid_jax.evaluation.report import Report
+    from rapid_jax.evaluation.runner import Plan
+
+    tokenizer = _tokenizer(config)
+    plans = [
+        Plan(_benchmark(length, lambda text: len(tokenizer.encode(text))), length, methods, variations, _BATCH.value)
+        for length in lengths
+    ]
+    config = _with_sampling(config, plans)
+    cli.use_compilation_cache()
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with cli.progress("loading", "B") as progress:
+            engine = Engine.load(config=config, progress=progress)
+        _answer(engine, plans, directory)
+        if _RULES.value:
+            _measure_rules(engine, plans, directory)
+        report = Report(directory)
+        for heading, tables in report.tables():
+            printing.print_tables(heading, tables)
+    if _OUTPUT.value is not None:
+        print(f"python -m launch.report {_OUTPUT.value} makes a page of it")
+
+
+def _answer(engine: Engine, plans: list[Plan], directory: Path) -> None:
+    from rapid_jax.evaluation.runner import run
+    from rapid_jax.evaluation.store import ResultStore
+
+    manifest = {
+        "benchmark": {
+            "name": _BENCHMARK.value,
+            "context_lengths": [plan.context_length for plan in plans],
+            "fingerprints": [plan.benchmark.fingerprint for plan in plans],
+            "batch": _BATCH.value,
+        },
+        "config": engine.config.to_dict(),
+        "versions": {**engine.versions, "processors": os.cpu_count()},
+    }
+    with ResultStore(directory, manifest) as store:
+        for plan in plans:
+            what = f"{plan.context_length:,} tokens" if plan.context_length else plan.benchmark.name
+            with cli.progress(what, "answers") as progress:
+                for _ in run(engine, plan, store, progress):
+                    pass
+
+
+def _measure_rules(engine: Engine, plans: list[Plan], directory: Path) -> None:
+    from rapid_jax.evaluation import rules
+    from rapid_jax.evaluation.benchmarks.selection import Selection
+
+    records: list[dict[str, Any]] = []
+    for plan in plans:
+        chosen = Selection(plan.benchmark, limit=_RULES.value)
+        total = sum(len(source.items) for source in chosen.sources())
+        with cli.progress("rules", "questions") as progress:
+            for source in chosen.sources():
+                document = engine.read(source.text, template=chosen.template, prefill=False)
+                for item in source.items:
+                    where = {"context_length": plan.context_length, "item": item.id, "task": item.task}
+                    records += rules.measure(engine, document, item, where)
+                    progress(len({record["item"] for record in records}), total)
+    rules.write_rules(directory, records)
+
+
+def _benchmark(length: int, count_tokens: Callable[[str], int]) -> Benchmark:
+    from rapid_jax.evaluation.benchmarks.archive import ArchiveBenchmark
+    from rapid_jax.evaluation.benchmarks.dialogue import DialogueBenchmark
+    from rapid_jax.evaluation.benchmarks.infinitebench import InfiniteBench
+    from rapid_jax.evaluation.benchmarks.longbench_v2 import LongBenchV2
+    from rapid_jax.evaluation.benchmarks.selection import Selection
+    from rapid_jax.evaluation.benchmarks.spec_bench import SpecBench
+
+    name, data, limit = _BENCHMARK.value, _DATA.value or "", _LIMIT.value
+    tasks = {"tasks": _TASKS.value} if _TASKS.value else {}
+    if name == "archive" and data:
+        return ArchiveBenchmark.read(data, seed=_SEED.value or 0, limit=limit, **tasks)
+    if name == "archive":
+        seed = _DEFAULT_ARCHIVE_SEED if _SEED.value is None else _SEED.value
+        return ArchiveBenchmark.made(
+            length, count_tokens, archives=_ARCHIVES.value, seed=seed, limit=limit or 16, **tasks
+        )
+    if name == "dialogue":
+        path = data or assets.DIALOGUES
+        return DialogueBenchmark(path, tokens=length, count_tokens=count_tokens, limit=limit, seed=_SEED.value or 0)
+    made: Benchmark
+    if name == "infinitebench":
+        made = InfiniteBench(data)
+    elif name == "longbench_v2":
+        made = LongBenchV2(data, prompts=_PROMPTS.value, cot=_COT.value)
+    else:
+        made = SpecBench(data)
+    return Selection(made, names=_TASKS.value or (), limit=limit)
+
+
+def _config() -> EngineConfig:
+    values = config_flag.values()
+    values.update({name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value})
     try:
-        config = EngineConfig.from_mapping(config_flag.values())
-        methods = [get_method(name.strip()).name for name in dict.fromkeys(_METHODS.value)]
+        return EngineConfig.from_mapping(values)
     except ValueError as e:
         raise cli.UsageError(str(e)) from e
+
+
+def _with_sampling(config: EngineConfig, plans: list[Plan]) -> EngineConfig:
+    """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise."""
+    items = [item for plan in plans for source in plan.benchmark.sources() for item in source.items]
+    fields = dict(plans[0].benchmark.sampling) if _SAMPLING.value == "benchmark" else {}
+    fields["max_new_tokens"] = max(item.max_new_tokens for item in items)
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **fields))
+
+
+def _methods() -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in _METHODS.value))
+    if not names:
+        raise cli.UsageError(f"--methods is empty; known: {', '.join(METHODS)}")
+    try:
+        found = [get_method(name) for name in names]
+    except ValueError as e:
+        raise cli.UsageError(f"--methods: {e}") from e
+    retrieving = [method.name for method in found if method.retrieves]
+    if _BENCHMARK.value == "specbench" and retrieving:
+        raise cli.UsageError(f"--methods: {retrieving[0]} retrieves, and specbench has no documents to retrieve from")
+    return names
+
+
+def _variations() -> list[Variation]:
+    try:
+        return parse_sweep(_SWEEP.value)
+    except ValueError as e:
+        raise cli.UsageError(f"--sweep: {e}") from e
+
+
+def _lengths() -> list[int]:
     from rapid_jax.evaluation.archive import MIN_TOKENS
 
-    if not all(length.strip().isdigit() and int(length) >= MIN_TOKENS for length in _LENGTHS.value):
-        raise cli.UsageError(f"--lengths must be whole numbers of at least {MIN_TOKENS} tokens, got {_LENGTHS.value}")
-    if not methods or not _LENGTHS.value:
-        raise cli.UsageError("--methods and --lengths must name at least one each")
-    if _OUTPUT.value is not None:
-        cli.check_writable("output", _OUTPUT.value)
-
-    from rapid_jax.engine import Engine
-
-    cli.use_compilation_cache()
-    with cli.progress("loading", "B") as progress:
-        engine = Engine.load(config=config, progress=progress)
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
-        for length in map(int, _LENGTHS.value):
-            scores: dict[tuple[str, str], list[float]] = defaultdict(list)
-            speeds: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-            for item in _items(engine, length, methods):
-                key = item.answer.method, item.question.task
-                scores[key].append(item.score)
-                speeds[key].append((item.answer.acceptance.generated, item.answer.acceptance.steps))
-                if output is not None:
-                    output.write(json.dumps(item.to_dict(), ensure_ascii=False) + "\n")
-                    output.flush()
-            _print(length, methods, scores, speeds)
+    if _LENGTHS.value is None:
+        return [0] if _BENCHMARK.value == "archive" and _DATA.value else list(_DEFAULT_LENGTHS[_BENCHMARK.value])
+    texts = [length.strip() for length in _LENGTHS.value]
+    if not texts or not all(text.isdigit() and int(text) >= MIN_TOKENS for text in texts):
+        raise cli.UsageError(f"--context_lengths must be whole numbers of at least {MIN_TOKENS} tokens, got {texts}")
+    return list(dict.fromkeys(map(int, texts)))
 
 
-def _items(engine: Engine, length: int, methods: list[str]) -> Iterator[Item]:
-    from rapid_jax.evaluation.archive import make_archive
-    from rapid_jax.evaluation.harness import evaluate, sample_questions
+def _tokenizer(config: EngineConfig) -> Any:
+    from models.tokenizer import load_tokenizer
 
-    count = engine.target.tokenizer
-    for number in range(_ARCHIVES.value):
-        seed = _SEED.value + number
-        archive = make_archive(length, seed, lambda part: len(count.encode(part)))
-        questions = [q for group in sample_questions(archive, _LIMIT.value, seed).values() for q in group]
-        with cli.progress(f"{length:,} tokens, archive {number + 1} of {_ARCHIVES.value}", "answers") as progress:
-            document = engine.read(archive.document, prefill=False)
-            total = len(questions) * len(methods)
-            for done, item in enumerate(evaluate(engine, document, length, questions, methods, batch=_BATCH.value), 1):
-                progress(done, total)
-                yield item
-
-
-def _print(length: int, methods: list[str], scores: dict, speeds: dict) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from rapid_jax.evaluation.archive import TASKS
-    from rapid_jax.evaluation.harness import mean_and_error
-
-    table = Table(title=f"{length:,} tokens", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("method", "task"):
-        table.add_column(name)
-    for name in ("questions", "score", "std. error", "tokens/step"):
-        table.add_column(name, justify="right")
-    for method in methods:
-        for task in TASKS:
-            values = scores[method, task]
-            if values:
-                mean, error = mean_and_error(values)
-                tokens, steps = (sum(column) for column in zip(*speeds[method, task], strict=True))
-                figures = (f"{len(values)}", f"{mean:.3f}", f"{error:.3f}", f"{tokens / steps:.2f}" if steps else "-")
-                table.add_row(method, task, *figures)
-    Console(highlight=False).print(table)
+    return load_tokenizer(config.target or assets.model_path())
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main() -> None:
         cli.check_writable("output", _OUTPUT.value)
     text = _document()
 
-    from launch import report
+    from launch import printing
     from rapid_jax.engine import Engine
 
     cli.use_compilation_cache()
@@ -77,21 +77,21 @@ def main() -> None:
         output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         document = engine.read(text, prefill=False, progress=progress)
-        report.print_header(engine, document, query)
+        printing.print_header(engine, document, query)
         for method in methods:
-            report.print_method(method.name)
+            printing.print_method(method.name)
             if _STREAM.value:
-                answer = report.print_stream(document.stream(query, method.name))
+                answer = printing.print_stream(document.stream(query, method.name))
             else:
                 answer = document.ask(query, method.name)
-                report.print_text(answer, answers)
+                printing.print_text(answer, answers)
             answers.append(answer)
             if output is not None:
                 output.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
                 output.flush()
     if _PASSAGES.value:
-        report.print_passages(answers)
-    report.print_table(answers)
+        printing.print_passages(answers)
+    printing.print_table(answers)
 
 
 def _engine_config() -> EngineConfig:

@@ -1,135 +1,30 @@
-"""Prints answers and what they cost, as a person wants to read them in a terminal of 80 columns."""
+"""Draws a report of an evaluation: Markdown, and one page of HTML that needs no other file.
+
+    python -m launch.report DIR
+
+DIR is the --output of launch.evaluate. It gets report.md, report.html and plots/; nothing is measured here, so a report
+can be drawn while its evaluation still runs.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from absl import flags
 
-from rapid_jax.answer import Answer
-from rapid_jax.engine import Document, Engine, Stream
+from launch import cli
 
-_LEGEND = """\
-Prefill includes the document's own, computed once for all methods.
-tokens/s and speed-up are of decoding alone.
-Acceptance: drafted tokens kept, of those tested (up to the first rejection in
-a step) and of all drafted."""
-_SHORT = 24  # characters of an answer that is shown in the table too
+_TIMINGS = flags.DEFINE_bool("timings", True, "With what a clock measured; without, two equal runs give equal reports.")
 
 
-def _print(text: str, style: str = "") -> None:
-    """Wraps at words on a terminal; elsewhere lines stay whole, so that an answer can be cut out of a file."""
-    console = Console(highlight=False)
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+def main(directory: str) -> None:
+    """Reads the results and writes the report beside them."""
+    from rapid_jax.evaluation.report import Report
+
+    report = Report(Path(directory), timings=_TIMINGS.value)
+    for path in report.write():
+        print(path)
 
 
-def print_header(engine: Engine, document: Document, question: str) -> None:
-    """What is about to be read, and the question."""
-    _print(f"target    {engine.config.target or 'the embedded model'}")
-    if engine.drafter is not engine.target:
-        _print(f"drafter   {engine.config.drafter}")
-    cut = document.tokenized.truncated_tokens
-    left_out = f", {cut:,} more left out of its middle" if cut else ""
-    _print(f"document  {document.num_tokens:,} tokens{left_out}")
-    _print(f"question  {question}")
-
-
-def print_method(name: str) -> None:
-    """The heading of an answer."""
-    _print(f"\n{name}:", style="bold")
-
-
-def print_text(answer: Answer, earlier: Sequence[Answer]) -> None:
-    """An answer's text, or the earlier answer that it equals."""
-    same = _same(answer, earlier)
-    if same is not None:
-        _print(f"(the same as {same})", style="dim")
-    elif not answer.text:
-        _print(f"(no text: {answer.finish_reason} after {len(answer.token_ids)} tokens)", style="dim")
-    else:
-        _print(answer.text)
-
-
-def print_stream(stream: Stream) -> Answer:
-    """An answer's text as it comes; returns the answer."""
-    started = False
-    for piece in stream:
-        shown = piece if started else piece.lstrip()
-        started = started or bool(shown)
-        sys.stdout.write(shown)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    return stream.answer
-
-
-def print_passages(answers: Sequence[Answer]) -> None:
-    """The passages that were retrieved, with their place in the document and their score."""
-    answer = next((a for a in answers if a.passages), None)
-    if answer is None:
-        _print("\nNo passages: no method that was asked for retrieves.")
-        return
-    if answer.below_threshold:
-        _print("\nNo passage reached the threshold; the best one was kept.")
-    for number, passage in enumerate(answer.passages, 1):
-        place = f"passage {number}: characters {passage.start:,}-{passage.end:,}"
-        _print(f"\n{place}, {passage.num_tokens:,} tokens, score {passage.score:.3f}", style="bold")
-        _print(passage.text.strip())
-
-
-def print_table(answers: Sequence[Answer]) -> None:
-    """What the answers cost, one column a method."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("")
-    for answer in answers:
-        table.add_column(answer.method, justify="right")
-    if len(answers) > 1:
-        table.add_row("answer", *(Text(_brief(a, answers[:i])) for i, a in enumerate(answers)))
-    for name, value in _ROWS.items():
-        table.add_row(name, *(value(a) for a in answers))
-    baseline = next((a for a in answers if a.method == "lc"), None)
-    if baseline is not None and len(answers) > 1:
-        table.add_row("speed-up over lc", *(_speed_up(a, baseline) for a in answers))
-    console = Console(highlight=False)
-    console.print()
-    console.print(table)
-    compilation, loading = sum(a.seconds.compile for a in answers), answers[0].seconds.load
-    _print(f"\nTimings exclude compilation ({compilation:.1f} s) and loading ({loading:.1f} s).\n{_LEGEND}")
-
-
-def _same(answer: Answer, earlier: Sequence[Answer]) -> str | None:
-    return next((a.method for a in earlier if a.text and a.text == answer.text), None)
-
-
-def _brief(answer: Answer, earlier: Sequence[Answer]) -> str:
-    same = _same(answer, earlier)
-    if len(answer.text) <= _SHORT:
-        return answer.text or "-"
-    return f"as {same}" if same else "above"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _speed_up(answer: Answer, baseline: Answer) -> str:
-    own, base = answer.tokens_per_second, baseline.tokens_per_second
-    return _number(own / base if own and base else None)
-
-
-_ROWS: dict[str, Callable[[Answer], str]] = {
-    "tokens": lambda a: f"{len(a.token_ids):,}",
-    "finish": lambda a: a.finish_reason,
-    "target context, tokens": lambda a: f"{a.target_tokens:,}",
-    "drafter context, tokens": lambda a: f"{a.drafter_tokens:,}" if a.drafter_tokens else "-",
-    "retrieval s": lambda a: _number(a.seconds.retrieval),
-    "prefill s": lambda a: _number(a.seconds.prefill),
-    "decode s": lambda a: _number(a.seconds.decode),
-    "tokens/s": lambda a: _number(a.tokens_per_second, 1),
-    "tokens/step": lambda a: _number(a.acceptance.to_dict()["tokens_per_step"]),
-    "acceptance, of tested": lambda a: _number(a.acceptance.to_dict()["kept_over_tested"]),
-    "acceptance, of drafted": lambda a: _number(a.acceptance.to_dict()["kept_over_proposed"]),
-}
+if __name__ == "__main__":
+    cli.start(main, arguments=("DIR",))

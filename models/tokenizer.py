@@ -61,21 +61,22 @@ class Tokenizer:
         """Text of ids, special tokens left out; spaces stay as they are."""
         return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def render_chat(self, user_message: str, system: str | None = None) -> str:
-        """The prompt of one user turn up to where the answer starts, special tokens written out.
+    def render_chat(self, messages: str | Sequence[dict[str, str]]) -> str:
+        """The prompt of a conversation up to where the next answer starts, special tokens written out.
 
-        A tokenizer without a chat template gives the bos token, the system text where there is one, and the message.
+        A tokenizer without a chat template gives the bos token and the messages, a blank line between them.
+
+        Args:
+          messages: role and content of each turn, the last of the user; a string is a single user turn.
 
         Raises:
           ValueError: the template cannot render these messages.
         """
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         if not self.hf.chat_template:
-            parts = [system, user_message] if system else [user_message]
-            return (self.hf.bos_token or "") + "\n\n".join(parts)
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": user_message})
+            return (self.hf.bos_token or "") + "\n\n".join(turn["content"] for turn in turns)
         try:
-            return str(self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return str(self.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # Jinja and the template's own raise_exception have many types
             raise ValueError(f"the chat template refused the messages: {error}") from None
 

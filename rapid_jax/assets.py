@@ -9,6 +9,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 MODEL = ASSETS / "archivist"
 DOCUMENT = ASSETS / "archive" / "document.txt"
 QUESTIONS = ASSETS / "archive" / "questions.jsonl"
+DIALOGUES = ASSETS / "dialogues.jsonl"
 
 
 def model_path() -> str:

@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,18 +15,19 @@ from absl import logging
 
 import models
 from models import checkpoint, hub, sharding
-from models.cache import ContextCache
 from models.tokenizer import load_tokenizer, same_vocabulary
 from rapid_jax import assets
 from rapid_jax.answer import Answer
 from rapid_jax.config import EngineConfig, SamplingConfig, SpeculationConfig
-from rapid_jax.decoding.prefill import Progress, prefill_context
+from rapid_jax.decoding.prefill import Progress
 from rapid_jax.decoding.programs import Programs
+from rapid_jax.document import Document, Stream
 from rapid_jax.methods import get_method
-from rapid_jax.prompt import Prompt, TokenizedDocument, tokenize_document
-from rapid_jax.retrieval import IndexedDocument, Retriever, make_embedder
+from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
+from rapid_jax.retrieval import Retriever, make_embedder
 from rapid_jax.run import Run
-from rapid_jax.timing import timed
+
+__all__ = ["Document", "Engine", "Stream", "apply_overrides"]
 
 QUESTION_RESERVE = 512  # tokens kept free for a question when a document is cut to the model's context length
 
@@ -88,46 +89,100 @@ class Engine:
         loaded = [load(path) for path in paths]
         return cls(config, loaded[0], loaded[-1], mesh, time.perf_counter() - start)
 
+    def with_drafter(self, drafter: str) -> Engine:
+        """An engine with the same target, in the same memory, and another drafter; it can ask this one's documents.
+
+        Args:
+          drafter: directory or hub name; "" is self-speculation.
+
+        Raises:
+          ValueError, FileNotFoundError: as `load`.
+        """
+        start = time.perf_counter()
+        config = dataclasses.replace(self.config, drafter=drafter)
+        model = self.target
+        if drafter and drafter != config.target:
+            _check_checkpoints([str(self.target.path), drafter], self.mesh)
+            model = models.load(drafter, dtype=config.dtype or None, mesh=self.mesh)
+        engine = Engine(config, self.target, model, self.mesh, self.load_seconds + time.perf_counter() - start)
+        engine.programs = self.programs
+        return engine
+
     @functools.cached_property
     def retriever(self) -> Retriever:
         """Made when first needed, because a sentence encoder takes time to load."""
         retrieval = self.config.retrieval
         return Retriever(self.target.tokenizer.hf, make_embedder(retrieval.embedder), retrieval)
 
-    def read(self, text: str, *, prefill: bool = True, progress: Progress | None = None) -> Document:
+    def read(
+        self,
+        text: str,
+        *,
+        template: str | None = None,
+        keep: tuple[int, int] | None = None,
+        prefill: bool = True,
+        progress: Progress | None = None,
+    ) -> Document:
         """Tokenises a document and reads it into the target's context cache.
 
         Args:
           text: the document.
+          template: user message with {document} before {question}; None takes config.prompt.
+          keep: tokens of a longer document that are kept at its start and at its end, at most what the model has room
+            for; None shares the room evenly.
           prefill: read it now; otherwise when a method first needs it (retrieval alone never does).
           progress: called with (tokens read, tokens in all) after every chunk.
 
         Raises:
           ValueError: the document is empty, or too long where truncation is "error".
         """
-        prompt = Prompt(self.target.tokenizer, self.config.prompt)
-        head = prompt.head()
+        template = self.config.prompt if template is None else template
+        limit = self._document_limit(len(Prompt(self.target.tokenizer, template).head()))
+        tokenized = tokenize_document(
+            self.target.tokenizer, text, keep if keep and sum(keep) <= limit else limit, self.config.truncation
+        )
+        if tokenized.truncated_tokens:
+            logging.warning(
+                "the document has %d tokens, the limit is %d: %d tokens of its middle are left out",
+                len(tokenized.tokens) + tokenized.truncated_tokens,
+                len(tokenized.tokens),
+                tokenized.truncated_tokens,
+            )
+        document = Document(self, text, tokenized, lambda m: Prompt(m.tokenizer, template), progress)
+        if prefill:
+            document.context  # noqa: B018  (computed on first use)
+        return document
+
+    def converse(self, messages: Sequence[dict[str, str]]) -> Document:
+        """A conversation as a document of its own, answered with document.ask(the last message); nothing to retrieve.
+
+        Args:
+          messages: {"role", "content"} of each turn, the last of the user.
+
+        Raises:
+          ValueError: no turn, a template that refuses it, or more tokens than the model has room for.
+        """
+        if not messages or messages[-1].get("role") != "user":
+            raise ValueError("a conversation must end with a message of the user")
+        head = Conversation(self.target.tokenizer, messages).head()
+        room = self._document_limit(0)
+        if len(head) > room:
+            raise ValueError(f"the conversation has {len(head) + 2} tokens, the model has room for {room + 2}")
+        nothing = TokenizedDocument([], "", 0, 0, 0)
+        return Document(self, "", nothing, lambda m: Conversation(m.tokenizer, messages))
+
+    def _document_limit(self, head: int) -> int:
+        """Tokens that a document may have behind a head of so many tokens."""
         config = self.config
         reserve = QUESTION_RESERVE + config.sampling.max_new_tokens + config.speculation.gamma + 1
-        free = self.target.config.max_position - len(head) - reserve
+        free = self.target.config.max_position - head - reserve
         limit = min(config.max_context_tokens or free, free)
         if limit < 1:
             raise ValueError(
                 f"the model's context of {self.target.config.max_position} tokens leaves no room for a document beside "
                 f"{config.sampling.max_new_tokens} new tokens; ask for fewer new tokens"
             )
-        tokenized = tokenize_document(self.target.tokenizer, text, limit, config.truncation)
-        if tokenized.truncated_tokens:
-            logging.warning(
-                "the document has %d tokens, the limit is %d: %d tokens of its middle are left out",
-                len(tokenized.tokens) + tokenized.truncated_tokens,
-                limit,
-                tokenized.truncated_tokens,
-            )
-        document = Document(self, text, tokenized, head, progress)
-        if prefill:
-            document.context  # noqa: B018  (computed on first use)
-        return document
+        return limit
 
     def ask_many(
         self,
@@ -136,6 +191,7 @@ class Engine:
         method: str = "rapid",
         *,
         retrieval_queries: Sequence[str] | None = None,
+        max_chunks: int | None = None,
         **overrides: Any,
     ) -> list[Answer]:
         """Answers several questions about one document in one batch; its cache is read once for all of them.
@@ -146,6 +202,7 @@ class Engine:
           method: a name in METHODS.
           retrieval_queries: what to retrieve with for each row, such as the question without its choices; None takes
             the questions.
+          max_chunks: chunks to retrieve; None takes what the config says.
           **overrides: fields of SpeculationConfig and SamplingConfig for this call.
 
         Raises:
@@ -157,21 +214,25 @@ class Engine:
             raise ValueError(
                 f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each"
             )
-        run = self._start(document, questions, method, retrieval_queries, overrides)
+        run = self.start(document, questions, method, retrieval_queries, overrides, max_chunks=max_chunks)
         for _ in run.texts():
             pass
         return run.answers()
 
-    def _start(
+    def start(
         self,
         document: Document,
         questions: Sequence[str],
         method: str,
         retrieval_queries: Sequence[str] | None,
         overrides: dict[str, Any],
+        *,
+        max_chunks: int | None = None,
     ) -> Run:
+        """What `ask_many` and `Document.stream` iterate over; see there."""
         speculation, sampling = apply_overrides(self.config.speculation, self.config.sampling, overrides)
-        return Run(self, document, questions, get_method(method), speculation, sampling, retrieval_queries or questions)
+        queries = retrieval_queries or questions
+        return Run(self, document, questions, get_method(method), speculation, sampling, queries, max_chunks)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -200,111 +261,6 @@ def _check_checkpoints(paths: Sequence[str], mesh: Any) -> None:
         reason = same_vocabulary(target, drafter)
         if reason:
             raise ValueError(f"target and drafter need the same vocabulary: {reason}")
-
-
-class Document:
-    """A document that an engine has read. Make it with `Engine.read`.
-
-    Attributes:
-      text: as given.
-      tokenized: as the target reads it, truncated to the limit.
-      head: tokens before the document.
-      prefill_seconds: time the prefill took, compilation excluded; 0 before it.
-      index_seconds: time that chunking and embedding took; 0 before it.
-    """
-
-    def __init__(
-        self, engine: Engine, text: str, tokenized: TokenizedDocument, head: list[int], progress: Progress | None
-    ):
-        self.text = text
-        self.tokenized = tokenized
-        self.head = head
-        self.prefill_seconds = 0.0
-        self.index_seconds = 0.0
-        self._engine = engine
-        self._progress = progress
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the context: what precedes the document, and the document."""
-        return len(self.head) + len(self.tokenized.tokens)
-
-    @functools.cached_property
-    def context(self) -> ContextCache:
-        """The target's frozen context cache; computed on first use, shared by all questions."""
-        engine = self._engine
-        context, self.prefill_seconds = timed(
-            engine.programs,
-            lambda: prefill_context(
-                engine.programs,
-                engine.target.decoder,
-                engine.target.params,
-                [self.head + self.tokenized.tokens],
-                chunk=engine.config.prefill_chunk,
-                dtype=engine.target.decoder.dtype,
-                mesh=engine.mesh,
-                progress=self._progress,
-            ),
-        )
-        return context
-
-    @functools.cached_property
-    def index(self) -> IndexedDocument:
-        """The document's chunks and their embeddings; computed on first use, shared by all questions."""
-        whole = not self._engine.config.retrieval.from_truncated
-        retriever = self._engine.retriever
-        start = time.perf_counter()
-        index = retriever.index(self.text if whole else self.tokenized.text)
-        self.index_seconds = time.perf_counter() - start
-        return index
-
-    def ask(
-        self, question: str, method: str = "rapid", *, retrieval_query: str | None = None, **overrides: Any
-    ) -> Answer:
-        """Answers a question.
-
-        Args:
-          question: with answer choices, if there are any.
-          method: a name in METHODS.
-          retrieval_query: what to retrieve with, the question without its choices; None takes the question.
-          **overrides: fields of SpeculationConfig and SamplingConfig for this call, such as eta or max_new_tokens.
-
-        Raises:
-          ValueError: an empty question, an unknown method, a bad override, or no room left in the context.
-        """
-        stream = self.stream(question, method, retrieval_query=retrieval_query, **overrides)
-        for _ in stream:
-            pass
-        return stream.answer
-
-    def stream(
-        self, question: str, method: str = "rapid", *, retrieval_query: str | None = None, **overrides: Any
-    ) -> Stream:
-        """As `ask`, piece by piece: iterate over the result for text, then read its `answer`."""
-        queries = None if retrieval_query is None else [retrieval_query]
-        return Stream(self._engine._start(self, [question], method, queries, overrides))
-
-
-class Stream:
-    """Iterates over the pieces of an answer's text as they are decoded, once; `answer` is there at the end."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        self._pieces = run.texts()
-
-    def __iter__(self) -> Iterator[str]:
-        for (piece,) in self._pieces:
-            if piece:
-                yield piece
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer.
-
-        Raises:
-          RuntimeError: the stream has not been read to its end.
-        """
-        return self._run.answers()[0]
 
 
 def apply_overrides(

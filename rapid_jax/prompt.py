@@ -7,6 +7,7 @@ are tokenised apart: a token never spans the end of the document.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from models.tokenizer import Tokenizer
 from rapid_jax.retrieval import Passage
@@ -58,6 +59,33 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Conversation:
+    """A conversation in the place of a document and a question: all but the last tokens are read ahead.
+
+    Attributes:
+      tokenizer: of the model that reads it.
+      messages: role and content of each turn, the last of the user.
+    """
+
+    tokenizer: Tokenizer
+    messages: Sequence[dict[str, str]]
+
+    def _tokens(self) -> list[int]:
+        tokens = self.tokenizer.encode(self.tokenizer.render_chat(self.messages))
+        if len(tokens) < 3:
+            raise ValueError(f"the conversation makes {len(tokens)} token(s) with its template; three are needed")
+        return tokens
+
+    def head(self) -> list[int]:
+        """All tokens but the last two."""
+        return self._tokens()[:-2]
+
+    def question(self, question: str) -> list[int]:
+        """The last two tokens, with which decoding starts; the question is already in the last message."""
+        return self._tokens()[-2:]
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenizedDocument:
     """A document as the target reads it.
 
@@ -85,22 +113,30 @@ class TokenizedDocument:
         )
 
 
-def tokenize_document(tokenizer: Tokenizer, text: str, limit: int, truncation: str) -> TokenizedDocument:
-    """Tokenises a document and leaves out its middle if it is longer than `limit` tokens.
+def tokenize_document(
+    tokenizer: Tokenizer, text: str, limit: int | tuple[int, int], truncation: str
+) -> TokenizedDocument:
+    """Tokenises a document and leaves out its middle if it is longer than the limit.
+
+    Args:
+      limit: tokens kept at most: in all, half of them at each end, or (at the start, at the end).
+      truncation: "middle" or "error".
 
     Raises:
       ValueError: the document is empty, or too long where truncation is "error".
     """
     if not text.strip():
         raise ValueError("the document is empty: give a text file with something in it")
+    first, last = (limit - limit // 2, limit // 2) if isinstance(limit, int) else limit
     tokens, offsets = tokenizer.encode_with_offsets(text)
-    if len(tokens) <= limit:
+    if len(tokens) <= first + last:
         return TokenizedDocument(tokens, text, 0, len(text), 0)
     if truncation == "error":
         raise ValueError(
-            f"the document has {len(tokens)} tokens, the limit is {limit}: shorten it, or set truncation='middle'"
+            f"the document has {len(tokens)} tokens, the limit is {first + last}: shorten it, or set "
+            "truncation='middle'"
         )
-    first, last = limit - limit // 2, limit // 2
-    cut, again = offsets[first - 1][1], offsets[-last][0] if last else len(text)
+    cut = offsets[first - 1][1] if first else 0
+    again = offsets[-last][0] if last else len(text)
     kept = tokens[:first] + (tokens[-last:] if last else [])
-    return TokenizedDocument(kept, text[:cut] + text[again:], len(tokens) - limit, cut, again - cut)
+    return TokenizedDocument(kept, text[:cut] + text[again:], len(tokens) - first - last, cut, again - cut)

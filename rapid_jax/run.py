@@ -19,13 +19,13 @@ from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting import Drafter, LanguageModelDrafter, NullDrafter
 from rapid_jax.methods import Method
-from rapid_jax.prompt import Prompt
-from rapid_jax.retrieval import Passage, RetrievedContext
+from rapid_jax.retrieval import RetrievedContext
 from rapid_jax.text import TextRow
 from rapid_jax.timing import timed
 
 if TYPE_CHECKING:
-    from rapid_jax.engine import Document, Engine
+    from rapid_jax.document import Document
+    from rapid_jax.engine import Engine
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class Run:
         speculation: SpeculationConfig,
         sampling: SamplingConfig,
         retrieval_queries: Sequence[str],
+        max_chunks: int | None = None,
     ):
         self._engine = engine
         self._document = document
@@ -59,7 +60,10 @@ class Run:
         self._speculation = speculation
         self._sampling = sampling
         self._queries = retrieval_queries
-        self._prompts = {id(m): Prompt(m.tokenizer, engine.config.prompt) for m in (engine.target, engine.drafter)}
+        self._max_chunks = max_chunks
+        self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
+        if method.retrieves and not document.tokenized.tokens:
+            raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
         for question, query in zip(questions, retrieval_queries, strict=True):
             suffix = self._prompts[id(engine.target)].question(question)
             if method.reads_document:
@@ -81,9 +85,7 @@ class Run:
           ValueError: no room left in a model's context.
         """
         engine, sampling = self._engine, self._sampling
-        if self._method.retrieves:
-            self._retrieve()
-        spec, context, drafter_model, state = self._prepare()
+        spec, context, drafter_model, state = self.prepare()
         bursts = decode(
             engine.programs,
             spec,
@@ -130,11 +132,17 @@ class Run:
     def _retrieve(self) -> None:
         index = self._document.index
         start = time.perf_counter()
-        self._retrieved = [index.retrieve(query) for query in self._queries]
+        self._retrieved = [index.retrieve(query, max_chunks=self._max_chunks) for query in self._queries]
         self._seconds["retrieval"] = self._document.index_seconds + time.perf_counter() - start
 
-    def _prepare(self) -> tuple[StepSpec, ContextCache, Any, DecodeState]:
-        """Prefills target and drafter and makes the first state."""
+    def prepare(self) -> tuple[StepSpec, ContextCache, Any, DecodeState]:
+        """Retrieves, prefills target and drafter, and makes the state before the first step.
+
+        Raises:
+          ValueError: no room left in a model's context.
+        """
+        if self._method.retrieves:
+            self._retrieve()
         engine, document, sampling = self._engine, self._document, self._sampling
         if self._method.reads_document:
             context, lengths = document.context, [document.num_tokens] * len(self._questions)
@@ -262,7 +270,7 @@ class Run:
             target_tokens=self._target_tokens[index],
             drafter_tokens=self._drafter_tokens[index],
             truncated_tokens=self._document.tokenized.truncated_tokens,
-            passages=self._passages(retrieved),
+            passages=tuple(map(self._document.in_source, retrieved.passages)) if retrieved else (),
             below_threshold=bool(retrieved and retrieved.below_threshold),
             batch_size=len(self._rows),
             seconds=Seconds(
@@ -274,12 +282,6 @@ class Run:
             settings=self._settings(),
             versions=engine.versions,
         )
-
-    def _passages(self, retrieved: RetrievedContext | None) -> tuple[Passage, ...]:
-        """What was retrieved, with offsets into the document as it was given."""
-        if retrieved is None or not self._engine.config.retrieval.from_truncated:
-            return retrieved.passages if retrieved else ()
-        return tuple(map(self._document.tokenized.in_source, retrieved.passages))
 
     def _settings(self) -> dict[str, Any]:
         settings = {**dataclasses.asdict(self._speculation), **dataclasses.asdict(self._sampling)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ class StepSpec:
       temperature, top_k, top_p: the warping of target and drafter.
       tail, residual, alpha: the acceptance rule (see verification).
       stop_ids: token ids that end a row.
+      verify: who accepts; hashable, with the contract of `verification.verify_chain`.
     """
 
     target: Decoder
@@ -38,6 +40,7 @@ class StepSpec:
     residual: str
     alpha: float
     stop_ids: tuple[int, ...]
+    verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
 
 
 def step(
@@ -69,7 +72,7 @@ def step(
         logits[:, :gamma], draft.probs, eta=eta, temperature=temperature, tail=spec.tail, alpha=spec.alpha
     )
     bonus = target_distribution(logits[:, gamma:], temperature=temperature)
-    accepted, next_token = verify_chain(
+    accepted, next_token = spec.verify(
         verify_keys,
         draft.tokens,
         draft.probs,

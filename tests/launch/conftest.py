@@ -1,10 +1,12 @@
-"""Runs launch.generate inside this process, as `python -m launch.generate` would."""
+"""Runs launchers inside this process, as `python -m launch.<name>` would."""
 
 import contextlib
 import dataclasses
+import functools
 import io
 import runpy
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -25,7 +27,7 @@ def _forget_flags() -> None:
     registered = flags.FLAGS
     for name in list(registered):
         home = registered.find_module_defining_flag(name, "")
-        if name.startswith("config.") or home.startswith("launch.") or home.endswith("generate.py"):
+        if name.startswith("config.") or home.startswith("launch.") or Path(home).parent.name == "launch":
             delattr(registered, name)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("launch", "config_config")]:
         del sys.modules[name]
@@ -33,12 +35,12 @@ def _forget_flags() -> None:
 
 
 @pytest.fixture(scope="session")
-def generate():
-    """A function: flags and bytes of standard input -> Outcome."""
+def launch():
+    """A function: name of a launcher, flags and bytes of standard input -> Outcome."""
 
-    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
+    def run(name: str, *arguments: object, stdin: bytes = b"") -> Outcome:
         _forget_flags()
-        argv = ["generate", "--compilation_cache_dir=", *map(str, arguments)]
+        argv = [name, "--compilation_cache_dir=", *map(str, arguments)]
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", argv),
@@ -47,8 +49,14 @@ def generate():
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as stopped,
         ):
-            runpy.run_module("launch.generate", run_name="__main__", alter_sys=True)
+            runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
         return Outcome(stopped.value.code or 0, out.getvalue(), err.getvalue())
 
     yield run
     _forget_flags()
+
+
+@pytest.fixture(scope="session")
+def generate(launch):
+    """A function: flags and bytes of standard input -> Outcome of launch.generate."""
+    return functools.partial(launch, "generate")

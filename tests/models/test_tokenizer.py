@@ -20,6 +20,8 @@ CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+BRIEF = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Who?"}]
+
 
 def write_json(path, value):
     path.write_text(json.dumps(value), encoding="utf-8")
@@ -145,7 +147,7 @@ def test_chat_template(byte_level_dir):
     tokenizer = load_tokenizer(byte_level_dir)
     start = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.render_chat("Who?") == start
-    assert tokenizer.render_chat("Who?", system="Brief.") == "<|im_start|>system\nBrief.<|im_end|>\n" + start
+    assert tokenizer.render_chat(BRIEF) == "<|im_start|>system\nBrief.<|im_end|>\n" + start
     assert tokenizer.encode(start)[0] == 1
 
 
@@ -153,7 +155,7 @@ def test_chat_without_template(sentencepiece_dir):
     """A base model would get no beginning-of-sequence token."""
     tokenizer = load_tokenizer(sentencepiece_dir)
     assert tokenizer.render_chat("Who?") == "<s>Who?"
-    assert tokenizer.render_chat("Who?", system="Brief.") == "<s>Brief.\n\nWho?"
+    assert tokenizer.render_chat(BRIEF) == "<s>Brief.\n\nWho?"
     assert tokenizer.encode("<s>Who?")[0] == tokenizer.bos_id == 1
 
 
@@ -161,7 +163,7 @@ def test_chat_template_that_refuses(byte_level_dir):
     tokenizer = load_tokenizer(byte_level_dir)
     tokenizer.hf.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(ValueError, match="the chat template refused the messages: no system role"):
-        tokenizer.render_chat("Who?", system="Brief.")
+        tokenizer.render_chat(BRIEF)
 
 
 def test_stop_ids_are_gathered(byte_level_dir, sentencepiece_dir):

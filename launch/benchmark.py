@@ -1,0 +1,272 @@
+"""Measures decoding speed alone: methods side by side over context lengths, batch sizes and draft lengths.
+
+    python -m launch.benchmark
+    python -m launch.benchmark --methods=lc,sd,rapid --context_lengths=4096,16384,32768 --plot=speed.png
+    python -m launch.benchmark --config=configs/llama31_8b.py --target=PATH --batch_sizes=1,8 --output=out.jsonl
+    python -m launch.benchmark --random_weights --preset=llama31_8b --config.dtype=bfloat16 --acceptance=0.8
+
+With a checkpoint (without flags the embedded one) the document is a made archive, every row asks for a dossier, and
+acceptance is the models' own. With random weights the document is random ids and acceptance is what --acceptance says.
+Rows decode exactly --new_tokens tokens. In a cell (context length, batch size, gamma) the methods take turns after an
+unmeasured run each; figures are medians. Where torch is installed, transformers runs the same checkpoint and prompts
+beside them (rows hf and hf-pld).
+
+Tables go to standard output, progress to standard error. Exit status 0, 2 (a wrong flag) or 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from launch import cli, config_flag
+from rapid_jax.config import EngineConfig
+from rapid_jax.methods import METHODS, Method, get_method
+
+if TYPE_CHECKING:
+    from rapid_jax.benchmarking.measurement import Measurement
+    from rapid_jax.benchmarking.peers import Peer
+    from rapid_jax.benchmarking.sweep import Sweep
+    from rapid_jax.engine import Engine
+
+_SHORTEST = 64  # tokens of context
+_SUFFIXES = (".png", ".svg")
+
+_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
+_DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
+_METHODS = flags.DEFINE_list("methods", ["lc", "sd", "rapid"], f"One or more of {', '.join(METHODS)}.")
+_LENGTHS = flags.DEFINE_list("context_lengths", ["4096", "16384"], "Tokens of the document.")
+_BATCHES = flags.DEFINE_list("batch_sizes", ["1"], "Rows decoded together; all ask about the one document.")
+_GAMMAS = flags.DEFINE_list("gammas", None, "Tokens drafted in a step; the config's if not given.")
+_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "Tokens that every row decodes.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Measured runs of each method in a cell.", lower_bound=1)
+_RETRIEVED = flags.DEFINE_integer(
+    "retrieved_tokens",
+    None,
+    "Tokens that the drafter reads, in whole chunks, at most the document; the length rule's if not given.",
+    lower_bound=1,
+)
+_RANDOM = flags.DEFINE_bool("random_weights", False, "Random weights of the size that --preset names.")
+_PRESET = flags.DEFINE_string("preset", None, "A published size, for --random_weights.")
+_ACCEPTANCE = flags.DEFINE_float(
+    "acceptance", None, "Accept each drafted token with this probability instead of by the models' say."
+)
+_PEERS = flags.DEFINE_bool(
+    "peers", None, "Run transformers beside; by default where torch is installed and the target is a checkpoint."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object a cell and method to this file (replaced).")
+_PLOT = flags.DEFINE_string("plot", None, "Draw speed-up over context length into this file, .png or .svg (replaced).")
+flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(config_flag)
+
+
+def main() -> None:
+    """Checks everything that is quick to check, then loads, measures and prints."""
+    methods = _methods()
+    lengths = _numbers(_LENGTHS, f"whole numbers of at least {_SHORTEST} tokens", _SHORTEST)
+    batches = _numbers(_BATCHES, "whole numbers of at least 1 row", 1)
+    config = _config()
+    gammas = _numbers(_GAMMAS, "whole numbers of at least 1 token", 1) if _GAMMAS.value is not None else ()
+    gammas = gammas or (config.speculation.gamma,)
+    _check_models(config, methods, batches)
+    _check_files(methods)
+
+    from rapid_jax.benchmarking.workload import benchmark_config
+
+    config = benchmark_config(
+        config, new_tokens=_NEW_TOKENS.value, gamma=max(gammas), retrieved_tokens=_RETRIEVED.value
+    )
+    _check_positions(config, max(lengths))
+
+    from launch import speed_table
+    from rapid_jax.benchmarking.bandwidth import measure_bandwidth
+    from rapid_jax.benchmarking.hardware import OtherLoad, hardware
+    from rapid_jax.benchmarking.sweep import Sweep
+
+    cli.use_compilation_cache()
+    engine = _engine(config)
+    peer, why_no_peer = _peer(engine)
+    sweep = Sweep(methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value)
+    bandwidth = measure_bandwidth()
+    about = {
+        "model": f"random weights, {_PRESET.value}" if _RANDOM.value else config.target or "archivist",
+        "drafter": config.drafter or None,
+        "dtype": str(engine.target.decoder.dtype.name),
+        "repeats": sweep.repeats,
+        "hardware": hardware(1 if engine.mesh is None else engine.mesh.size, bandwidth),
+        "versions": engine.versions | ({"torch": importlib.metadata.version("torch")} if peer is not None else {}),
+    }
+    speed_table.print_header(about, sweep, why_no_peer)
+    load = OtherLoad()
+    measurements = _measure(sweep, engine, peer, bandwidth, about)
+    speed_table.print_tables(measurements, _ACCEPTANCE.value)
+    speed_table.print_other_load(load.share())
+    if _PLOT.value is not None:
+        from rapid_jax.benchmarking.plot import plot_speed_ups
+
+        plot_speed_ups(measurements, Path(_PLOT.value), speed_table.plot_title(about, _ACCEPTANCE.value))
+
+
+def _measure(
+    sweep: Sweep, engine: Engine, peer: Peer | None, bandwidth: Any, about: dict[str, Any]
+) -> list[Measurement]:
+    """All measurements; each cell's are written as it ends."""
+    from rapid_jax.benchmarking.hardware import OtherLoad
+    from rapid_jax.benchmarking.sweep import run_sweep
+    from rapid_jax.benchmarking.workload import archive_workload, random_workload
+
+    measurements: list[Measurement] = []
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
+        runs = stack.enter_context(cli.progress("measuring", "runs"))
+        prefill = stack.enter_context(cli.progress("prefill", "tok"))
+        done, total = 0, sweep.runs(peer)
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            runs(done, total)
+
+        make_workload = random_workload if _RANDOM.value else archive_workload
+        load = OtherLoad()
+        for cell in run_sweep(sweep, engine, make_workload, bandwidth, peer=peer, prefill_progress=prefill, tick=tick):
+            measurements += cell
+            about["other_load"], load = load.share(), OtherLoad()
+            if output is not None:
+                output.writelines(json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
+                output.flush()
+    return measurements
+
+
+def _config() -> EngineConfig:
+    given: dict[str, Any] = {
+        name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value is not None
+    }
+    values = config_flag.values()
+    try:
+        return dataclasses.replace(EngineConfig.from_mapping(values), **given)
+    except ValueError as e:
+        raise cli.UsageError(str(e)) from e
+
+
+def _methods() -> list[Method]:
+    names = dict.fromkeys(name.strip() for name in _METHODS.value)
+    if not names:
+        raise cli.UsageError(f"--methods is empty; known: {', '.join(METHODS)}")
+    try:
+        return [get_method(name) for name in names]
+    except ValueError as e:
+        raise cli.UsageError(f"--methods: {e}") from e
+
+
+def _numbers(flag: flags.FlagHolder, expected: str, least: int) -> tuple[int, ...]:
+    texts = [text.strip() for text in flag.value]
+    if not texts or not all(text.isascii() and text.isdigit() and int(text) >= least for text in texts):
+        raise cli.UsageError(f"--{flag.name} must be {expected}, got {','.join(texts) or 'nothing'}")
+    return tuple(dict.fromkeys(map(int, texts)))
+
+
+def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[int, ...]) -> None:
+    """Flags that do not fit each other, or the mesh."""
+    rate = _ACCEPTANCE.value
+    if rate is not None and not 0 <= rate <= 1:
+        raise cli.UsageError(f"--acceptance must be a probability in [0, 1], got {rate}")
+    if _PRESET.value is not None and not _RANDOM.value:
+        raise cli.UsageError("--preset names the size of random weights: add --random_weights, or leave it out")
+    data = config.mesh[0]
+    for batch in batches:
+        if batch % data:
+            raise cli.UsageError(f"--batch_sizes: {batch} rows are no multiple of the mesh's data axis of {data}")
+    if not _RANDOM.value:
+        return
+
+    from models.registry import PRESETS
+
+    if _PRESET.value not in PRESETS:
+        said = "" if _PRESET.value is None else f", not {_PRESET.value!r}"
+        raise cli.UsageError(f"--random_weights needs --preset=NAME, one of {', '.join(PRESETS)}{said}")
+    if _TARGET.value is not None:
+        raise cli.UsageError("--target is a checkpoint, --random_weights takes none: leave one of them out")
+    if config.drafter:
+        raise cli.UsageError(f"random weights draft for themselves: leave the drafter {config.drafter!r} out")
+    if _PEERS.value:
+        raise cli.UsageError("--peers needs a checkpoint that transformers can load, --random_weights has none")
+    if rate is None and any(method.drafts for method in methods):
+        raise cli.UsageError("random weights accept nothing by themselves: give --acceptance=RATE, or methods lc,rag")
+
+
+def _check_files(methods: list[Method]) -> None:
+    """What cannot be written, or could not be drawn."""
+    if _OUTPUT.value is not None:
+        cli.check_writable("output", _OUTPUT.value)
+    if _PLOT.value is None:
+        return
+    if not _PLOT.value.endswith(_SUFFIXES):
+        raise cli.UsageError(f"--plot={_PLOT.value} must end in {' or '.join(_SUFFIXES)}")
+    if len(methods) < 2 or "lc" not in [method.name for method in methods]:
+        raise cli.UsageError("--plot draws speed-ups over lc: --methods needs lc and one more")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib, which is not installed: pip install matplotlib")
+    cli.check_writable("plot", _PLOT.value)
+
+
+def _check_positions(config: EngineConfig, longest: int) -> None:
+    """The longest context must fit the model's positions, beside question and answer where these mean something."""
+    from models import checkpoint, hub, registry
+    from rapid_jax import assets
+    from rapid_jax.engine import QUESTION_RESERVE
+
+    if _RANDOM.value:
+        limit = registry.preset(_PRESET.value or "").max_position
+    else:
+        model = checkpoint.read_config(hub.resolve(config.target or assets.model_path()))
+        limit = model.max_position - QUESTION_RESERVE - config.sampling.max_new_tokens - config.speculation.gamma - 1
+    if longest > limit:
+        raise cli.UsageError(f"--context_lengths: {longest} tokens are more than the model has room for, {limit}")
+
+
+def _engine(config: EngineConfig) -> Engine:
+    with cli.progress("loading", "B") as progress:
+        if _RANDOM.value:
+            from rapid_jax.benchmarking.random_weights import random_engine
+
+            return random_engine(config, _PRESET.value or "")
+        from rapid_jax.engine import Engine
+
+        return Engine.load(config=config, progress=progress)
+
+
+def _peer(engine: Engine) -> tuple[Peer | None, str | None]:
+    """Transformers with the target's checkpoint, or why there are no such rows."""
+    if _RANDOM.value or _PEERS.value is False:
+        return None, None
+    import jax
+
+    from models import checkpoint
+
+    backend = jax.default_backend()
+    if importlib.util.find_spec("torch") is None:
+        return None, "torch is not installed"
+    if engine.mesh is not None:
+        return None, "transformers is run on one device only"
+    if checkpoint.is_orbax(engine.target.path):
+        return None, "transformers does not read this checkpoint"
+    import torch
+
+    if backend != "cpu" and not (backend == "gpu" and torch.cuda.is_available()):
+        return None, f"torch has no {backend}"
+    from rapid_jax.benchmarking.peers import Peer
+
+    dtype = engine.target.decoder.dtype.name
+    return Peer(engine.target.path, dtype, "cuda" if backend == "gpu" else "cpu"), None
+
+
+if __name__ == "__main__":
+    cli.start(main, config_flag.parse)

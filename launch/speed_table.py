@@ -1,0 +1,118 @@
+"""Prints the measurements of launch.benchmark, for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rapid_jax.benchmarking.crossing import describe_crossing
+from rapid_jax.benchmarking.measurement import Measurement
+from rapid_jax.benchmarking.sweep import Sweep
+from rapid_jax.methods import METHODS
+
+_LEGEND = """\
+tokens/s: all rows together, decoding alone. speed-up: over lc's tokens/s.
+tokens/step: of a row. prefill: of the document, and of what the drafter reads.
+read: weights, keys and values that a step must read, computed; its share of the
+measured bandwidth follows. accepted: of the drafted tokens that were tested."""
+_BUSY = 0.05  # share of the processor that others may take
+
+
+def _print(text: str = "", style: str = "") -> None:
+    console = Console(highlight=False)
+    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _marked(acceptance: float | None) -> str:
+    return f" [acceptance forced to {acceptance:g}]" if acceptance is not None else ""
+
+
+def print_header(about: dict[str, Any], sweep: Sweep, why_no_peer: str | None) -> None:
+    """What is measured, and on what; `about` is what every JSON object says."""
+    hardware, versions = about["hardware"], about["versions"]
+    bandwidth = hardware["bandwidth"]
+    _print(f"target     {about['model']}, {about['dtype']}")
+    if about["drafter"]:
+        _print(f"drafter    {about['drafter']}")
+    devices = f"{hardware['devices']} x " if hardware["devices"] > 1 else ""
+    _print(f"device     {devices}{hardware['device']}; {hardware['processor']}, {hardware['cores']} cores")
+    rate = f"{bandwidth['gigabytes_per_second']:.4g} GB/s"
+    _print(f"bandwidth  {rate}, measured ({bandwidth['kind']} of {bandwidth['array_bytes']:,} bytes)")
+    _print("versions   " + ", ".join(f"{k} {v}" for k, v in versions.items() if k != "device"))
+    _print(f"runs       {sweep.new_tokens} new tokens a row, median of {sweep.repeats} after one that does not count")
+    if sweep.acceptance is not None:
+        _print(
+            f"ACCEPTANCE IS FORCED to {sweep.acceptance:g}: drafted tokens are accepted at random. Speeds with drafts "
+            "are those that this rate would give; what is decoded is no answer of the models",
+            style="bold",
+        )
+    if why_no_peer is not None:
+        _print(f"no rows of transformers: {why_no_peer}")
+
+
+def print_tables(measurements: Sequence[Measurement], acceptance: float | None) -> None:
+    """A table for each batch size and draft length, and where drafting methods overtake lc.
+
+    Args:
+      measurements: of a sweep.
+      acceptance: the forced rate, or None.
+    """
+    for batch, gamma in dict.fromkeys((m.cell.batch, m.cell.gamma) for m in measurements):
+        part = [m for m in measurements if (m.cell.batch, m.cell.gamma) == (batch, gamma)]
+        drafts = any(m.kept_over_proposed is not None for m in part)
+        title = f"batch {batch}" + (f", gamma {gamma}" if drafts else "")
+        _print()
+        Console(highlight=False).print(_table(part, title))
+        for method in dict.fromkeys(m.method for m in part):
+            points = [(m.cell.context_length, m.speed_up) for m in part if m.method == method]
+            speed_ups = [(length, speed_up) for length, speed_up in points if speed_up is not None]
+            if speed_ups and method in METHODS and METHODS[method].drafts:
+                _print(describe_crossing(method, speed_ups) + _marked(acceptance))
+    _print(f"\n{_LEGEND}")
+    if acceptance is not None:
+        _print(f"* made with a forced acceptance of {acceptance:g}")
+
+
+def print_other_load(share: float | None) -> None:
+    """A warning where others used the processor meanwhile; share in [0, 1], or None where nobody knows."""
+    if share is not None and share > _BUSY:
+        _print(
+            f"WARNING: other processes took {share:.0%} of the processor meanwhile. These figures do not count: "
+            "measure again when nothing else runs",
+            style="bold",
+        )
+
+
+def plot_title(about: dict[str, Any], acceptance: float | None) -> str:
+    """Model, device and a forced acceptance."""
+    return f"{about['model']}, {about['dtype']}, {about['hardware']['device']}" + _marked(acceptance)
+
+
+def _table(measurements: Sequence[Measurement], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0))
+    table.add_column("context", justify="right")
+    table.add_column("method")
+    headings = ("tokens\n/s", "tokens\n/step", "step\nms", "prefill\ns", "read\nMB/step", "band-\nwidth", "acc-\nepted")
+    for heading in (*headings, "speed-\nup"):
+        table.add_column(heading, justify="right")
+    length = None
+    for m in measurements:
+        forced = "*" if m.forced_acceptance is not None else ""
+        table.add_row(
+            f"{m.cell.context_length:,}" if m.cell.context_length != length else "",
+            m.method + forced,
+            f"{m.tokens_per_second:,.1f}",
+            f"{m.tokens_per_step:.2f}",
+            f"{m.step_seconds * 1e3:,.1f}",
+            f"{m.prefill_seconds:,.2f}",
+            f"{m.bytes_per_step / 1e6:,.0f}",
+            f"{m.bandwidth_share:.0%}",
+            "-" if m.kept_over_tested is None else f"{m.kept_over_tested:.2f}",
+            "-" if m.speed_up is None else f"{m.speed_up:.2f}" + forced,
+        )
+        length = m.cell.context_length
+    return table

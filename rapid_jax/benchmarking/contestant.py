@@ -1,0 +1,156 @@
+"""One of our methods as a contestant: the pieces of an answer (rapid_jax.run), over contexts that are already read."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from models.cache import TailCache
+from models.language_model import LanguageModel
+from rapid_jax.benchmarking.acceptance import ForcedAcceptance
+from rapid_jax.benchmarking.contexts import ReadContext
+from rapid_jax.benchmarking.measurement import Cell, Sample
+from rapid_jax.benchmarking.traffic import Forward, mean_tails, step_bytes
+from rapid_jax.benchmarking.workload import Workload
+from rapid_jax.decoding.buckets import token_bucket
+from rapid_jax.decoding.loop import decode, initial_state
+from rapid_jax.decoding.prefill import prefill_tail
+from rapid_jax.decoding.state import DecodeState
+from rapid_jax.decoding.step import StepSpec
+from rapid_jax.drafting import Drafter, LanguageModelDrafter, NullDrafter
+from rapid_jax.engine import Engine
+from rapid_jax.methods import Method
+from rapid_jax.timing import timed
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodContestant:
+    """Decodes a cell's rows with one method; rows end at their number of tokens alone, never at a stop id.
+
+    Attributes:
+      engine: models, settings and compiled programs.
+      method: see there.
+      cell: see there.
+      workload: exactly the cell's rows.
+      context: what the target has read, the document or the passages.
+      drafter_context: what the drafter has read; None for a method that does not draft.
+      forced: rate at which drafts are accepted; None leaves it to the models.
+    """
+
+    engine: Engine
+    method: Method
+    cell: Cell
+    workload: Workload
+    context: ReadContext
+    drafter_context: ReadContext | None
+    forced: float | None
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def context_tokens(self) -> int:
+        return round(statistics.mean(self.context.lengths))
+
+    @property
+    def retrieved_tokens(self) -> int | None:
+        read = self.context if not self.method.reads_document else self.drafter_context
+        return round(statistics.mean(read.lengths)) if read is not None else None
+
+    @property
+    def forced_acceptance(self) -> float | None:
+        return self.forced if self.method.drafts else None
+
+    @property
+    def bytes_per_step(self) -> int:
+        engine, new = self.engine, self.cell.new_tokens
+        forwards = [Forward(engine.target, self.context.lengths, mean_tails(self.workload.target.questions, new))]
+        if self.drafter_context is not None:
+            tails = mean_tails(self.workload.drafter.questions, new)
+            forwards.append(Forward(engine.drafter, self.drafter_context.lengths, tails, self.cell.gamma))
+        return step_bytes(forwards)
+
+    def run(self) -> Sample:
+        """Prefills the questions, then decodes; only the latter is decoding time."""
+        engine, eta = self.engine, self.engine.config.speculation.eta
+        (spec, drafter_model, state), seconds = timed(engine.programs, self._start)
+        bursts = decode(
+            engine.programs,
+            spec,
+            engine.target.params,
+            self.context.cache,
+            drafter_model,
+            eta if self.method.transfers else 0.0,
+            state,
+            burst_steps=engine.config.burst_steps,
+            mesh=engine.mesh,
+        )
+        report, decode_seconds = next(bursts), 0.0
+        start = time.perf_counter()
+        for following in bursts:
+            report, decode_seconds = following, time.perf_counter() - start
+        counters = report.counters
+        contexts = [self.context] + ([self.drafter_context] if self.drafter_context is not None else [])
+        return Sample(
+            tokens=[row[:count].tolist() for row, count in zip(report.output, report.num_tokens, strict=True)],
+            steps=counters.steps.tolist(),
+            decode_seconds=decode_seconds,
+            prefill_seconds=seconds + sum(context.seconds for context in contexts),
+            proposed=int(counters.proposed.sum()),
+            tested=int(counters.tested.sum()),
+            accepted=int(counters.accepted.sum()),
+        )
+
+    def _start(self) -> tuple[StepSpec, Any, DecodeState]:
+        """The step, what the drafter reads, and the state before the first step."""
+        engine, speculation, sampling = self.engine, self.engine.config.speculation, self.engine.config.sampling
+        warping = (sampling.temperature, sampling.top_k, sampling.top_p)
+        questions = self.workload.target.questions
+        tail = self._read_questions(engine.target, self.context, questions, keep_out=1)
+        vocab_size = engine.target.config.vocab_size
+        drafter: Drafter = NullDrafter(vocab_size)
+        drafter_model: Any = ()
+        drafter_tail: Any = ()
+        if self.drafter_context is not None:
+            drafter = LanguageModelDrafter(engine.drafter.decoder, self.cell.gamma, vocab_size, *warping)
+            drafter_model = (engine.drafter.params, self.drafter_context.cache)
+            drafter_tail = self._read_questions(
+                engine.drafter, self.drafter_context, self.workload.drafter.questions, keep_out=2
+            )
+        rules = (speculation.tail, speculation.residual, speculation.alpha)
+        spec = StepSpec(engine.target.decoder, drafter, *warping, *rules, stop_ids=())
+        if self.forced_acceptance is not None:
+            spec = dataclasses.replace(spec, verify=ForcedAcceptance(self.forced_acceptance))
+        state = initial_state(
+            np.array([question[-2:] for question in questions], np.int32),
+            tail,
+            drafter_tail,
+            budget=np.full(len(questions), self.cell.new_tokens, np.int32),
+            capacity=token_bucket(self.cell.new_tokens),
+            seed=sampling.seed,
+            mesh=engine.mesh,
+        )
+        return spec, drafter_model, state
+
+    def _read_questions(
+        self, model: LanguageModel, context: ReadContext, questions: list[list[int]], *, keep_out: int
+    ) -> TailCache:
+        """The tails, without the last `keep_out` tokens of the prompt, which the first step takes."""
+        engine = self.engine
+        needed = max(map(len, questions)) + self.cell.new_tokens + self.cell.gamma + 1
+        return prefill_tail(
+            engine.programs,
+            model.decoder,
+            model.params,
+            context.cache,
+            [question[:-keep_out] for question in questions],
+            capacity=token_bucket(needed),
+            chunk=engine.config.prefill_chunk,
+            dtype=model.decoder.dtype,
+            mesh=engine.mesh,
+        )

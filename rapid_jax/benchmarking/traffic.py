@@ -1,0 +1,64 @@
+"""The bytes that a decoding step has to read, by arithmetic: weights once a forward, keys and values once a forward.
+
+Not counted: activations, the tokens in flight, writes, and slots that a cache holds but does not use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from models.language_model import LanguageModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """One forward of a batch of B rows.
+
+    Attributes:
+      model: who runs.
+      contexts: tokens of each context that it reads: one number where all rows share a document, else B.
+      tails: tokens of each row's tail, the mean over a run; B numbers.
+      times: how often it runs in a step.
+    """
+
+    model: LanguageModel
+    contexts: Sequence[int]
+    tails: Sequence[float]
+    times: int = 1
+
+
+def step_bytes(forwards: Sequence[Forward]) -> int:
+    """Bytes that a step of these forwards has to read, of all devices together.
+
+    Devices along the mesh's data axis each read the weights, and a context that all rows share.
+    """
+    total = 0.0
+    for forward in forwards:
+        mesh = forward.model.decoder.mesh
+        copies = 1 if mesh is None else mesh.shape["data"]
+        shared = len(forward.contexts) < len(forward.tails)
+        tokens = sum(forward.contexts) * (copies if shared else 1) + sum(forward.tails)
+        weights = copies * weight_bytes(forward.model)
+        total += forward.times * (weights + tokens * kv_bytes_per_token(forward.model))
+    return round(total)
+
+
+def weight_bytes(model: LanguageModel) -> int:
+    """Bytes of the weights that one forward reads; of an input embedding that is not tied it reads a few rows only."""
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    return total if model.config.tie_embeddings else total - model.params["embed"]["weight"].nbytes
+
+
+def kv_bytes_per_token(model: LanguageModel) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    c = model.config
+    return 2 * c.num_layers * c.num_kv_heads * c.head_dim * np.dtype(model.decoder.dtype).itemsize
+
+
+def mean_tails(questions: Sequence[Sequence[int]], new_tokens: int) -> list[float]:
+    """Tokens in each row's tail, the mean over a run that starts behind the question and adds new_tokens."""
+    return [len(question) + new_tokens / 2 for question in questions]

@@ -1,0 +1,135 @@
+"""What a benchmark decodes from: a document of a wanted length and a question a row, real or of random ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from models.language_model import LanguageModel
+from rapid_jax.config import EngineConfig
+from rapid_jax.engine import Engine
+from rapid_jax.evaluation.archive import make_archive
+from rapid_jax.prompt import Prompt
+from rapid_jax.retrieval import num_chunks
+
+SEED = 2_000_000  # of the archive; far from those that the embedded model was trained on
+_RANDOM_QUESTION = 32  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What one model reads beside the document: token ids, a list a row.
+
+    Attributes:
+      passages: the retrieved context, with what precedes it.
+      questions: what follows a context.
+    """
+
+    passages: list[list[int]]
+    questions: list[list[int]]
+
+    def rows(self, count: int) -> Prompts:
+        """The first rows."""
+        return Prompts(self.passages[:count], self.questions[:count])
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A document and questions about it.
+
+    Attributes:
+      document: the target's context, token ids.
+      target, drafter: what each reads beside it; the same object in self-speculation.
+    """
+
+    document: list[int]
+    target: Prompts
+    drafter: Prompts
+
+    def rows(self, count: int) -> Workload:
+        """The same document with the first rows only."""
+        target = self.target.rows(count)
+        return Workload(self.document, target, target if self.drafter is self.target else self.drafter.rows(count))
+
+
+def benchmark_config(
+    config: EngineConfig, *, new_tokens: int, gamma: int, retrieved_tokens: int | None
+) -> EngineConfig:
+    """A config in which lengths are what was asked for: nothing is truncated, and retrieval always fills its length.
+
+    Args:
+      config: everything else.
+      new_tokens: tokens generated in a run.
+      gamma: the longest draft.
+      retrieved_tokens: tokens that the drafter reads, about; None takes the config's number of chunks.
+    """
+    retrieval = config.retrieval
+    chunks = retrieval.max_chunks if retrieved_tokens is None else math.ceil(retrieved_tokens / retrieval.chunk_tokens)
+    threshold = -1.0 if retrieval.threshold is None else retrieval.threshold  # any passage, unless somebody chose
+    return dataclasses.replace(
+        config,
+        max_context_tokens=0,
+        truncation="error",
+        retrieval=dataclasses.replace(retrieval, max_chunks=chunks, threshold=threshold),
+        speculation=dataclasses.replace(config.speculation, gamma=gamma),
+        sampling=dataclasses.replace(config.sampling, max_new_tokens=new_tokens, stop=()),
+    )
+
+
+def archive_workload(engine: Engine, tokens: int, rows: int) -> Workload:
+    """A made archive, and in each row the request to write out what it says about another person.
+
+    The longest such dossiers are asked for, so that a run ends before they do.
+
+    Args:
+      engine: with a `benchmark_config`.
+      tokens: of the document and what precedes it, at most and nearly.
+      rows: questions; they repeat where the archive tells of fewer people.
+
+    Raises:
+      ValueError: the archive is too short to tell of anybody.
+    """
+    tokenizer = engine.target.tokenizer
+    head = Prompt(tokenizer, engine.config.prompt).head()
+    archive = make_archive(tokens - len(head), SEED, lambda part: len(tokenizer.encode(part)))
+    dossiers = [question for question in archive.questions if question.task == "dossier"]
+    if not dossiers:
+        raise ValueError(f"an archive of {tokens} tokens tells of nobody; take a longer context")
+    dossiers.sort(key=lambda question: -len(question.answer))
+    asked = [dossiers[row % len(dossiers)].question for row in range(rows)]
+    document = engine.read(archive.document, prefill=False)
+    retrieved = [document.index.retrieve(question).text for question in asked]
+
+    def prompts(model: Any) -> Prompts:
+        prompt = Prompt(model.tokenizer, engine.config.prompt)
+        passages = [prompt.head() + model.tokenizer.encode(text) for text in retrieved]
+        return Prompts(passages, [prompt.question(question) for question in asked])
+
+    target = prompts(engine.target)
+    drafter = target if engine.drafter is engine.target else prompts(engine.drafter)
+    return Workload(document.head + document.tokenized.tokens, target, drafter)
+
+
+def random_workload(engine: Engine, tokens: int, rows: int) -> Workload:
+    """Random token ids in the place of text, for models with random weights.
+
+    Args:
+      engine: with a `benchmark_config`; it drafts for itself.
+      tokens: of the document; the passages have as many as the length rule retrieves, at most all of it.
+      rows: questions.
+    """
+    model: LanguageModel = engine.target
+    retrieval = engine.config.retrieval
+    chunks = retrieval.max_chunks or num_chunks(tokens, retrieval.chunk_tokens)
+    rng = np.random.default_rng(SEED)
+
+    def ids(length: int) -> list[int]:
+        return rng.integers(0, model.config.vocab_size, length).tolist()
+
+    document = ids(tokens)
+    passages = [ids(min(chunks * retrieval.chunk_tokens, tokens)) for _ in range(rows)]
+    prompts = Prompts(passages, [ids(_RANDOM_QUESTION) for _ in range(rows)])
+    return Workload(document, prompts, prompts)

@@ -1,0 +1,77 @@
+"""Spec-Bench (arXiv 2401.07851): 480 short conversations of six kinds, for the speed of speculative decoding.
+
+The data file is question.jsonl of hemingkx/Spec-Bench, with the fields question_id, category and turns. There is no
+document and no score: what counts is tokens a second. The eight categories of MT-Bench, which have two turns, make one
+task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Message, Source
+from rapid_jax.evaluation.benchmarks.files import fingerprint, read_records
+from rapid_jax.evaluation.benchmarks.grouping import by_document
+
+MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
+MAX_NEW_TOKENS = 1024
+
+
+class SpecBench:
+    """All questions as one source without a document, in file order; see `base.Benchmark`.
+
+    Args:
+      path: the data file.
+
+    Raises:
+      FileNotFoundError: the data file is not there.
+      ValueError: a record that is not a question.
+    """
+
+    name = "spec_bench"
+    template = "{document}{question}"
+    metrics: tuple[str, ...] = ()
+    sampling: Mapping[str, Any] = {"temperature": 0.0}
+
+    def __init__(self, path: Path | str):
+        self._turns: dict[str, tuple[str, ...]] = {}
+        rows = []
+        for record in read_records(Path(path)):
+            category = record.one_of("category", (*MT_BENCH, *OTHERS))
+            turns = record.texts("turns")
+            if not all(turn.strip() for turn in turns):
+                raise record.error("field 'turns' must hold strings that are not empty")
+            item = Item(
+                id=record.key("question_id"),
+                task="mt_bench" if category in MT_BENCH else category,
+                question=turns[0],
+                retrieval_query=turns[0],
+                reference=None,
+                max_new_tokens=MAX_NEW_TOKENS,
+            )
+            self._turns.setdefault(item.id, turns)
+            rows.append((record, "", item))
+        self._sources = by_document(rows)
+        self.fingerprint = fingerprint({"name": self.name, "max_new_tokens": MAX_NEW_TOKENS}, Path(path))
+
+    def sources(self) -> Iterator[Source]:
+        """One source with an empty text."""
+        return iter(self._sources)
+
+    def follow_up(self, item: Item, answers: Sequence[str]) -> FollowUp | None:
+        """The next turn of the conversation, after all turns before it and their answers; None after the last."""
+        turns = self._turns[item.id]
+        if len(answers) >= len(turns):
+            return None
+        messages: list[Message] = []
+        for turn, answer in zip(turns, answers, strict=False):
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+        messages.append({"role": "user", "content": turns[len(answers)]})
+        return FollowUp(tuple(messages), MAX_NEW_TOKENS)
+
+    def score(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
+        """Nothing: no answer is right or wrong."""
+        return {}

@@ -1,0 +1,139 @@
+"""A directory of results as Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from rapid_jax.evaluation import rules, tables
+from rapid_jax.evaluation.plots import Plot, plots
+from rapid_jax.evaluation.series import read_series, scored
+from rapid_jax.evaluation.store import flatten, read_manifest, read_results
+from rapid_jax.evaluation.tables import Table
+
+_STYLE = """\
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #888; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+class Report:
+    """What a directory's results say.
+
+    Args:
+      directory: from launch.evaluate.
+      timings: with everything that a clock has measured; two runs of the same evaluation agree in all but that.
+
+    Raises:
+      FileNotFoundError, ValueError: no results there, or a line that is none.
+    """
+
+    def __init__(self, directory: Path, *, timings: bool = True):
+        self.manifest = read_manifest(directory)
+        records = read_results(directory)
+        if not records:
+            raise ValueError(f"{directory} holds no results yet: the evaluation has not finished an answer")
+        self.series = read_series(records)
+        self.timings = timings
+        self._directory = directory
+        self.metrics = tuple(dict.fromkeys(name for record in records for name in record["scores"]))
+
+    def tables(self) -> Iterator[tuple[str, list[Table]]]:
+        """Heading and tables of every context length."""
+        for length, group in itertools.groupby(self.series, key=lambda one: one.key.context_length):
+            series = list(group)
+            found: list[Table | None] = [tables.quality(scored(series, metric), metric) for metric in self.metrics]
+            if self.metrics:
+                found += [tables.differences(series, self.metrics[0]), tables.against_target(series, self.metrics[0])]
+            else:
+                found.append(tables.equality(series))
+            if self.timings:
+                found += [tables.speed(series), tables.speed_by_task(series)]
+            heading = f"{length:,} tokens" if length else "Results"
+            yield heading, [table for table in found if table is not None]
+
+    def plots(self) -> list[Plot]:
+        """Pictures of what was swept."""
+        return plots(self.series, self.metrics[0] if self.metrics else None, timings=self.timings)
+
+    def markdown(self, plots_directory: str = "plots") -> str:
+        """The report as Markdown, whose pictures lie in a directory beside it."""
+        parts = [f"# {self.manifest['benchmark']['name']}", *self._header()]
+        for heading, found in self.tables():
+            parts.append(f"## {heading}")
+            for table in found:
+                parts += [f"### {table.title}", markdown_table(table)]
+                parts += [table.note] if table.note else []
+        measured = rules.read_rules(self._directory)
+        if measured:
+            table = rules.table(measured)
+            parts += [f"## {table.title}", markdown_table(table), table.note]
+        pictures = self.plots()
+        if pictures:
+            parts += ["## Plots", *(f"![{plot.title}]({plots_directory}/{plot.name}.svg)" for plot in pictures)]
+        return "\n\n".join(parts) + "\n"
+
+    def _header(self) -> list[str]:
+        benchmark = self.manifest["benchmark"]
+        answers = sum(len(one.records) for one in self.series)
+        items = len({record["item"] for one in self.series for record in one.records})
+        sources = len({record["source"] for one in self.series for record in one.records})
+        lines = [
+            f"{answers:,} answers to {items:,} items about {sources:,} documents, with "
+            + ", ".join(dict.fromkeys(one.key.method for one in self.series))
+            + "."
+        ]
+        rows = [(name, str(value)) for name, value in benchmark.items() if name != "name"]
+        rows += [
+            (name, str(value)) for name, value in flatten(self.manifest["config"]).items() if value not in ("", None)
+        ]
+        versions = [(name, str(value)) for name, value in self.manifest["versions"].items()]
+        settings = markdown_table(Table("", ("setting", "value"), tuple(rows)))
+        return [*lines, "## Made with", markdown_table(Table("", ("", "version"), tuple(versions))), settings]
+
+    def write(self) -> tuple[Path, Path]:
+        """Writes report.md with its plots, and report.html; returns both paths."""
+        folder = self._directory / "plots"
+        pictures = self.plots()
+        if pictures:
+            folder.mkdir(exist_ok=True)
+        for plot in pictures:
+            (folder / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+        text = self.markdown()
+        markdown, page = self._directory / "report.md", self._directory / "report.html"
+        markdown.write_text(text, encoding="utf-8")
+        page.write_text(html(text, pictures), encoding="utf-8")
+        return markdown, page
+
+
+def markdown_table(table: Table) -> str:
+    """A table in Markdown, numbers to the right."""
+    lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1)), *table.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def html(text: str, pictures: Sequence[Plot]) -> str:
+    """A Markdown report as one page that needs no other file."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    for plot in pictures:
+        image = f'<img src="plots/{plot.name}.svg" alt="{plot.title}" />'
+        svg = plot.svg[plot.svg.index("<svg") :]
+        body = body.replace(image, f"<figure>{svg}<figcaption>{plot.title}</figcaption></figure>")
+    title = text.partition("\n")[0].removeprefix("# ")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        f"<style>\n{_STYLE}</style></head>\n<body>\n{body}</body></html>\n"
+    )
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    """One line: what the results of a directory are."""
+    return f"{manifest['benchmark']['name']} with {manifest['config']['target'] or 'the embedded model'}"

@@ -1,0 +1,150 @@
+"""How far each published verification rule leaves the target, measured on the models' own distributions.
+
+The target's p and the drafter's q are computed at every token of answers (teacher-forced), and for each tail rule and
+each residual the exact law of the emitted token follows from them, without sampling: its total variation from p and
+from p_hat, and the probability that a drafted token is accepted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.cache import ContextCache, TailCache
+from models.decoder import Decoder, hidden_states, output_logits
+from rapid_jax.decoding.buckets import token_bucket
+from rapid_jax.decoding.prefill import next_positions
+from rapid_jax.decoding.sampling import warp_logits
+from rapid_jax.engine import Document, Engine
+from rapid_jax.evaluation.benchmarks.base import Item
+from rapid_jax.evaluation.statistics import mean_and_error
+from rapid_jax.evaluation.tables import Table
+from rapid_jax.rules import RESIDUALS, TAILS
+from rapid_jax.verification import output_distribution, retrieval_augmented_target
+
+RULES = "rules.jsonl"
+FIGURES = ("from_p", "from_p_hat", "p_hat_from_p", "acceptance")
+
+
+def answer_logits(
+    decoder: Decoder, params: dict, context: ContextCache, tail: TailCache, tokens: jax.Array
+) -> jax.Array:
+    """float32 logits [B,T,V] behind each of the tokens [B,T], which follow what the caches hold."""
+    positions = next_positions(context, tail, tokens.shape[1])
+    hidden, _ = hidden_states(decoder, params, tokens, positions, context, tail)
+    return output_logits(decoder, params, hidden)
+
+
+def rule_figures(
+    target_logits: jax.Array, draft_logits: jax.Array, *, eta: float, temperature: float, alpha: float = 0.1
+) -> dict[tuple[str, str], dict[str, jax.Array]]:
+    """For each (tail, residual) the figures at every position, float32 [T].
+
+    Args:
+      target_logits, draft_logits: [T,V], both before warping.
+      eta: transfer strength.
+      temperature: of target and drafter alike; above 0.
+      alpha: where the tail begins.
+
+    Returns:
+      Total variation of the emitted token's law from p and from p_hat, that of p_hat from p, and the probability that
+      the drafted token is accepted.
+    """
+    q = jax.nn.softmax(warp_logits(draft_logits, temperature=temperature, top_k=0, top_p=1.0))
+    found = {}
+    for tail in TAILS:
+        p, p_hat = retrieval_augmented_target(
+            target_logits, q, eta=eta, temperature=temperature, tail=tail, alpha=alpha
+        )
+        for residual in RESIDUALS:
+            out = output_distribution(q, p, p_hat, residual=residual)
+            found[tail, residual] = {
+                "from_p": _total_variation(out, p),
+                "from_p_hat": _total_variation(out, p_hat),
+                "p_hat_from_p": _total_variation(p_hat, p),
+                "acceptance": jnp.minimum(q, p_hat).sum(-1),
+            }
+    return found
+
+
+def _total_variation(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.abs(a - b).sum(-1) / 2
+
+
+def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record for every rule: its figures, averaged over the tokens of the plain target's answer to an item.
+
+    Args:
+      where: fields that every record carries.
+    """
+    temperature = engine.config.sampling.temperature or 1.0
+    eta, alpha = engine.config.speculation.eta, engine.config.speculation.alpha
+    answer = document.ask(item.question, "lc", max_new_tokens=item.max_new_tokens).token_ids
+    limit = {"max_new_tokens": item.max_new_tokens}
+    run = engine.start(document, [item.question], "rapid", [item.retrieval_query], limit)
+    _, context, (draft_params, draft_context), state = run.prepare()
+    last = np.asarray(state.last_tokens)[0].tolist()
+    target, drafter = engine.target, engine.drafter
+    z = _logits(engine, target.decoder, target.params, context, state.target_tail, [last[1], *answer])
+    z_draft = _logits(engine, drafter.decoder, draft_params, draft_context, state.drafter_cache, [*last, *answer])
+    z, z_draft = z[: len(answer)], z_draft[1 : len(answer) + 1]
+    vocabulary = min(z.shape[-1], z_draft.shape[-1])
+    found = rule_figures(z[:, :vocabulary], z_draft[:, :vocabulary], eta=eta, temperature=temperature, alpha=alpha)
+    for (tail, residual), figures in found.items():
+        means = {name: float(jnp.mean(values)) for name, values in figures.items()}
+        yield {**where, "tail": tail, "residual": residual, "eta": eta, "temperature": temperature, **means}
+
+
+def _logits(
+    engine: Engine, decoder: Decoder, params: dict, context: ContextCache, tail: TailCache, tokens: Sequence[int]
+) -> jax.Array:
+    padded = np.zeros((1, token_bucket(len(tokens))), np.int32)
+    padded[0, : len(tokens)] = tokens
+    args = (params, context, tail, jnp.asarray(padded))
+    return engine.programs.get(answer_logits, (decoder,), args)(*args)[0]
+
+
+def write_rules(directory: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Replaces the file of rule figures in a directory of results."""
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (directory / RULES).write_text("".join(lines), encoding="utf-8")
+
+
+def read_rules(directory: Path) -> list[dict[str, Any]]:
+    """Rule figures of a directory of results; none where they were not asked for."""
+    path = directory / RULES
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def table(records: Sequence[dict[str, Any]]) -> Table:
+    """Means over questions, a row for each rule and context length."""
+    rows = []
+    for length in dict.fromkeys(record["context_length"] for record in records):
+        for tail, residual in itertools.product(TAILS, RESIDUALS):
+            chosen = [r for r in records if (r["context_length"], r["tail"], r["residual"]) == (length, tail, residual)]
+            figures = (mean_and_error([record[name] for record in chosen]) for name in FIGURES)
+            cells = (f"{mean:.4f} ± {error:.4f}" for mean, error in figures)
+            rows.append((f"{tail}, {residual}", f"{length:,}", *cells, str(len(chosen))))
+    eta, temperature = records[0]["eta"], records[0]["temperature"]
+    note = (
+        f"Exact laws of the emitted token from the models' p and q along lc's answers, eta {eta:g}, temperature "
+        f"{temperature:g}; total variation in [0, 1], means over questions with standard errors. p_hat with residual "
+        "exact is 0 by construction."
+    )
+    columns = (
+        "tail, residual",
+        "tokens",
+        "TV from p",
+        "TV from p_hat",
+        "TV of p_hat from p",
+        "acceptance",
+        "questions",
+    )
+    return Table("Verification rules", columns, tuple(rows), note)

@@ -1,0 +1,218 @@
+"""Results as series: what one method with one setting answered at one context length, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+
+_GOOD = 0.5  # a score from here on counts as success where success and failure are told apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """Which answers belong together.
+
+    Attributes:
+      context_length: tokens.
+      method: its name.
+      variation: (name, value) pairs of what was varied.
+    """
+
+    context_length: int
+    method: str
+    variation: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Method and setting, as a table shows them."""
+        shown = ", ".join(_setting(name, value) for name, value in self.variation)
+        return f"{self.method} ({shown})" if shown else self.method
+
+
+def _setting(name: str, value: Any) -> str:
+    if name == "drafter":
+        return f"{Path(value).name} drafts" if value else "self"
+    if name == "unrelated":
+        return "unrelated passages" if value else "related passages"
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name.replace('_', ' ')} {shown}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """The answers of one key, in the order of the items."""
+
+    key: Key
+    records: tuple[Record, ...]
+
+    def restricted(self, items: Iterable[str]) -> Series:
+        """The answers to these items alone."""
+        wanted = set(items)
+        return Series(self.key, tuple(record for record in self.records if record["item"] in wanted))
+
+    @functools.cached_property
+    def by_item(self) -> dict[str, Record]:
+        return {record["item"]: record for record in self.records}
+
+    def tasks(self) -> dict[str, list[Record]]:
+        """Records by task, in the order of their first appearance."""
+        groups: dict[str, list[Record]] = {}
+        for record in self.records:
+            groups.setdefault(record["task"], []).append(record)
+        return groups
+
+    def groups(self) -> dict[str, list[Record]]:
+        """Records by the further rows that they count in."""
+        groups: dict[str, list[Record]] = {}
+        for record in self.records:
+            for group in record["groups"]:
+                groups.setdefault(group, []).append(record)
+        return groups
+
+    def scores(self, metric: str) -> dict[str, list[float]]:
+        """One metric of every answer, by task."""
+        return {task: [record["scores"][metric] for record in records] for task, records in self.tasks().items()}
+
+
+def scored(series: Sequence[Series], metric: str) -> list[Series]:
+    """The answers that have a metric: not every task has every one."""
+    parts = [Series(one.key, tuple(r for r in one.records if metric in r["scores"])) for one in series]
+    return [part for part in parts if part.records]
+
+
+def read_series(records: Iterable[Record]) -> list[Series]:
+    """Series in the order of context length, then of first appearance; items in a fixed order."""
+    groups: dict[Key, list[Record]] = {}
+    for record in records:
+        key = Key(record["context_length"], record["method"], tuple(record["variation"].items()))
+        groups.setdefault(key, []).append(record)
+    ordered = sorted(groups, key=lambda key: key.context_length)
+    return [Series(key, tuple(sorted(groups[key], key=lambda r: (r["task"], _natural(r["item"]))))) for key in ordered]
+
+
+def _natural(text: str) -> tuple:
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.replace("-", " ").split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What answers cost; seconds are those of their batches, each counted once.
+
+    Attributes:
+      answers, tokens, steps: counts; tokens and steps of all turns of all rows.
+      batches: how many, a part of one counted as such.
+      decode, retrieval, prefill: seconds of all batches; each counts the prefill of its document.
+      tested, proposed, accepted: drafted tokens.
+    """
+
+    answers: int
+    tokens: int
+    steps: int
+    batches: float
+    decode: float
+    retrieval: float
+    prefill: float
+    proposed: int
+    tested: int
+    accepted: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding alone."""
+        return self.tokens / self.decode if self.decode else float("nan")
+
+    @property
+    def prefill_seconds(self) -> float:
+        """Prefill of a batch: the document, its questions, and the drafter's contexts."""
+        return self.prefill / self.batches
+
+    @property
+    def end_to_end(self) -> float:
+        """Seconds from a document to the answers of a batch: retrieval, prefill and decoding."""
+        return (self.retrieval + self.prefill + self.decode) / self.batches
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.tokens / self.steps if self.steps else float("nan")
+
+    def kept_over(self, what: str) -> float | None:
+        """Accepted drafted tokens over those "tested" or "proposed"; None where nothing was drafted."""
+        whole = getattr(self, what)
+        return self.accepted / whole if whole else None
+
+
+def cost(records: Sequence[Record]) -> Cost:
+    """Adds up what records cost. At least one record.
+
+    A batch's seconds are in each of its rows' records; a row's share of them is one part in the batch's size, counted
+    up to the rows that are there (a last batch is filled up with copies, whose time is nobody's).
+    """
+    batches = sum(1 / record["batch"]["size"] for record in records)
+    totals = dict.fromkeys(("tokens", "steps", "decode", "retrieval", "prefill", "proposed", "tested", "accepted"), 0.0)
+    for record in records:
+        for turn, answer in enumerate(record["turns"]):
+            rows = record["batch"]["size"] if turn == 0 else 1
+            totals["tokens"] += len(answer["token_ids"])
+            for name in ("decode", "retrieval", "prefill"):
+                totals[name] += answer["seconds"][name] / rows
+            for name in ("steps", "proposed", "tested", "accepted"):
+                totals[name] += answer["acceptance"][name]
+    return Cost(
+        answers=len(records),
+        batches=batches,
+        tokens=int(totals["tokens"]),
+        steps=int(totals["steps"]),
+        proposed=int(totals["proposed"]),
+        tested=int(totals["tested"]),
+        accepted=int(totals["accepted"]),
+        decode=totals["decode"],
+        retrieval=totals["retrieval"],
+        prefill=totals["prefill"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+    """Questions by what two methods made of them: "good" means a score of at least one half."""
+
+    both: int
+    only_baseline: int
+    only_method: int
+    neither: int
+
+    @property
+    def relative_success(self) -> float | None:
+        """Share of the baseline's failures that the method answers (RAPID, arXiv 2502.20330, Figure 2)."""
+        failures = self.only_method + self.neither
+        return self.only_method / failures if failures else None
+
+    @property
+    def relative_failure(self) -> float | None:
+        """Share of the baseline's successes that the method gets wrong."""
+        successes = self.both + self.only_baseline
+        return self.only_baseline / successes if successes else None
+
+
+def outcomes(method: Series, baseline: Series, metric: str) -> Outcomes:
+    """Counts over the items that both have answered."""
+    counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
+    for item in method.by_item.keys() & baseline.by_item.keys():
+        ours, theirs = (series.by_item[item]["scores"][metric] >= _GOOD for series in (method, baseline))
+        counts[ours, theirs] += 1
+    return Outcomes(counts[True, True], counts[False, True], counts[True, False], counts[False, False])
+
+
+def same_answers(method: Series, baseline: Series) -> tuple[int, int]:
+    """(answers with the baseline's very tokens, items that both have answered)."""
+    shared = method.by_item.keys() & baseline.by_item.keys()
+    equal = sum(
+        [turn["token_ids"] for turn in method.by_item[item]["turns"]]
+        == [turn["token_ids"] for turn in baseline.by_item[item]["turns"]]
+        for item in shared
+    )
+    return equal, len(shared)

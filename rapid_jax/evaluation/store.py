@@ -1,0 +1,131 @@
+"""A directory of results that survives being killed: one JSON line an item, on disk before the next one is begun."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+
+
+class ResultStore:
+    """Results of one configuration. Use it as a context manager; a second process is refused meanwhile.
+
+    Args:
+      directory: made if it does not exist.
+      manifest: what all results have in common, JSON; written at first, compared afterwards.
+
+    Raises:
+      ValueError: the directory holds results of another configuration, or a line that is not a result.
+      OSError: another process writes there, or the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / RESULTS
+        self._file = self._path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise OSError(f"{directory} is being written by another evaluation; wait for it or name another") from None
+        try:
+            self._check_manifest(directory / MANIFEST, json.loads(json.dumps(manifest)))
+            self._file.truncate(complete_bytes(self._path))
+            self._done = {record["key"] for record in read_results(directory)}
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _check_manifest(self, path: Path, manifest: dict[str, Any]) -> None:
+        if not path.exists():
+            if self._path.stat().st_size:
+                raise ValueError(f"{path.parent} holds results without their {MANIFEST}; name another directory")
+            draft = path.with_suffix(".part")
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(manifest, file, indent=1, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            return
+        old, new = flatten(json.loads(path.read_text(encoding="utf-8"))), flatten(manifest)
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise ValueError(
+                    f"{path.parent} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: "
+                    "name another directory, or run with the old setting"
+                )
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._done
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes records, each with a "key" that is not there yet, and waits until they are on disk."""
+        records = list(records)
+        repeated = [record["key"] for record in records if record["key"] in self._done]
+        if repeated:
+            raise ValueError(f"result {repeated[0]} is already there")
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        self._file.write("".join(lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._done.update(record["key"] for record in records)
+
+    def __enter__(self) -> ResultStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def complete_bytes(path: Path) -> int:
+    """Size of a file up to the end of its last whole line: what follows was cut off while it was written."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What all results of a directory have in common.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no results: there is no {MANIFEST} in it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_results(directory: Path) -> list[dict[str, Any]]:
+    """All results, in the order in which they were written; a last line without its end is left out.
+
+    Raises:
+      FileNotFoundError: there is no file of results.
+      ValueError: a line that is not a result, named by its number.
+    """
+    path = directory / RESULTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no results: there is no {RESULTS} in it")
+    results = []
+    for number, line in enumerate(path.read_bytes()[: complete_bytes(path)].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            record["key"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}: not a result of an evaluation") from None
+        results.append(record)
+    return results
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat

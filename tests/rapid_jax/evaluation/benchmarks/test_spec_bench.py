@@ -1,0 +1,70 @@
+"""Spec-Bench: plain conversations of one or two turns, grouped as its tables have them."""
+
+import pytest
+
+from rapid_jax.config import EngineConfig, SamplingConfig
+from rapid_jax.evaluation.benchmarks.spec_bench import MT_BENCH, OTHERS, SpecBench
+
+
+def record(number, category="qa", turns=("Who?",), **fields):
+    return {"question_id": number, "category": category, "turns": list(turns), **fields}
+
+
+def test_the_eight_categories_of_mt_bench_make_one_task(write_records):
+    """The published tables have six columns; eight of ten questions each would be noise."""
+    records = [record(i, category) for i, category in enumerate((*MT_BENCH, *OTHERS))]
+    (source,) = SpecBench(write_records("question.jsonl", records)).sources()
+    assert source.text == ""
+    assert [item.task for item in source.items] == ["mt_bench"] * 8 + list(OTHERS)
+    assert [item.id for item in source.items] == [str(i) for i in range(13)]
+    assert all(item.max_new_tokens == 1024 and item.question == "Who?" for item in source.items)
+
+
+def test_the_second_turn_follows_the_whole_conversation(write_records):
+    """Without the first answer the second question means nothing."""
+    data = write_records("question.jsonl", [record(81, "writing", ("Write.", "Again.")), record(161, "translation")])
+    benchmark = SpecBench(data)
+    (source,) = benchmark.sources()
+    two, one = source.items
+    assert two.question == two.retrieval_query == "Write."
+    turn = benchmark.follow_up(two, ["First answer."])
+    assert turn.max_new_tokens == 1024
+    assert turn.messages == (
+        {"role": "user", "content": "Write."},
+        {"role": "assistant", "content": "First answer."},
+        {"role": "user", "content": "Again."},
+    )
+    assert benchmark.follow_up(two, ["First answer.", "Second."]) is None
+    assert benchmark.follow_up(one, ["Answer."]) is None
+
+
+def test_there_is_no_score_and_decoding_is_greedy(write_records):
+    """A made-up quality number would look like a result."""
+    benchmark = SpecBench(write_records("question.jsonl", [record(1)]))
+    (source,) = benchmark.sources()
+    assert benchmark.metrics == () and benchmark.score(source.items[0], ["Somebody."]) == {}
+    assert SamplingConfig(**benchmark.sampling).temperature == 0
+    EngineConfig(prompt=benchmark.template)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (record(2, "cooking"), "field 'category' must be one of writing"),
+        (record(2, turns=()), "field 'turns' must be a list of strings"),
+        (record(2, turns=("Who?", " ")), "field 'turns' must hold strings that are not empty"),
+        (record(1), "id '1' appears twice"),
+        ({"category": "qa", "turns": ["Who?"]}, "field 'question_id' is missing"),
+    ],
+)
+def test_a_bad_record_is_named(write_records, bad, message):
+    """A question that is dropped or asked empty would change the mean speed."""
+    with pytest.raises(ValueError, match=f"question.jsonl, line 2: {message}"):
+        SpecBench(write_records("question.jsonl", [record(1), bad]))
+
+
+def test_the_fingerprint_follows_the_data(write_records):
+    """Speeds over different questions must not be averaged."""
+    first = SpecBench(write_records("question.jsonl", [record(1)])).fingerprint
+    assert SpecBench(write_records("copy.jsonl", [record(1)])).fingerprint == first
+    assert SpecBench(write_records("question.jsonl", [record(1), record(2)])).fingerprint != first

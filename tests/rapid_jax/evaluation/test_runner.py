@@ -1,0 +1,160 @@
+"""The runner on a tiny model: what is asked, of whom, and what a stopped run leaves to do."""
+
+import dataclasses
+
+import pytest
+
+from rapid_jax import Engine
+from rapid_jax.config import EngineConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.evaluation import rules
+from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
+from rapid_jax.evaluation.runner import Plan, run
+from rapid_jax.evaluation.store import ResultStore
+from rapid_jax.evaluation.variation import Variation, parse_sweep
+
+TEXT = " ".join(f"Sentence {n} says that stone {n} is heavy." for n in range(20))
+
+
+class TwoDocuments:
+    """Three items about one document, one about another, and a plain conversation with a second turn."""
+
+    name, template, metrics, sampling, fingerprint = "made", "Read. {document}\n\n{question}", ("score",), {}, "x"
+
+    def sources(self):
+        yield Source("a", TEXT, tuple(self.item(f"a{n}") for n in range(3)))
+        yield Source("b", TEXT.replace("stone", "river"), (self.item("b0"),))
+        yield Source("c", "", (self.item("c0"),))
+
+    def item(self, name):
+        return Item(name, "first" if name != "a2" else "second", f"What of {name}?", f"stone {name}", "r", 6)
+
+    def follow_up(self, item, answers):
+        if item.id != "c0" or len(answers) > 1:
+            return None
+        turns = ("user", item.question), ("assistant", answers[0]), ("user", "And then?")
+        return FollowUp(tuple({"role": role, "content": content} for role, content in turns), 4)
+
+    def score(self, item, answers):
+        return {"score": float(len(answers))}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint):
+    config = EngineConfig(
+        target=str(tiny_checkpoint),
+        prefill_chunk=256,
+        retrieval=RetrievalConfig(chunk_tokens=128, threshold=-1.0),
+        speculation=SpeculationConfig(gamma=3),
+        sampling=SamplingConfig(max_new_tokens=6),
+    )
+    return Engine.load(config=config)
+
+
+class Documents(TwoDocuments):
+    """Without the conversation, which nobody can retrieve from."""
+
+    def sources(self):
+        return iter(list(super().sources())[:2])
+
+
+def answers(engine, directory, plan):
+    with ResultStore(directory, {"benchmark": {"name": "made"}}) as store:
+        return list(run(engine, plan, store))
+
+
+def test_every_item_is_asked_with_every_way_and_turn(engine, tmp_path):
+    """An item that is left out, or a second turn that is dropped, would make a table of something else."""
+    records = answers(engine, tmp_path, Plan(TwoDocuments(), 0, ["lc"], [Variation()], 2))
+    assert [record["item"] for record in records] == ["a0", "a1", "a2", "b0", "c0"]
+    assert [len(record["turns"]) for record in records] == [1, 1, 1, 1, 2]
+    assert records[-1]["scores"] == {"score": 2.0}
+    assert [record["batch"] for record in records][1:3] == [
+        {"first": "a0", "size": 2, "row": 1},
+        {"first": "a2", "size": 2, "row": 0},
+    ]
+    assert len({record["prompt_hash"] for record in records}) == 5
+
+
+def test_batched_answers_are_those_of_single_questions(engine, tmp_path):
+    """Rows are batched for speed; the answers must be the same."""
+    batched = answers(engine, tmp_path / "3", Plan(Documents(), 0, ["lc", "sd"], [Variation()], 3))
+    single = answers(engine, tmp_path / "1", Plan(Documents(), 0, ["lc", "sd"], [Variation()], 1))
+    texts = [{r["key"]: r["turns"][0]["token_ids"] for r in records} for records in (batched, single)]
+    assert texts[0] == texts[1]
+
+
+def test_a_sweep_asks_each_method_what_concerns_it(engine, tmp_path):
+    """Plain decoding is asked once, RAPID for each eta and each kind of passages."""
+    variations = parse_sweep(["eta=0,10", "unrelated=false,true"])
+    records = answers(engine, tmp_path, Plan(Documents(), 0, ["lc", "rapid"], variations, 2))
+    b = [record for record in records if record["item"] == "b0"]
+    assert [record["variation"] for record in b if record["method"] == "lc"] == [{}]
+    swept = [record["variation"] for record in b if record["method"] == "rapid"]
+    assert sorted((v["eta"], v["unrelated"]) for v in swept) == [(0.0, False), (0.0, True), (10.0, False), (10.0, True)]
+    assert {record["settings"]["eta"] for record in b if record["method"] == "rapid"} == {0.0, 10.0}
+    lossless = [record for record in b if record["variation"].get("eta", 0) == 0]
+    assert len({tuple(record["turns"][0]["token_ids"]) for record in lossless}) == 1
+
+
+def test_retrieval_length_and_drafter_can_be_swept(engine, tmp_path, make_tiny_checkpoint):
+    """Figure 3's axis, and drafts by another model in the same table."""
+    other = make_tiny_checkpoint(seed=5)
+    variations = parse_sweep(["retrieval_tokens=128,512", f"drafter=,{other}"])
+    records = answers(engine, tmp_path, Plan(Documents(), 0, ["sd"], variations, 4))
+    a0 = {tuple(r["variation"].values()): r["turns"][0] for r in records if r["item"] == "a0"}
+    sizes = {key: turn["context"]["drafter_tokens"] for key, turn in a0.items()}
+    assert sizes["", 128] < sizes["", 512] == sizes[str(other), 512]
+    assert len({tuple(turn["token_ids"]) for turn in a0.values()}) == 1
+
+
+def test_a_stopped_run_goes_on_with_the_same_batches(engine, tmp_path):
+    """What was answered is not asked again, and what was not is answered as if nothing had happened."""
+    plan = Plan(Documents(), 0, ["lc", "rapid"], [Variation()], 2)
+    whole = answers(engine, tmp_path / "whole", plan)
+    with ResultStore(tmp_path / "stopped", {"benchmark": {"name": "made"}}) as store:
+        begun = run(engine, plan, store)
+        first = [next(begun) for _ in range(1)]
+        begun.close()
+    rest = answers(engine, tmp_path / "stopped", plan)
+    assert len(rest) < len(whole)
+    kept = ("key", "batch", "prompt_hash", "scores")
+    stored = {r["key"]: {k: r[k] for k in kept} | {"ids": r["turns"][0]["token_ids"]} for r in [*first, *rest]}
+    for record in whole:
+        if record["key"] in stored:
+            assert stored[record["key"]] == {k: record[k] for k in kept} | {"ids": record["turns"][0]["token_ids"]}
+    assert answers(engine, tmp_path / "stopped", plan) == []
+
+
+def test_prompts_are_cut_in_the_middle_to_the_context_length(engine, tmp_path):
+    """InfiniteBench and LongBench keep the first and the last half of the prompt."""
+    (record, *_) = answers(engine, tmp_path, Plan(Documents(), 300, ["lc"], [Variation()], 1))
+    context = record["turns"][0]["context"]
+    assert 296 <= context["target_tokens"] <= 304 and context["truncated_tokens"] > 0
+
+
+def test_a_conversation_cannot_be_retrieved_from(engine, tmp_path):
+    """Spec-Bench with a retrieving method must be refused, not answered with nothing retrieved."""
+    with pytest.raises(ValueError, match="method rag retrieves"):
+        answers(engine, tmp_path, Plan(TwoDocuments(), 0, ["rag"], [Variation()], 2))
+
+
+def test_rule_figures_are_those_of_the_closed_forms(engine):
+    """At eta 0 every rule is lossless; with residual exact the law is p_hat; with rapid it may leave both."""
+    source = next(TwoDocuments().sources())
+    document = engine.read(source.text)
+    warm = dataclasses.replace(engine.config, sampling=dataclasses.replace(engine.config.sampling, temperature=1.0))
+    engines = {}
+    for eta in (0.0, 10.0):
+        config = dataclasses.replace(warm, speculation=dataclasses.replace(warm.speculation, eta=eta))
+        other = Engine(config, engine.target, engine.drafter, None, 0.0)
+        engines[eta] = list(rules.measure(other, document, source.items[0], {"context_length": 1, "item": "a0"}))
+    for record in engines[0.0]:
+        assert record["from_p"] < 1e-5 and record["from_p_hat"] < 1e-5
+    by_rule = {(record["tail"], record["residual"]): record for record in engines[10.0]}
+    assert len(by_rule) == 4
+    for (_, residual), record in by_rule.items():
+        assert 0 <= record["acceptance"] <= 1 + 1e-6
+        if residual == "exact":
+            assert record["from_p_hat"] < 1e-5
+            assert record["from_p"] == pytest.approx(record["p_hat_from_p"], abs=1e-5)
+    assert "teacher, rapid" in rules.table(engines[10.0]).rows[0][0]
