@@ -1,4 +1,4 @@
-"""The embedded model, 2.4 million parameters, drafting for itself; runs on anything.
+"""The embedded model, 2.1 million parameters, drafting for itself; runs on anything.
 
     python -m launch.generate --method=lc,rag,sd,rapid
 

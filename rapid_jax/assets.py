@@ -26,6 +26,6 @@ def model_path() -> str:
 
 
 def default_question() -> str:
-    """The first question about the embedded document that asks for one fact."""
+    """The first question about the embedded document that asks for everything said about somebody."""
     with QUESTIONS.open(encoding="utf-8") as lines:
-        return next(q["question"] for q in map(json.loads, lines) if q["task"] == "fact")
+        return next(q["question"] for q in map(json.loads, lines) if q["task"] == "dossier")

@@ -34,7 +34,7 @@ def test_the_embedded_files_are_what_the_readme_says():
     questions = [json.loads(line) for line in assets.QUESTIONS.read_text(encoding="utf-8").splitlines()]
     assert {question["task"] for question in questions} == {"fact", "choice", "dossier", "whole"}
     assert assets.default_question() in {question["question"] for question in questions}
-    assert len(assets.DOCUMENT.read_text(encoding="utf-8")) > 30_000
+    assert len(assets.DOCUMENT.read_text(encoding="utf-8")) > 120_000
     assert sum(file.stat().st_size for file in assets.ASSETS.rglob("*") if file.is_file()) < 20e6
 
 
@@ -70,10 +70,5 @@ def test_greedy_speculative_decoding_gives_the_target_s_tokens(engine, archive, 
 def test_the_embedded_model_answers_about_unseen_archives(engine, archive, document):
     """The default must be worth asking: facts and dossiers of an archive that no training step has seen."""
     chosen = sample_questions(archive, 24, seed=1)
-    means = {}
-    for task in ("fact", "dossier"):
-        asked = [question.question for question in chosen[task]]
-        answers = engine.ask_many(document, asked, "lc", max_new_tokens=MAX_NEW_TOKENS[task])
-        means[task] = np.mean([score(q, answer.text) for q, answer in zip(chosen[task], answers, strict=True)])
-    assert means["fact"] >= 0.75
-    assert means["dossier"] >= 0.4  # form and name right, statements often wrong: see assets/README.md
+    assert means["fact"] >= 0.85
+    assert means["dossier"] >= 0.75

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from rapid_jax.evaluation.archive import TASKS, Archive, Question, make_archive, with_choices
-from rapid_jax.evaluation.archive_text import PERSON_ATTRIBUTES, SURNAMES, THINGS, TOWN_ATTRIBUTES
+from rapid_jax.evaluation.archive_text import NUMBERS, ORDINALS, PERSON_ATTRIBUTES, SURNAMES, THINGS, TOWN_ATTRIBUTES
 from rapid_jax.training.tokenizer import ANSWER
+
+DOSSIER_WEIGHT = 0.25  # of a dossier's token in the loss: they are many, and most are easy
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Phase:
     """A stretch of the curriculum: rows of one length until a total number of steps is reached.
 
     `document` is the document's share of a row; `weights` are the relative numbers of questions by task (see TASKS);
-    `reach` is the farthest position that jumps at paragraph ends may lead to (tokens).
+    `reach` is the farthest position that jumps at paragraph ends may lead to (tokens); `turn_weight` is the weight in
+    the loss of a dossier's counts, ordinals and ends, where a wrong token spoils what follows.
     """
 
     until: int
@@ -27,6 +30,7 @@ class Phase:
     weights: tuple[float, float, float, float]
     reach: int
     learning_rate: float = 3e-4
+    turn_weight: float = DOSSIER_WEIGHT
 
 
 @jax.tree_util.register_dataclass
@@ -49,14 +53,14 @@ class Batch:
 class RowMaker:
     """Writes training rows; the same seed and step give the same rows."""
 
-    def __init__(self, tokenizer, dossier_weight: float = 0.25):
+    def __init__(self, tokenizer):
         self.backend = tokenizer.backend_tokenizer
         self.bos = tokenizer.bos_token_id
         self.eos = tokenizer.eos_token_id
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
         words = [value for attribute in PERSON_ATTRIBUTES + TOWN_ATTRIBUTES for value in attribute.values]
         self.marked = (self.last_ids(SURNAMES), self.last_ids([*words, *THINGS]))
-        self.task_weights = (1.0, 1.0, dossier_weight, 1.0)
+        self.turns = np.unique([*self.last_ids([*NUMBERS, *ORDINALS]), *self.encode("\n\n"), self.eos])
 
     def encode(self, part: str) -> list[int]:
         return self.backend.encode(part, add_special_tokens=False).ids
@@ -107,7 +111,7 @@ class RowMaker:
             span = slice(scored, scored + len(answered))
             batch.index[row, span] = np.arange(start, start + len(answered))
             batch.target[row, span] = answered
-            batch.weight[row, span] = self.task_weights[task]
+            batch.weight[row, span] = self._weights(question.task, answered, phase)
             batch.task[row, span] = task
             batch.answer[row, span] = number
             scored += len(answered)
@@ -116,6 +120,12 @@ class RowMaker:
             next_position += size
         batch.tokens[row, : len(ids)] = ids
         batch.positions[row, : len(ids)] = positions
+
+    def _weights(self, task: str, answered: list[int], phase: Phase) -> np.ndarray:
+        """Weight in the loss of each token of an answer."""
+        if task != "dossier":
+            return np.ones(len(answered))
+        return np.where(np.isin(answered, self.turns), phase.turn_weight, DOSSIER_WEIGHT)
 
     def _document(self, archive: Archive, phase: Phase, rng: random.Random) -> tuple[list[int], list[int]]:
         """Token ids of the document, and positions that jump ahead at paragraph ends in two rows of three."""
