@@ -87,7 +87,7 @@ def main() -> None:
 
     from launch import speed_table
     from rapid_jax.benchmarking.bandwidth import measure_bandwidth
-    from rapid_jax.benchmarking.hardware import OtherLoad, hardware
+    from rapid_jax.benchmarking.hardware import hardware
     from rapid_jax.benchmarking.sweep import Sweep
 
     cli.use_compilation_cache()
@@ -104,10 +104,8 @@ def main() -> None:
         "versions": engine.versions | ({"torch": importlib.metadata.version("torch")} if peer is not None else {}),
     }
     speed_table.print_header(about, sweep, why_no_peer)
-    load = OtherLoad()
     measurements = _measure(sweep, engine, peer, bandwidth, about)
     speed_table.print_tables(measurements, _ACCEPTANCE.value)
-    speed_table.print_other_load(load.share())
     if _PLOT.value is not None:
         from rapid_jax.benchmarking.plot import plot_speed_ups
 
@@ -118,7 +116,6 @@ def _measure(
     sweep: Sweep, engine: Engine, peer: Peer | None, bandwidth: Any, about: dict[str, Any]
 ) -> list[Measurement]:
     """All measurements; each cell's are written as it ends."""
-    from rapid_jax.benchmarking.hardware import OtherLoad
     from rapid_jax.benchmarking.sweep import run_sweep
     from rapid_jax.benchmarking.workload import archive_workload, random_workload
 
@@ -135,10 +132,8 @@ def _measure(
             runs(done, total)
 
         make_workload = random_workload if _RANDOM.value else archive_workload
-        load = OtherLoad()
         for cell in run_sweep(sweep, engine, make_workload, bandwidth, peer=peer, prefill_progress=prefill, tick=tick):
             measurements += cell
-            about["other_load"], load = load.share(), OtherLoad()
             if output is not None:
                 output.writelines(json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
                 output.flush()

@@ -75,14 +75,13 @@ def print_tables(measurements: Sequence[Measurement], acceptance: float | None) 
     _print(f"\n{_LEGEND}")
     if acceptance is not None:
         _print(f"* made with a forced acceptance of {acceptance:g}")
-
-
-def print_other_load(share: float | None) -> None:
-    """A warning where others used the processor meanwhile; share in [0, 1], or None where nobody knows."""
-    if share is not None and share > _BUSY:
+    busy = [m for m in measurements if m.other_load is not None and m.other_load > _BUSY]
+    if busy:
+        lengths = ", ".join(dict.fromkeys(f"{m.cell.context_length:,}" for m in busy))
+        share = max(m.other_load or 0 for m in busy)
         _print(
-            f"WARNING: other processes took {share:.0%} of the processor meanwhile. These figures do not count: "
-            "measure again when nothing else runs",
+            f"WARNING: other processes took up to {share:.0%} of the processor at {lengths} tokens of context. Figures "
+            "there do not count: measure again when nothing else runs",
             style="bold",
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from rapid_jax.benchmarking.bandwidth import Bandwidth
+from rapid_jax.benchmarking.hardware import OtherLoad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Measurement:
       speed_up: tokens_per_second over lc's of the same cell; None without lc.
       kept_over_tested, kept_over_proposed: accepted drafted tokens; None without drafts.
       forced_acceptance, context_tokens, retrieved_tokens: see Contestant.
+      other_load: share of the host's processor that other processes took while the cell ran; None where the system
+        does not tell.
     """
 
     cell: Cell
@@ -113,6 +116,7 @@ class Measurement:
     forced_acceptance: float | None
     context_tokens: int
     retrieved_tokens: int | None
+    other_load: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; numbers are rounded to six digits."""
@@ -146,15 +150,17 @@ def measure(
     for contestant in contestants:
         contestant.run()
         tick()
+    load = OtherLoad()
     samples: list[list[Sample]] = [[] for _ in contestants]
     for _ in range(repeats):
         for contestant, own in zip(contestants, samples, strict=True):
             own.append(contestant.run())
             tick()
+    other_load = load.share()
     speeds = [statistics.median(map(_tokens_per_second, own)) for own in samples]
     baseline = next((s for c, s in zip(contestants, speeds, strict=True) if c.name == "lc"), None)
     return [
-        _measurement(cell, contestant, own, speed, baseline, bandwidth.bytes_per_second * devices)
+        _measurement(cell, contestant, own, speed, baseline, bandwidth.bytes_per_second * devices, other_load)
         for contestant, own, speed in zip(contestants, samples, speeds, strict=True)
     ]
 
@@ -166,6 +172,7 @@ def _measurement(
     speed: float,
     baseline: float | None,
     bytes_per_second: float,
+    other_load: float | None,
 ) -> Measurement:
     step_seconds = statistics.median(sample.decode_seconds / max(sample.steps) for sample in samples)
     tokens, steps = (sum(sum(map(len, s.tokens)) for s in samples), sum(sum(s.steps) for s in samples))
@@ -184,6 +191,7 @@ def _measurement(
         forced_acceptance=contestant.forced_acceptance,
         context_tokens=contestant.context_tokens,
         retrieved_tokens=contestant.retrieved_tokens,
+        other_load=other_load,
     )
 
 

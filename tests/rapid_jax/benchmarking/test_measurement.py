@@ -84,3 +84,13 @@ def test_bandwidth_is_measured_and_said():
     found = measure_bandwidth(1 << 20)
     assert found.array_bytes == 1 << 20 and found.bytes_per_second > 0
     assert found.to_dict()["gigabytes_per_second"] == pytest.approx(found.bytes_per_second / 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("share, warned", [(0.5, True), (0.01, False), (None, False)])
+def test_a_busy_host_is_said(measured, capsys, share, warned):
+    """Spinning threads lose up to fifty times beside another process: such a figure must not look like any other."""
+    from launch import speed_table
+
+    rows = [dataclasses.replace(row, other_load=share) for row in measured[0]]
+    speed_table.print_tables(rows, None)
+    assert ("WARNING: other processes took up to 50%" in capsys.readouterr().out) == warned

@@ -1,0 +1,1 @@
+"""The decoding loop: sampling, prefill, state, the jitted step, bursts, compiled programs."""

@@ -1,0 +1,1 @@
+"""Archives, benchmarks, scores, results and reports."""
