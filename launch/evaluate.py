@@ -86,8 +86,16 @@ def main() -> None:
     from rapid_jax.evaluation.runner import Plan
 
     tokenizer = _tokenizer(config)
+    made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
     plans = [
-        Plan(_benchmark(length, lambda text: len(tokenizer.encode(text))), length, methods, variations, _BATCH.value)
+        Plan(
+            benchmark=_benchmark(length, lambda text: len(tokenizer.encode(text))),
+            context_length=length,
+            methods=methods,
+            variations=variations,
+            batch=_BATCH.value,
+            prompt_tokens=0 if made else length,
+        )
         for length in lengths
     ]
     config = _with_sampling(config, plans)

@@ -19,6 +19,7 @@ Prefill includes the document's own, computed once for all methods.
 tokens/s and speed-up are of decoding alone.
 Acceptance: drafted tokens kept, of those tested (up to the first rejection in
 a step) and of all drafted."""
+_WIDE = 240  # columns of a report's tables where nobody's terminal would break them
 _SHORT = 24  # characters of an answer that is shown in the table too
 
 
@@ -105,6 +106,8 @@ def print_tables(heading: str, tables: Sequence[ReportTable]) -> None:
     """Tables of a report under a heading, each with its note."""
     _print(f"\n{heading}", style="bold")
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDE)
     for table in tables:
         shown = Table(title=table.title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left")
         for index, column in enumerate(table.columns):

@@ -87,7 +87,7 @@ class Report:
         items = len({record["item"] for one in self.series for record in one.records})
         sources = len({record["source"] for one in self.series for record in one.records})
         lines = [
-            f"{answers:,} answers to {items:,} items about {sources:,} documents, with "
+            f"{answers:,} answers; items: {items:,}; documents: {sources:,}; methods: "
             + ", ".join(dict.fromkeys(one.key.method for one in self.series))
             + "."
         ]
@@ -117,7 +117,11 @@ class Report:
 def markdown_table(table: Table) -> str:
     """A table in Markdown, numbers to the right."""
     lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1)), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "\\n")
 
 
 def html(text: str, pictures: Sequence[Plot]) -> str:

@@ -26,10 +26,11 @@ class Plan:
 
     Attributes:
       benchmark: documents and items.
-      context_length: tokens of the documents, or of the prompts that they are cut to; 0 leaves them to the model.
+      context_length: tokens of the documents or prompts, as the results name it.
       methods: names in rapid_jax.METHODS.
       variations: a method is asked once for each that differs in what concerns it.
       batch: questions about one document that are decoded together.
+      prompt_tokens: longer prompts lose their middle until they have so many; 0 leaves that to the model's limit.
     """
 
     benchmark: Benchmark
@@ -37,6 +38,7 @@ class Plan:
     methods: Sequence[str]
     variations: Sequence[Variation]
     batch: int
+    prompt_tokens: int = 0
 
     def ways(self) -> list[tuple[str, Variation]]:
         """Method and what it heeds of each variation, without repeats; methods take turns."""
@@ -117,13 +119,13 @@ def _document(engine: Engine, plan: Plan, source: Source, batch: Sequence[Item])
 
 def _keep(engine: Engine, plan: Plan, source: Source) -> tuple[int, int] | None:
     """Tokens of the document that stay at its start and end, so that the prompt's first and last halves do."""
-    if not plan.context_length:
+    if not plan.prompt_tokens:
         return None
     prompt = Prompt(engine.target.tokenizer, plan.benchmark.template)
     bare = "".join(plan.benchmark.template.partition("{document}")[::2])
     head = len(engine.target.tokenizer.encode(bare.partition("{question}")[0]))
     longest = max(len(prompt.question(item.question)) for item in source.items)
-    return max(plan.context_length // 2 - head, 1), max(plan.context_length // 2 - longest, 1)
+    return max(plan.prompt_tokens // 2 - head, 1), max(plan.prompt_tokens // 2 - longest, 1)
 
 
 def _ask(

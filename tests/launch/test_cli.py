@@ -41,8 +41,7 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch):
         for done in (1000, 2000, 3000, 4000):
             progress(done, 4000)
     assert sys.stderr.getvalue() == (
-            "prefill: 2,000 of 4,000 tok (50%), about 22 s left\n"
-        "prefill: 4,000 of 4,000 tok (100%), about 0 s left\n"
+        "prefill: 2,000 of 4,000 tok (50%), about 22 s left\nprefill: 4,000 of 4,000 tok (100%), about 0 s left\n"
     )
 
 

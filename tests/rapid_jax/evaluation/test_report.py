@@ -116,7 +116,7 @@ def test_a_report_is_written_and_holds_everything(tmp_path, series):
         store.append(record for one in series for record in one.records)
     markdown, page = Report(tmp_path).write()
     text = markdown.read_text(encoding="utf-8")
-    assert "6 answers to 3 items about 1 documents, with lc, rapid." in text
+    assert "6 answers; items: 3; documents: 1; methods: lc, rapid." in text
     assert "| jax | 1.2.3 |" in text and "| dtype | float32 |" in text and "speed-up, end to end" in text
     source = page.read_text(encoding="utf-8")
     assert "<table>" in source and not re.search(r'src="(?!data:)', source)
@@ -138,7 +138,7 @@ def test_an_empty_evaluation_says_so(tmp_path):
         Report(tmp_path)
 
 
-def test_cells_with_bars_do_not_break_a_table():
-    """A label with | would shift every column."""
-    table = tables.Table("", ("a|b", "c"), (("d", "e"),))
-    assert markdown_table(table).splitlines()[0] == "| a\\|b | c |"
+def test_bars_and_newlines_do_not_break_a_table():
+    """A label with | would shift every column, a prompt with a newline would end the table."""
+    table = tables.Table("", ("a|b", "c"), (("d\n\nf", "e"),))
+    assert markdown_table(table).splitlines() == ["| a\\|b | c |", "| --- | ---: |", "| d\\n\\nf | e |"]

@@ -127,9 +127,11 @@ def test_a_stopped_run_goes_on_with_the_same_batches(engine, tmp_path):
 
 def test_prompts_are_cut_in_the_middle_to_the_context_length(engine, tmp_path):
     """InfiniteBench and LongBench keep the first and the last half of the prompt."""
-    (record, *_) = answers(engine, tmp_path, Plan(Documents(), 300, ["lc"], [Variation()], 1))
+    (record, *_) = answers(engine, tmp_path, Plan(Documents(), 300, ["lc"], [Variation()], 1, prompt_tokens=300))
     context = record["turns"][0]["context"]
     assert 296 <= context["target_tokens"] <= 304 and context["truncated_tokens"] > 0
+    (record, *_) = answers(engine, tmp_path / "whole", Plan(Documents(), 300, ["lc"], [Variation()], 1))
+    assert record["turns"][0]["context"]["truncated_tokens"] == 0
 
 
 def test_a_conversation_cannot_be_retrieved_from(engine, tmp_path):
