@@ -17,7 +17,7 @@ class ResultStore:
 
     Args:
       directory: made if it does not exist.
-      manifest: what all results have in common, JSON; written at first, compared afterwards.
+      manifest: what all results have in common, JSON; written before the first result, compared afterwards.
 
     Raises:
       ValueError: the directory holds results of another configuration, or a line that is not a result.
@@ -42,9 +42,7 @@ class ResultStore:
             raise
 
     def _check_manifest(self, path: Path, manifest: dict[str, Any]) -> None:
-        if not path.exists():
-            if self._path.stat().st_size:
-                raise ValueError(f"{path.parent} holds results without their {MANIFEST}; name another directory")
+        if not self._path.stat().st_size:
             draft = path.with_suffix(".part")
             with draft.open("w", encoding="utf-8") as file:
                 json.dump(manifest, file, indent=1, ensure_ascii=False)
@@ -52,6 +50,8 @@ class ResultStore:
                 os.fsync(file.fileno())
             draft.replace(path)
             return
+        if not path.exists():
+            raise ValueError(f"{path.parent} holds results without their {MANIFEST}; name another directory")
         old, new = flatten(json.loads(path.read_text(encoding="utf-8"))), flatten(manifest)
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):

@@ -59,12 +59,17 @@ def test_a_line_cut_off_by_a_crash_is_written_again(tmp_path, cut):
 
 def test_another_configuration_is_refused_by_name(tmp_path):
     """Results of two settings in one table would be compared as if they were one."""
-    ResultStore(tmp_path, MANIFEST).__exit__()
     other = {**MANIFEST, "config": {"dtype": "bfloat16", "mesh": (1, 1, 1)}}
+    ResultStore(tmp_path, other).__exit__()  # a run that ended before its first answer binds nobody
+    with ResultStore(tmp_path, MANIFEST) as store:
+        store.append([record("a")])
     with pytest.raises(ValueError, match=r"config.dtype = 'float32', this run has 'bfloat16'"):
         ResultStore(tmp_path, other)
     with ResultStore(tmp_path, MANIFEST) as store:
-        assert "a" not in store
+        assert "a" in store
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="without their manifest.json"):
+        ResultStore(tmp_path, MANIFEST)
 
 
 def test_a_second_writer_is_refused(tmp_path):
