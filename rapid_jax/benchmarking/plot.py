@@ -34,7 +34,7 @@ def plot_speed_ups(measurements: Sequence[Measurement], path: Path, title: str) 
         crossing = crossing_point(points)
         if crossing is not None:
             axes.plot(crossing, 1, marker="x", markersize=10, color=drawn.get_color())
-            axes.annotate(f"{crossing:,.0f}", (crossing, 1), (0, 8), textcoords="offset points", ha="center")
+            drawn.set_label(f"{label}, from {crossing:,.0f} tokens")  # beside the cross two of them would overlap
     lengths = sorted({m.cell.context_length for m in measurements})
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
