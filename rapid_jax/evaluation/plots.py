@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rapid_jax.evaluation.series import Series, cost
+from rapid_jax.evaluation.series import Series, baseline, cost, shared_costs
 from rapid_jax.evaluation.statistics import macro_mean_and_error
 
 
@@ -26,13 +26,12 @@ Measure = Callable[[Series], tuple[float, float]]  # a value and its standard er
 
 def plots(series: Sequence[Series], metric: str | None, *, timings: bool = True) -> list[Plot]:
     """One plot for every setting with several numeric values (context length among them) and every measure."""
-    plain = {one.key.context_length: one for one in series if one.key.method == "lc"}
     measures: dict[str, Measure] = {}
     if metric is not None:
         measures[f"{metric}, average over tasks"] = lambda one: macro_mean_and_error(one.scores(metric))
     measures["acceptance, kept of tested"] = lambda one: (_or_nan(cost(one.records).kept_over("tested")), math.nan)
     if timings:
-        measures["decode speed-up over lc"] = lambda one: (_speed_up(one, plain), math.nan)
+        measures["decode speed-up over lc"] = lambda one: (_speed_up(one, series), math.nan)
     found = []
     for axis in _axes(series):
         lines = _lines(series, axis)
@@ -71,9 +70,10 @@ def _lines(series: Sequence[Series], axis: str) -> dict[str, list[tuple[float, S
     return {label: sorted(line, key=lambda point: point[0]) for label, line in lines.items()}
 
 
-def _speed_up(one: Series, plain: dict[int, Series]) -> float:
-    base = plain.get(one.key.context_length)
-    return cost(one.records).tokens_per_second / cost(base.records).tokens_per_second if base else math.nan
+def _speed_up(one: Series, series: Sequence[Series]) -> float:
+    plain = baseline(series, one, "lc")
+    costs = shared_costs(one, plain) if plain is not None else None
+    return costs[0].tokens_per_second / costs[1].tokens_per_second if costs else math.nan
 
 
 def _or_nan(value: float | None) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from markdown_it import MarkdownIt
 
@@ -136,8 +135,3 @@ def html(text: str, pictures: Sequence[Plot]) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f"<style>\n{_STYLE}</style></head>\n<body>\n{body}</body></html>\n"
     )
-
-
-def describe(manifest: dict[str, Any]) -> str:
-    """One line: what the results of a directory are."""
-    return f"{manifest['benchmark']['name']} with {manifest['config']['target'] or 'the embedded model'}"

@@ -79,6 +79,26 @@ class Series:
         return {task: [record["scores"][metric] for record in records] for task, records in self.tasks().items()}
 
 
+def baseline(series: Sequence[Series], one: Series, method: str) -> Series | None:
+    """The series of another method at the same length that heeds the same of what was varied, or None.
+
+    At temperature 1 a method is compared with lc at temperature 1; where eta alone was varied, with the only lc.
+    """
+    for other in series:
+        same_length = other.key.context_length == one.key.context_length
+        if same_length and other.key.method == method and set(other.key.variation) <= set(one.key.variation):
+            return other
+    return None
+
+
+def shared_costs(one: Series, other: Series) -> tuple[Cost, Cost] | None:
+    """Both series' costs of the items that both have answered; None where there are none."""
+    shared = one.by_item.keys() & other.by_item.keys()
+    if not shared:
+        return None
+    return cost(one.restricted(shared).records), cost(other.restricted(shared).records)
+
+
 def scored(series: Sequence[Series], metric: str) -> list[Series]:
     """The answers that have a metric: not every task has every one."""
     parts = [Series(one.key, tuple(r for r in one.records if metric in r["scores"])) for one in series]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from rapid_jax.evaluation.series import Record, Series, cost, outcomes, same_answers
+from rapid_jax.evaluation.series import Record, Series, baseline, cost, outcomes, same_answers, shared_costs
 from rapid_jax.evaluation.statistics import macro_mean_and_error, mean_and_error, paired_bootstrap
 
 BASELINES = ("lc", "rag")
@@ -44,17 +44,20 @@ def differences(series: Sequence[Series], metric: str) -> Table | None:
     """Each method against the plain target and against retrieval alone, on the questions that both answered."""
     tasks = list(dict.fromkeys(task for one in series for task in one.tasks()))
     rows = []
-    for baseline in (one for one in series if one.key.method in BASELINES):
+    for method in BASELINES:
         for one in series:
-            shared = one.by_item.keys() & baseline.by_item.keys()
-            if one is baseline or one.key.method == "lc" or not shared:
+            other = baseline(series, one, method)
+            if other is None or other is one or one.key.method == "lc":
                 continue
-            ours, theirs = (s.restricted(shared).scores(metric) for s in (one, baseline))
+            shared = one.by_item.keys() & other.by_item.keys()
+            if not shared:
+                continue
+            ours, theirs = (s.restricted(shared).scores(metric) for s in (one, other))
             paired = {task: (ours[task], theirs[task]) for task in ours}
             cells = [_interval({task: paired[task]}) if task in paired else "-" for task in tasks]
             if len(tasks) > 1:
                 cells.append(_interval(paired))
-            rows.append((f"{one.key.label} - {baseline.key.label}", *cells))
+            rows.append((f"{one.key.label} - {other.key.label}", *cells))
     if not rows:
         return None
     columns = ("difference", *tasks, *(("average",) if len(tasks) > 1 else ()))
@@ -68,13 +71,14 @@ def differences(series: Sequence[Series], metric: str) -> Table | None:
 
 def speed(series: Sequence[Series]) -> Table:
     """What every series cost beside the plain target."""
-    plain = next((one for one in series if one.key.method == "lc"), None)
-    base = cost(plain.records) if plain else None
     rows = []
     for one in series:
-        own = cost(one.records)
-        decode = own.tokens_per_second / base.tokens_per_second if base else math.nan
-        total = base.end_to_end / own.end_to_end if base and own.answers == base.answers else math.nan
+        own, plain = cost(one.records), baseline(series, one, "lc")
+        costs = shared_costs(one, plain) if plain else None
+        decode = total = math.nan
+        if costs:
+            decode = costs[0].tokens_per_second / costs[1].tokens_per_second
+            total = costs[1].end_to_end / costs[0].end_to_end
         rows.append(
             (
                 one.key.label,
@@ -100,41 +104,31 @@ def speed(series: Sequence[Series]) -> Table:
         "kept of drafted",
     )
     note = (
-        "Seconds are those of a batch with its document's prefill; compilation excluded. Speed-ups are over lc. A "
-        "draft is tested up to its first rejection."
+        "Seconds are those of a batch with its document's prefill; compilation excluded. Speed-ups are over lc, on the "
+        "questions that both answered. A draft is tested up to its first rejection."
     )
     return Table("Speed", columns, tuple(rows), note)
 
 
 def speed_by_task(series: Sequence[Series]) -> Table | None:
     """Decoding speed-up over the plain target by task: short answers gain less."""
-    plain = next((one for one in series if one.key.method == "lc"), None)
-    if plain is None or len(series) < 2:
+    if len(series) < 2 or not any(one.key.method == "lc" for one in series):
         return None
-    tasks = plain.tasks()
+    tasks = list(dict.fromkeys(task for one in series for task in one.tasks()))
     rows = []
     for one in series:
-        own = one.tasks()
-        cells = [
-            f"{_ratio(cost(own[t]).tokens_per_second / cost(tasks[t]).tokens_per_second)} "
-            f"({cost(own[t]).tokens_per_step:.2f})"
-            if t in own
-            else "-"
-            for t in tasks
-        ]
-        rows.append((one.key.label, *cells))
+        plain = baseline(series, one, "lc")
+        rows.append((one.key.label, *(_task_speed(one, plain, task) for task in tasks)))
     note = "Decode-only speed-up over lc; in brackets tokens per step."
     return Table("Speed-up by task", ("method", *tasks), tuple(rows), note)
 
 
 def against_target(series: Sequence[Series], metric: str) -> Table | None:
     """Which questions each method wins or loses against the plain target."""
-    plain = next((one for one in series if one.key.method == "lc"), None)
-    if plain is None or len(series) < 2:
-        return None
     rows = []
     for one in series:
-        if one is plain:
+        plain = baseline(series, one, "lc")
+        if plain is None or plain is one:
             continue
         found = outcomes(one, plain, metric)
         equal, shared = same_answers(one, plain)
@@ -147,6 +141,8 @@ def against_target(series: Sequence[Series], metric: str) -> Table | None:
                 f"{equal} of {shared}",
             )
         )
+    if not rows:
+        return None
     columns = (
         "method",
         "both good",
@@ -166,12 +162,23 @@ def against_target(series: Sequence[Series], metric: str) -> Table | None:
 
 def equality(series: Sequence[Series]) -> Table | None:
     """Where a benchmark has no score: how many answers are those of plain decoding."""
-    plain = next((one for one in series if one.key.method == "lc"), None)
-    if plain is None or len(series) < 2:
+    pairs = ((one, baseline(series, one, "lc")) for one in series)
+    equal = [
+        (one.key.label, *same_answers(one, plain)) for one, plain in pairs if plain is not None and plain is not one
+    ]
+    if not equal:
         return None
-    pairs = [(one.key.label, same_answers(one, plain)) for one in series if one is not plain]
-    rows = tuple((label, f"{equal} of {shared}") for label, (equal, shared) in pairs)
+    rows = tuple((label, f"{same} of {shared}") for label, same, shared in equal)
     return Table("Against plain decoding", ("method", "same tokens as lc"), rows)
+
+
+def _task_speed(one: Series, plain: Series | None, task: str) -> str:
+    own = one.tasks().get(task)
+    if not own:
+        return "-"
+    costs = shared_costs(Series(one.key, tuple(own)), plain) if plain is not None else None
+    ratio = costs[0].tokens_per_second / costs[1].tokens_per_second if costs else math.nan
+    return f"{_ratio(ratio)} ({cost(own).tokens_per_step:.2f})"
 
 
 def _metric(records: Sequence[Record], metric: str) -> list[float]:

@@ -31,7 +31,7 @@ class SpecBench:
       ValueError: a record that is not a question.
     """
 
-    name = "spec_bench"
+    name = "specbench"
     template = "{document}{question}"
     metrics: tuple[str, ...] = ()
     sampling: Mapping[str, Any] = {"temperature": 0.0}

@@ -76,6 +76,26 @@ def test_speed_ups_are_decode_only_and_end_to_end(series):
     assert by_task.rows[1][1:] == ("2.00x (2.00)", "2.00x (2.00)")
 
 
+def test_a_method_is_compared_with_lc_at_its_own_temperature():
+    """A sweep over temperature has two baselines; the wrong one would make a gain of nothing."""
+    records = []
+    for temperature, score, seconds in ((0.0, 0.0, 1.0), (1.0, 1.0, 4.0)):
+        warm = {"temperature": temperature}
+        records.append(make_record("1", score=score, seconds=seconds, variation=warm))
+        records.append(make_record("1", "rapid", score=1.0, seconds=1.0, variation={"eta": 5.0, **warm}))
+    series = read_series(records)
+    names = [row[0] for row in tables.differences(series, "score").rows]
+    assert names == [f"rapid (eta 5, temperature {t}) - lc (temperature {t})" for t in (0, 1)]
+    assert [row[3] for row in tables.speed(series).rows] == ["1.00x", "1.00x", "1.00x", "4.00x"]
+    assert [row[2] for row in tables.against_target(series, "score").rows] == ["1", "0"]
+
+
+def test_speed_ups_are_on_the_questions_that_both_answered():
+    """While an evaluation runs, a method is ahead of another by a batch."""
+    records = [make_record("1"), make_record("2", seconds=9.0), make_record("1", "rapid", seconds=0.5)]
+    assert tables.speed(read_series(records)).rows[1][3] == "2.00x"
+
+
 def test_success_and_failure_against_the_target(series):
     """Which questions a method wins is another question than how many."""
     found = outcomes(series[1], series[0], "score")
