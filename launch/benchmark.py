@@ -17,7 +17,6 @@ Tables go to standard output, progress to standard error. Exit status 0, 2 (a wr
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -28,7 +27,7 @@ from absl import flags
 
 from launch import cli, config_flag
 from rapid_jax.config import EngineConfig
-from rapid_jax.methods import METHODS, Method, get_method
+from rapid_jax.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from rapid_jax.benchmarking.measurement import Measurement
@@ -69,10 +68,10 @@ flags.adopt_module_key_flags(config_flag)
 
 def main() -> None:
     """Checks everything that is quick to check, then loads, measures and prints."""
-    methods = _methods()
+    methods = config_flag.methods(_METHODS)
     lengths = _numbers(_LENGTHS, f"whole numbers of at least {_SHORTEST} tokens", _SHORTEST)
     batches = _numbers(_BATCHES, "whole numbers of at least 1 row", 1)
-    config = _config()
+    config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
     gammas = _numbers(_GAMMAS, "whole numbers of at least 1 token", 1) if _GAMMAS.value is not None else ()
     gammas = gammas or (config.speculation.gamma,)
     _check_models(config, methods, batches)
@@ -138,27 +137,6 @@ def _measure(
                 output.writelines(json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
                 output.flush()
     return measurements
-
-
-def _config() -> EngineConfig:
-    given: dict[str, Any] = {
-        name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value is not None
-    }
-    values = config_flag.values()
-    try:
-        return dataclasses.replace(EngineConfig.from_mapping(values), **given)
-    except ValueError as e:
-        raise cli.UsageError(str(e)) from e
-
-
-def _methods() -> list[Method]:
-    names = dict.fromkeys(name.strip() for name in _METHODS.value)
-    if not names:
-        raise cli.UsageError(f"--methods is empty; known: {', '.join(METHODS)}")
-    try:
-        return [get_method(name) for name in names]
-    except ValueError as e:
-        raise cli.UsageError(f"--methods: {e}") from e
 
 
 def _numbers(flag: flags.FlagHolder, expected: str, least: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from configs import archivist
 from launch.cli import UsageError
 from rapid_jax.config import EngineConfig
+from rapid_jax.methods import METHODS, Method, get_method
 
 DEFAULT = str(Path(archivist.__file__))
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
@@ -70,6 +71,36 @@ def values() -> dict[str, Any]:
     if not isinstance(config, ml_collections.ConfigDict):
         raise ValueError(f"--config: get_config() must return a ml_collections.ConfigDict, got {type(config).__name__}")
     return config.to_dict()
+
+
+def engine_config(**given: str | None) -> EngineConfig:
+    """The config with some fields replaced, those that are not None.
+
+    Raises:
+      UsageError: a bad value.
+      ValueError: see `values`.
+    """
+    replaced = {name: value for name, value in given.items() if value is not None}
+    fields = {**values(), **replaced}
+    try:
+        return EngineConfig.from_mapping(fields)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+
+
+def methods(flag: flags.FlagHolder) -> list[Method]:
+    """The methods that a flag lists, each once.
+
+    Raises:
+      UsageError: none, or an unknown one.
+    """
+    names = dict.fromkeys(name.strip() for name in flag.value)
+    if not names:
+        raise UsageError(f"--{flag.name} is empty; known: {', '.join(METHODS)}")
+    try:
+        return [get_method(name) for name in names]
+    except ValueError as e:
+        raise UsageError(f"--{flag.name}: {e}") from e
 
 
 def _path(argv: list[str]) -> str:

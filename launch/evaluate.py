@@ -27,7 +27,7 @@ from rapid_jax import assets
 from rapid_jax.config import EngineConfig
 from rapid_jax.evaluation.benchmarks import BENCHMARKS
 from rapid_jax.evaluation.variation import NAMES, Variation, parse_sweep
-from rapid_jax.methods import METHODS, get_method
+from rapid_jax.methods import METHODS
 
 if TYPE_CHECKING:
     from rapid_jax.engine import Engine
@@ -73,7 +73,8 @@ _DEFAULT_ARCHIVE_SEED = 1_000_000  # outside those that the embedded model was t
 
 def main() -> None:
     """Checks the flags, loads, answers length by length, and prints the tables."""
-    config, methods, variations, lengths = _config(), _methods(), _variations(), _lengths()
+    config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
+    methods, variations, lengths = _methods(), _variations(), _lengths()
     directory = Path(_OUTPUT.value) if _OUTPUT.value is not None else None
     if directory is not None and directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"--output={directory} is a file; name a directory")
@@ -81,12 +82,15 @@ def main() -> None:
         raise cli.UsageError(f"--benchmark={_BENCHMARK.value} needs --data=PATH: its data is not in the repository")
 
     from launch import printing
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine import Engine, check_checkpoints
     from rapid_jax.evaluation.report import Report
     from rapid_jax.evaluation.runner import Plan
 
-    tokenizer = _tokenizer(config)
     made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
+    check_checkpoints([config.target or assets.model_path(), *_drafters(config, variations)], config.mesh)
+    if made:
+        _check_room(config, max(lengths))
+    tokenizer = _tokenizer(config)
     plans = [
         Plan(
             benchmark=_benchmark(length, lambda text: len(tokenizer.encode(text))),
@@ -185,15 +189,6 @@ def _benchmark(length: int, count_tokens: Callable[[str], int]) -> Benchmark:
     return Selection(made, names=_TASKS.value or (), limit=limit)
 
 
-def _config() -> EngineConfig:
-    values = config_flag.values()
-    values.update({name: flag.value for name, flag in (("target", _TARGET), ("drafter", _DRAFTER)) if flag.value})
-    try:
-        return EngineConfig.from_mapping(values)
-    except ValueError as e:
-        raise cli.UsageError(str(e)) from e
-
-
 def _with_sampling(config: EngineConfig, plans: list[Plan]) -> EngineConfig:
     """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise."""
     items = [item for plan in plans for source in plan.benchmark.sources() for item in source.items]
@@ -203,17 +198,13 @@ def _with_sampling(config: EngineConfig, plans: list[Plan]) -> EngineConfig:
 
 
 def _methods() -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in _METHODS.value))
-    if not names:
-        raise cli.UsageError(f"--methods is empty; known: {', '.join(METHODS)}")
-    try:
-        found = [get_method(name) for name in names]
-    except ValueError as e:
-        raise cli.UsageError(f"--methods: {e}") from e
+    found = config_flag.methods(_METHODS)
     retrieving = [method.name for method in found if method.retrieves]
     if _BENCHMARK.value == "specbench" and retrieving:
         raise cli.UsageError(f"--methods: {retrieving[0]} retrieves, and specbench has no documents to retrieve from")
-    return names
+    if _BENCHMARK.value == "specbench" and _RULES.value:
+        raise cli.UsageError("--rules needs passages, and specbench has no documents to retrieve from")
+    return [method.name for method in found]
 
 
 def _variations() -> list[Variation]:
@@ -232,6 +223,22 @@ def _lengths() -> list[int]:
     if not texts or not all(text.isdigit() and int(text) >= MIN_TOKENS for text in texts):
         raise cli.UsageError(f"--context_lengths must be whole numbers of at least {MIN_TOKENS} tokens, got {texts}")
     return list(dict.fromkeys(map(int, texts)))
+
+
+def _drafters(config: EngineConfig, variations: list[Variation]) -> list[str]:
+    """Checkpoints that draft, other than the target."""
+    named = [config.drafter, *(variation.get("drafter", "") for variation in variations)]
+    return [path for path in dict.fromkeys(named) if path and path != config.target]
+
+
+def _check_room(config: EngineConfig, length: int) -> None:
+    """What is made to a length must not be cut: its questions would have no answer."""
+    from models import checkpoint, hub
+    from rapid_jax.engine import QUESTION_RESERVE
+
+    room = checkpoint.read_config(hub.resolve(config.target or assets.model_path())).max_position - 2 * QUESTION_RESERVE
+    if length > room:
+        raise ValueError(f"--context_lengths: {length} tokens are more than the model has room for, {room}")
 
 
 def _tokenizer(config: EngineConfig) -> Any:

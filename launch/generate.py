@@ -22,7 +22,7 @@ from absl import flags
 from launch import cli, config_flag
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
-from rapid_jax.methods import METHODS, Method, get_method
+from rapid_jax.methods import METHODS
 
 if TYPE_CHECKING:
     from rapid_jax.answer import Answer
@@ -59,7 +59,7 @@ flags.adopt_module_key_flags(config_flag)
 
 def main() -> None:
     """Checks everything that is quick to check, then loads, reads, asks and prints."""
-    config, methods, query = _engine_config(), _methods(), _query()
+    config, methods, query = _engine_config(), config_flag.methods(_METHOD), _query()
     if _OUTPUT.value is not None:
         cli.check_writable("output", _OUTPUT.value)
     text = _document()
@@ -113,16 +113,6 @@ def _engine_config() -> EngineConfig:
         )
     except ValueError as e:
         raise cli.UsageError(str(e)) from e
-
-
-def _methods() -> list[Method]:
-    names = dict.fromkeys(name.strip() for name in _METHOD.value)
-    if not names:
-        raise cli.UsageError(f"--method is empty; known: {', '.join(METHODS)}")
-    try:
-        return [get_method(name) for name in names]
-    except ValueError as e:
-        raise cli.UsageError(f"--method: {e}") from e
 
 
 def _query() -> str:

@@ -27,7 +27,7 @@ from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_d
 from rapid_jax.retrieval import Retriever, make_embedder
 from rapid_jax.run import Run
 
-__all__ = ["Document", "Engine", "Stream", "apply_overrides"]
+__all__ = ["Document", "Engine", "Stream", "apply_overrides", "check_checkpoints"]
 
 QUESTION_RESERVE = 512  # tokens kept free for a question when a document is cut to the model's context length
 
@@ -85,7 +85,7 @@ class Engine:
         paths = [config.target or assets.model_path()]
         if config.drafter and config.drafter != config.target:
             paths.append(config.drafter)
-        _check_checkpoints(paths, mesh)
+        check_checkpoints(paths, config.mesh)
         loaded = [load(path) for path in paths]
         return cls(config, loaded[0], loaded[-1], mesh, time.perf_counter() - start)
 
@@ -102,7 +102,7 @@ class Engine:
         config = dataclasses.replace(self.config, drafter=drafter)
         model = self.target
         if drafter and drafter != config.target:
-            _check_checkpoints([str(self.target.path), drafter], self.mesh)
+            check_checkpoints([str(self.target.path), drafter], config.mesh)
             model = models.load(drafter, dtype=config.dtype or None, mesh=self.mesh)
         engine = Engine(config, self.target, model, self.mesh, self.load_seconds + time.perf_counter() - start)
         engine.programs = self.programs
@@ -249,13 +249,22 @@ class Engine:
         }
 
 
-def _check_checkpoints(paths: Sequence[str], mesh: Any) -> None:
-    """Finds what is wrong with the target's and the drafter's checkpoint before any weights are read."""
+def check_checkpoints(paths: Sequence[str], mesh: tuple[int, int, int]) -> None:
+    """Finds what is wrong with the target's and the drafters' checkpoints before any weights are read.
+
+    Args:
+      paths: directories or hub names, the target's first.
+      mesh: devices along (data, context, model).
+
+    Raises:
+      ValueError, FileNotFoundError: as `Engine.load`.
+    """
+    devices = sharding.make_mesh(mesh) if mesh != (1, 1, 1) else None
     directories = [hub.resolve(path) for path in paths]
     for directory in directories:
         config = checkpoint.read_config(directory)
-        if mesh is not None:
-            sharding.check_divides(config, mesh)
+        if devices is not None:
+            sharding.check_divides(config, devices)
     target, *drafters = [load_tokenizer(directory) for directory in directories]
     for drafter in drafters:
         reason = same_vocabulary(target, drafter)
