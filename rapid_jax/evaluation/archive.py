@@ -85,6 +85,15 @@ class _Slot:
     passenger: str = ""
 
 
+def draw_value(rng: random.Random, attribute: text.Attribute, somebody: Callable[[], str]) -> str:
+    """A value of an attribute: one of its own, a made object, or somebody's name."""
+    if attribute.values:
+        return rng.choice(attribute.values)
+    if attribute.name == "object":
+        return f"{rng.choice(text.MATERIALS)} {rng.choice(text.THINGS)}"
+    return somebody()
+
+
 class _Writer:
     """Grows one archive, subject by subject, until the token budget is met."""
 
@@ -112,11 +121,8 @@ class _Writer:
                 self.names.add(name)
                 return name
 
-    def value(self, attribute: text.Attribute) -> str:
-        if attribute.values:
-            return self.rng.choice(attribute.values)
-        if attribute.name == "object":
-            return f"{self.rng.choice(text.MATERIALS)} {self.rng.choice(text.THINGS)}"
+    def teacher(self) -> str:
+        """Somebody known, or somebody new."""
         if self.people and self.rng.random() < 0.5:
             return self.rng.choice(self.people).name
         return self.new_name()
@@ -125,7 +131,7 @@ class _Writer:
         """Sentences that state these attributes, whose values are drawn here."""
         sentences = []
         for attribute in attributes:
-            subject.facts[attribute.name] = self.value(attribute)
+            subject.facts[attribute.name] = draw_value(self.rng, attribute, self.teacher)
             sentence = self.rng.choice(attribute.statements)
             sentences.append(sentence.format(name=subject.name, value=subject.facts[attribute.name]))
         return " ".join(sentences)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rapid_jax.evaluation import archive_text as text
+from rapid_jax.evaluation.archive import draw_value
 
 # {name} is the person; every word is one of an archive's.
 ACKNOWLEDGEMENTS = (
@@ -41,19 +42,12 @@ class _Writer:
                 self.names.add(name)
                 return name
 
-    def value(self, attribute: text.Attribute) -> str:
-        if attribute.values:
-            return self.rng.choice(attribute.values)
-        if attribute.name == "object":
-            return f"{self.rng.choice(text.MATERIALS)} {self.rng.choice(text.THINGS)}"
-        return self.new_name()
-
     def dialogue(self, number: int) -> dict[str, Any]:
         """One dialogue: a record and an acknowledgement once or twice, then the question and its answer."""
         name = self.new_name()
         sizes = [self.rng.randint(*NUM_FACTS) for _ in range(self.rng.randint(*NUM_RECORDS))]
         attributes = self.rng.sample(text.PERSON_ATTRIBUTES, sum(sizes))
-        facts = [(attribute, self.value(attribute)) for attribute in attributes]
+        facts = [(attribute, draw_value(self.rng, attribute, self.new_name)) for attribute in attributes]
         turns = []
         told = 0
         for ordinal, size in zip(text.ORDINALS, sizes, strict=False):
