@@ -1,8 +1,9 @@
-"""Trains the embedded model on generated archives and exports it as a Hugging Face checkpoint.
+"""Trains a model of the embedded family on generated archives and exports it as a Hugging Face checkpoint.
 
-    python -m launch.train --workdir=archivist-run --export=assets/archivist
+    python -m launch.train --model=archivist --workdir=archivist-run --export=assets/archivist
 
-A run that was stopped goes on where it stopped; `--export_only` writes the newest checkpoint without training. Progress
+`--tokenizer=CHECKPOINT` takes the tokenizer of another member of the family, which drafter and target must share; without
+it one is trained, the same one every time. A run that was stopped goes on where it stopped; `--export_only` writes the newest checkpoint without training. Progress
 goes to standard output and, as JSON Lines, to WORKDIR/log.jsonl.
 """
 
@@ -15,6 +16,8 @@ from absl import flags
 
 from launch import cli
 
+_MODEL = flags.DEFINE_string("model", "archivist", "archivist, archivist-large or archivist-small.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Checkpoint directory to take the tokenizer from.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, tokenizer and log.", required=True)
 _EXPORT = flags.DEFINE_string("export", None, "Directory to write the Hugging Face checkpoint to at the end.")
 _EXPORT_ONLY = flags.DEFINE_bool("export_only", False, "Export the newest checkpoint; do not train.")
@@ -27,6 +30,9 @@ def main() -> None:
     for flag in (_WORKDIR, _EXPORT):
         if flag.value and Path(flag.value).exists() and not Path(flag.value).is_dir():
             raise NotADirectoryError(f"--{flag.name}={flag.value} is a file; name a directory")
+    given = Path(_TOKENIZER.value) / "tokenizer.model" if _TOKENIZER.value else None
+    if given and not given.is_file():
+        raise FileNotFoundError(f"--tokenizer={_TOKENIZER.value} holds no tokenizer.model; name a model of the family")
     workdir = Path(_WORKDIR.value)
     if _EXPORT_ONLY.value and not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}; train first")
@@ -34,11 +40,13 @@ def main() -> None:
     from rapid_jax.training import export, loop, recipe, tokenizer
     from rapid_jax.training.data import RowMaker
 
+    if _MODEL.value not in recipe.RECIPES:
+        raise ValueError(f"--model={_MODEL.value} is unknown; known are {', '.join(recipe.RECIPES)}")
+    model, training = recipe.RECIPES[_MODEL.value].model, recipe.RECIPES[_MODEL.value].training
     workdir.mkdir(parents=True, exist_ok=True)
-    model, training = recipe.archivist_model(), recipe.archivist_training()
     pieces = workdir / "tokenizer.model"
     if not pieces.exists():
-        pieces.write_bytes(tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
+        pieces.write_bytes(given.read_bytes() if given else tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
     rows = RowMaker(tokenizer.to_transformers(pieces.read_bytes(), model.max_position))
 
     def report(entry: dict) -> None:

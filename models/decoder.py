@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from models import rope
 from models.attention import Segment, attend
-from models.cache import Block, ContextCache, TailCache
+from models.cache import Block, KVCache
 from models.config import ModelConfig
 from models.layers import Embedding, GatedMLP, Projection, RMSNorm
 
@@ -102,8 +102,7 @@ class Decoder(nn.Module):
         self,
         tokens: jax.Array,
         positions: jax.Array,
-        context: ContextCache | None = None,
-        tail: TailCache | None = None,
+        *caches: KVCache | None,
         mask: jax.Array | None = None,
     ) -> tuple[jax.Array, Block]:
         """Runs a block of tokens over what the caches hold.
@@ -111,7 +110,7 @@ class Decoder(nn.Module):
         Args:
           tokens: int32 [B,T].
           positions: int32 [B,T], each token's position for RoPE.
-          context, tail: what came before; None for nothing.
+          caches: what came before; None for nothing.
           mask: bool [T,T] or [B,T,T], what each token of the block sees of the block; None is causal.
 
         Returns:
@@ -119,10 +118,10 @@ class Decoder(nn.Module):
         """
         x = self.embed(tokens)
         rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
-        caches = [cache for cache in (context, tail) if cache is not None]
+        before = [cache for cache in caches if cache is not None]
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            past = tuple(Segment(cache.k[index], cache.v[index], cache.length) for cache in caches)
+            past = tuple(Segment(cache.k[index], cache.v[index], cache.length) for cache in before)
             x, k, v = layer(x, rotation, past, mask)
             keys.append(k)
             values.append(v)
@@ -143,12 +142,11 @@ def hidden_states(
     params: dict,
     tokens: jax.Array,
     positions: jax.Array,
-    context: ContextCache | None = None,
-    tail: TailCache | None = None,
+    *caches: KVCache | None,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, Block]:
     """`Decoder.__call__` with explicit parameters."""
-    return cast(Any, decoder.apply({"params": params}, tokens, positions, context, tail, mask))
+    return cast(Any, decoder.apply({"params": params}, tokens, positions, *caches, mask=mask))
 
 
 def output_logits(decoder: Decoder, params: dict, hidden: jax.Array) -> jax.Array:

@@ -61,13 +61,14 @@ class Projection(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         axes, shape = self.out_axes + self.in_axes, self.out_shape + self.in_shape
         kernel = weight(self, "weight", _INIT, axes, shape, self.dtype)
-        ins, outs = len(self.in_shape), len(self.out_shape)
-        y = jax.lax.dot_general(
-            x, kernel, ((tuple(range(x.ndim - ins, x.ndim)), tuple(range(outs, outs + ins))), ((), ()))
-        )
+        rows = x.shape[: x.ndim - len(self.in_shape)]
+        # As a matrix contracted over its last axis the weight is read as it lies; other forms XLA transposes every time.
+        matrix = kernel.reshape(math.prod(self.out_shape), -1)
+        y = jax.lax.dot_general(x.reshape(*rows, -1), matrix, (((len(rows),), (1,)), ((), ())))
+        y = y.reshape(*rows, *self.out_shape)
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, self.out_axes, self.out_shape, self.dtype)
-            y = y + jnp.reshape(bias, (1,) * (y.ndim - outs) + self.out_shape)
+            y = y + jnp.reshape(bias, (1,) * len(rows) + self.out_shape)
         return y
 
 

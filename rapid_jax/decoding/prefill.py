@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models.cache import ContextCache, TailCache, append_chunk, commit, empty_context, empty_tail
+from models.cache import ContextCache, KVCache, TailCache, append_chunk, commit, empty_context, empty_tail
 from models.decoder import Decoder, hidden_states
 from models.sharding import cache_sharding
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
@@ -32,14 +32,15 @@ def tail_chunk(
     decoder: Decoder, params: dict, tail: TailCache, context: ContextCache, tokens: jax.Array, count: jax.Array
 ) -> TailCache:
     """Reads tokens [B,T], of which count [B] are real, after what the caches hold, and appends them to the tail."""
-    positions = next_positions(context, tail, tokens.shape[1])
+    positions = next_positions(tokens.shape[1], context, tail)
     _, block = hidden_states(decoder, params, tokens, positions, context, tail)
     return commit(tail, block, count)
 
 
-def next_positions(context: ContextCache, tail: TailCache, tokens: int) -> jax.Array:
-    """RoPE positions int32 [B,T] of the next T tokens of each row."""
-    return (context.length + tail.length)[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
+def next_positions(tokens: int, *caches: KVCache) -> jax.Array:
+    """RoPE positions int32 [B,T] of the T tokens of each row that follow what the caches hold."""
+    start = sum((cache.length for cache in caches), jnp.int32(0))
+    return start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
 
 
 def prefill_context(

@@ -60,10 +60,10 @@ def step(
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.num_tokens)
     draft_keys, verify_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 
-    draft, drafter_cache = spec.drafter.draft(drafter_model, state.drafter_cache, state.last_tokens, draft_keys)
+    draft, drafted = spec.drafter.draft(drafter_model, state.drafter_cache, state.last_tokens, draft_keys)
 
     tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.tokens], axis=1)
-    positions = next_positions(context, state.target_tail, gamma + 1)
+    positions = next_positions(gamma + 1, context, state.target_tail)
     hidden, block = hidden_states(spec.target, params, tokens, positions, context, state.target_tail)
     logits = output_logits(spec.target, params, hidden)
     logits = warp_logits(logits, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
@@ -89,7 +89,7 @@ def step(
     return DecodeState(
         last_tokens=jnp.take_along_axis(newest, count[:, None] + jnp.arange(2)[None, :], axis=1),
         target_tail=commit(state.target_tail, block, count),
-        drafter_cache=spec.drafter.commit(state.drafter_cache, drafter_cache, count),
+        drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, count),
         output=_append(state.output, state.num_tokens, emitted, count),
         num_tokens=state.num_tokens + count,
         budget=state.budget,

@@ -34,7 +34,7 @@ class Drafter(Protocol):
         ...
 
     def draft(self, model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, Any]:
-        """Drafts gamma tokens for every row.
+        """Drafts gamma tokens for every row; returns them and what `commit` needs of the drafter's work.
 
         Args:
           model, cache: the drafter's own.
@@ -43,6 +43,6 @@ class Drafter(Protocol):
         """
         ...
 
-    def commit(self, before: Any, after: Any, count: jax.Array) -> Any:
-        """The cache once `count` [B] tokens were committed, given it before and after `draft`."""
+    def commit(self, cache: Any, drafted: Any, count: jax.Array) -> Any:
+        """The cache once `count` [B] tokens were committed, given the second result of `draft`."""
         ...

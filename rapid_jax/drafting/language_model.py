@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from models.cache import ContextCache, TailCache, commit
+from models.cache import Block, ContextCache, TailCache, commit
 from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import sample, warp_logits
@@ -20,7 +20,8 @@ class LanguageModelDrafter:
 
     The tail holds the keys and values of every committed token but the last two. The first forward takes those two:
     after a fully accepted draft neither has been through the drafter yet; otherwise the first of them is computed
-    again, which keeps the shape static.
+    again, which keeps the shape static. While drafting the tail is only read, and new keys and values go to a cache of
+    gamma + 1 slots: a loop that writes to a cache it also reads would copy it in every round.
 
     Attributes:
       decoder: the model; `model` is its (params, ContextCache).
@@ -38,38 +39,49 @@ class LanguageModelDrafter:
 
     def draft(
         self, model: tuple[dict, ContextCache], cache: TailCache, last_tokens: jax.Array, keys: jax.Array
-    ) -> tuple[Draft, TailCache]:
+    ) -> tuple[Draft, Block]:
         params, context = model
 
-        def forward(tail: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
-            positions = next_positions(context, tail, tokens.shape[1])
+        def forward(drafted: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
+            caches = (context, cache, drafted)
+            positions = next_positions(tokens.shape[1], *caches)
             known = jnp.minimum(tokens, self.decoder.config.vocab_size - 1)  # an id of the target's padding is not
-            hidden, block = hidden_states(self.decoder, params, known, positions, context, tail)
+            hidden, block = hidden_states(self.decoder, params, known, positions, *caches)
             logits = self._fit(output_logits(self.decoder, params, hidden[:, -1]))
             warped = warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-            return warped, commit(tail, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
+            return warped, commit(drafted, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
 
         def draw(index: jax.Array, logits: jax.Array) -> jax.Array:
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
             return sample(own, logits, greedy=self.temperature == 0)
 
         def one(carry: tuple[TailCache, jax.Array], index: jax.Array) -> tuple[tuple, tuple]:
-            tail, token = carry
-            logits, tail = forward(tail, token[:, None])
+            drafted, token = carry
+            logits, drafted = forward(drafted, token[:, None])
             token = draw(index, logits)
-            return (tail, token), (token, jax.nn.softmax(logits))
+            return (drafted, token), (token, jax.nn.softmax(logits))
 
-        logits, tail = forward(cache, last_tokens)
+        logits, drafted = forward(self._no_drafts(cache), last_tokens)
         first = draw(jnp.int32(0), logits)
-        (tail, _), (tokens, probs) = jax.lax.scan(one, (tail, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
+        (drafted, _), (tokens, probs) = jax.lax.scan(
+            one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32)
+        )
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
-        return Draft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1)), tail
+        return Draft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1)), Block(drafted.k, drafted.v)
+
+    def _no_drafts(self, cache: TailCache) -> TailCache:
+        """An empty cache of gamma + 1 slots beside the tail."""
+
+        def empty(layer: jax.Array) -> jax.Array:
+            return jnp.zeros_like(layer, shape=(*layer.shape[:2], self.gamma + 1, layer.shape[3]))
+
+        return TailCache(tuple(map(empty, cache.k)), tuple(map(empty, cache.v)), jnp.zeros_like(cache.length))
 
     def _fit(self, logits: jax.Array) -> jax.Array:
         """Logits [B,V of the drafter] over the target's V: padding ids are cut off, or impossible."""
         missing = max(self.vocab_size - logits.shape[-1], 0)
         return jnp.pad(logits[:, : self.vocab_size], ((0, 0), (0, missing)), constant_values=-jnp.inf)
 
-    def commit(self, before: TailCache, after: TailCache, count: jax.Array) -> TailCache:
-        return dataclasses.replace(after, length=before.length + count)
+    def commit(self, cache: TailCache, drafted: Block, count: jax.Array) -> TailCache:
+        return commit(cache, drafted, count)

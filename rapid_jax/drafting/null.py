@@ -23,7 +23,7 @@ class NullDrafter:
 
     def draft(self, model: tuple, cache: tuple, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, tuple]:
         batch = last_tokens.shape[0]
-        return Draft(jnp.zeros((batch, 0), jnp.int32), jnp.zeros((batch, 0, self.vocab_size))), cache
+        return Draft(jnp.zeros((batch, 0), jnp.int32), jnp.zeros((batch, 0, self.vocab_size))), ()
 
-    def commit(self, before: tuple, after: tuple, count: jax.Array) -> tuple:
-        return after
+    def commit(self, cache: tuple, drafted: tuple, count: jax.Array) -> tuple:
+        return cache

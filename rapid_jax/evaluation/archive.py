@@ -1,16 +1,16 @@
 """Archives: made-up documents of any length with questions whose answers are known.
 
 An archive is a shuffled pile of paragraphs. A person has up to three short records, told apart by their headers ("Of
-Mirel Tavos, of three the second."); towns and objects have a note each; a voyage paragraph says who sailed on which
-vessel; filler says nothing. People share first names and surnames, and turn up in the records of others, so that a
-reader must bind first name, surname and kind of fact together. Questions come as one fact (`fact`), one fact among four
-options (`choice`), everything said about somebody in document order (`dossier`), and questions that only the whole
-document answers (`whole`: how many voyages, who sailed first, who sailed last).
+Mirel Tavos, of three the second."); towns and objects have a note each; a vessel has up to nineteen numbered lines of
+its log, each with a passenger; filler says nothing. People share first names and surnames, and turn up in the records
+of others and in logs, so that a reader must bind first name, surname and kind of fact together. Questions come as one
+fact (`fact`), one fact among four options (`choice`), everything said about somebody in document order (`dossier`), and
+questions that only the whole document answers (`whole`: who sailed on a vessel, in order; how many; who was the last).
 """
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,19 +18,31 @@ from rapid_jax.evaluation import archive_text as text
 
 TASKS = ("fact", "choice", "dossier", "whole")
 MIN_TOKENS = 64
+CONCLUSION = ". So "
 _SEPARATOR = "\n\n"
 _LETTERS = "ABCD"
+NUM_CHOICES = len(_LETTERS)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its reference answer; with `choices` the task is "choice" and the answer a letter."""
+    """A question with its reference answer.
+
+    With `choices` the task is "choice" and the answer the right one with its letter, "baker (B)". `working` is what
+    leads to the answer, and is written before it by a model that shows its work; it is not scored.
+    """
 
     id: str
     task: str
     question: str
     answer: str
     choices: tuple[str, ...] = ()
+    working: str = ""
+
+    @property
+    def worked_answer(self) -> str:
+        """The answer, after the working and CONCLUSION where there is a working."""
+        return self.working + CONCLUSION + self.answer if self.working else self.answer
 
 
 @dataclass(frozen=True)
@@ -47,20 +59,22 @@ class Archive:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What an archive below a length is made of; `weights` are those of people, notes, voyages and filler."""
+    """What an archive below a length is made of; `weights` are those of people, notes, vessels and filler."""
 
     below: float
     num_attributes: int
     num_facts: tuple[int, int]
     num_records: tuple[int, int]
+    num_voyages: tuple[int, int]
     weights: tuple[int, int, int, int]
 
 
 # Short archives keep to few kinds of facts: even there several people share a kind and must be told apart.
 _SHAPES = (
-    _Shape(300, 2, (1, 2), (1, 1), (84, 8, 4, 4)),
-    _Shape(600, 4, (2, 4), (1, 2), (65, 12, 8, 15)),
-    _Shape(float("inf"), len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (50, 12, 10, 28)),
+    _Shape(300, 2, (1, 2), (1, 1), (1, 3), (76, 8, 12, 4)),
+    _Shape(600, 4, (2, 4), (1, 2), (1, 6), (60, 10, 18, 12)),
+    _Shape(3000, len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (1, 12), (45, 12, 18, 25)),
+    _Shape(float("inf"), len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (1, text.MOST_VOYAGES), (50, 12, 10, 28)),
 )
 
 
@@ -69,20 +83,21 @@ class _Subject:
     """A person, town or object with the facts told about it: attribute -> value."""
 
     name: str
-    header: str
     attributes: tuple[text.Attribute, ...]
     facts: dict[str, str] = field(default_factory=dict)
-    bodies: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Slot:
-    """A paragraph before the order is known; a person's record gets its ordinal only then."""
+    """A paragraph before the order is known; one of a series (the person's or the vessel's name) is numbered then."""
 
     body: str
-    owner: _Subject | None = None
-    vessel: str = ""
+    series: str = ""
     passenger: str = ""
+
+    def paragraph(self, index: int, total: int) -> str:
+        """The text as member `index`, from 0, of a series of `total`."""
+        return self.body.replace("{ordinal}", text.ORDINALS[index]).replace("{number}", text.NUMBERS[total - 1])
 
 
 def draw_value(rng: random.Random, attribute: text.Attribute, somebody: Callable[[], str]) -> str:
@@ -104,7 +119,7 @@ class _Writer:
         self.slots: list[_Slot] = []
         self.people: list[_Subject] = []
         self.others: list[_Subject] = []
-        self.voyages: dict[str, int] = {}
+        self.vessels: list[str] = []
         self.names: set[str] = set()
         self.shape = next(shape for shape in _SHAPES if num_tokens < shape.below)
         self.attributes = tuple(rng.sample(text.PERSON_ATTRIBUTES, self.shape.num_attributes))
@@ -121,7 +136,7 @@ class _Writer:
                 self.names.add(name)
                 return name
 
-    def teacher(self) -> str:
+    def somebody(self) -> str:
         """Somebody known, or somebody new."""
         if self.people and self.rng.random() < 0.5:
             return self.rng.choice(self.people).name
@@ -131,18 +146,19 @@ class _Writer:
         """Sentences that state these attributes, whose values are drawn here."""
         sentences = []
         for attribute in attributes:
-            subject.facts[attribute.name] = draw_value(self.rng, attribute, self.teacher)
+            subject.facts[attribute.name] = draw_value(self.rng, attribute, self.somebody)
             sentence = self.rng.choice(attribute.statements)
             sentences.append(sentence.format(name=subject.name, value=subject.facts[attribute.name]))
         return " ".join(sentences)
 
     def person(self) -> list[_Slot]:
-        subject = _Subject(self.new_name(), text.RECORD_HEADER, self.attributes)
+        subject = _Subject(self.new_name(), self.attributes)
         attributes = self.rng.sample(subject.attributes, self.rng.randint(*self.shape.num_facts))
         num_records = self.rng.randint(*self.shape.num_records)
         cuts = sorted(self.rng.sample(range(1, len(attributes)), num_records - 1))
         parts = [attributes[a:b] for a, b in zip([0, *cuts], [*cuts, len(attributes)], strict=True)]
-        slots = [_Slot(self.tell(subject, part), subject) for part in parts]
+        header = text.RECORD_HEADER.format(name=subject.name, number="{number}", ordinal="{ordinal}")
+        slots = [_Slot(f"{header} {self.tell(subject, part)}", subject.name) for part in parts]
         self.people.append(subject)
         return slots
 
@@ -157,20 +173,19 @@ class _Writer:
             attributes, header = text.OBJECT_ATTRIBUTES, f"On the {name}."
         if name in taken:
             return []
-        subject = _Subject(name, header, attributes)
+        subject = _Subject(name, attributes)
         self.others.append(subject)
         return [_Slot(f"{header} {self.tell(subject, self.rng.sample(attributes, len(attributes)))}")]
 
-    def voyages_of_vessel(self) -> list[_Slot]:
-        """The voyages of one vessel, or nothing where all vessels have sailed or nobody could."""
+    def log(self) -> list[_Slot]:
+        """The log of one vessel, or nothing where it has one."""
         vessel = self.rng.choice(text.VESSELS)
-        if vessel in self.voyages or not self.people:
+        if vessel in self.vessels:
             return []
-        number = min(self.rng.randint(1, 4), len(self.people))
-        self.voyages[vessel] = number
-        passengers = [person.name for person in self.rng.sample(self.people, number)]
+        self.vessels.append(vessel)
+        passengers = [self.somebody() for _ in range(self.rng.randint(*self.shape.num_voyages))]
         return [
-            _Slot(self.rng.choice(text.VOYAGES).format(vessel=vessel, name=name), vessel=vessel, passenger=name)
+            _Slot(self.rng.choice(text.VOYAGES).format(vessel=vessel, name=name, ordinal="{ordinal}"), vessel, name)
             for name in passengers
         ]
 
@@ -184,25 +199,19 @@ class _Writer:
         return f"{opening} {subject} {predicate}{ending}."
 
     def cost(self, slots: list[_Slot]) -> int:
-        return sum(self.count(_SEPARATOR + self.paragraph(slot, "first", "three")) for slot in slots)
-
-    def paragraph(self, slot: _Slot, ordinal: str, number: str) -> str:
-        if slot.owner is None:
-            return slot.body
-        return f"{slot.owner.header.format(name=slot.owner.name, ordinal=ordinal, number=number)} {slot.body}"
+        return sum(self.count(_SEPARATOR + slot.paragraph(0, len(slots))) for slot in slots)
 
     def write(self) -> Archive:
         """Fill the budget: people first of all, then a mix, then filler for what is left."""
         used = 0
-        makers = (self.person, self.note, self.voyages_of_vessel, self.filler)
+        makers = (self.person, self.note, self.log, self.filler)
         while True:
             maker = self.rng.choices(makers, self.shape.weights)[0] if len(self.people) > 1 else self.person
-            before = (len(self.people), len(self.others), dict(self.voyages))
+            before = (len(self.people), len(self.others))
             slots = maker()
             cost = self.cost(slots)
             if used + cost > self.budget:
                 del self.people[before[0] :], self.others[before[1] :]
-                self.voyages = before[2]
                 break
             self.slots += slots
             used += cost
@@ -217,23 +226,18 @@ class _Writer:
         return self.finish()
 
     def finish(self) -> Archive:
-        """Number the records in document order and ask every question."""
-        total: dict[str, int] = {}
+        """Number records and logs in document order and ask every question."""
+        series: dict[str, list[_Slot]] = {}
         for slot in self.slots:
-            if slot.owner is not None:
-                total[slot.owner.name] = total.get(slot.owner.name, 0) + 1
+            series.setdefault(slot.series, []).append(slot)
         paragraphs = []
-        passengers: dict[str, list[str]] = {}
+        told: dict[str, list[str]] = {name: [] for name in series}
         for slot in self.slots:
-            if slot.owner is None:
-                paragraphs.append(slot.body)
-            else:
-                number = text.NUMBERS[total[slot.owner.name] - 1]
-                paragraphs.append(self.paragraph(slot, text.ORDINALS[len(slot.owner.bodies)], number))
-                slot.owner.bodies.append(paragraphs[-1])
-            if slot.vessel:
-                passengers.setdefault(slot.vessel, []).append(slot.passenger)
-        drafts = self.fact_questions() + self.dossier_questions() + self.whole_questions(passengers)
+            before = told[slot.series]
+            paragraphs.append(slot.paragraph(len(before), len(series[slot.series])) if slot.series else slot.body)
+            before.append(paragraphs[-1])
+        passengers = {name: [slot.passenger for slot in slots] for name, slots in series.items() if slots[0].passenger}
+        drafts = self.fact_questions() + self.dossier_questions(told) + self.whole_questions(passengers)
         questions = (Question(f"{task}-{i}", task, *rest) for i, (task, *rest) in enumerate(drafts))
         return Archive(tuple(paragraphs), tuple(questions))
 
@@ -245,29 +249,31 @@ class _Writer:
                     continue
                 question = self.rng.choice(attribute.questions).format(name=subject.name)
                 answer = subject.facts[attribute.name]
-                drafts.append(("fact", question, answer, ()))
+                drafts.append(("fact", question, answer))
                 if attribute.values:
-                    options = [answer, *self.rng.sample([v for v in attribute.values if v != answer], 3)]
+                    options = [answer, *self.rng.sample([v for v in attribute.values if v != answer], NUM_CHOICES - 1)]
                     self.rng.shuffle(options)
-                    drafts.append(("choice", question, _LETTERS[options.index(answer)], tuple(options)))
+                    drafts.append(("choice", question, lettered(options)[options.index(answer)], tuple(options)))
         return drafts
 
-    def dossier_questions(self) -> list[tuple]:
+    def dossier_questions(self, told: dict[str, list[str]]) -> list[tuple]:
         drafts = []
         for person in self.people:
             question = self.rng.choice(text.DOSSIER_QUESTIONS).format(name=person.name)
-            drafts.append(("dossier", question, _SEPARATOR.join(person.bodies), ()))
+            drafts.append(("dossier", question, _SEPARATOR.join(told[person.name])))
         return drafts
 
     def whole_questions(self, passengers: dict[str, list[str]]) -> list[tuple]:
         drafts = []
         for vessel, names in passengers.items():
-            for questions, answer in (
-                (text.VOYAGE_COUNT_QUESTIONS, text.NUMBERS[len(names) - 1]),
-                (text.VOYAGE_FIRST_QUESTIONS, names[0]),
-                (text.VOYAGE_LAST_QUESTIONS, names[-1]),
+            entries = zip(text.ORDINALS, [*names, text.NOBODY], strict=False)
+            listed = "; ".join(text.LOG_ENTRY.format(vessel=vessel, ordinal=o, name=name) for o, name in entries)
+            for questions, answer, working in (
+                (text.VOYAGE_LIST_QUESTIONS, listed, ""),
+                (text.VOYAGE_COUNT_QUESTIONS, text.NUMBERS[len(names) - 1], listed),
+                (text.VOYAGE_LAST_QUESTIONS, names[-1], listed),
             ):
-                drafts.append(("whole", self.rng.choice(questions).format(vessel=vessel), answer, ()))
+                drafts.append(("whole", self.rng.choice(questions).format(vessel=vessel), answer, (), working))
         return drafts
 
 
@@ -282,10 +288,14 @@ def make_archive(num_tokens: int, seed: int, count_tokens: Callable[[str], int])
     return _Writer(random.Random(seed), num_tokens, count_tokens).write()
 
 
+def lettered(options: Sequence[str]) -> list[str]:
+    """Options as they are put to a model and chosen by it: "baker (B)"."""
+    return [f"{option} ({letter})" for option, letter in zip(options, _LETTERS, strict=False)]
+
+
 def with_choices(question: Question) -> str:
-    """The question as it is put to a model: the options, if there are any, follow on lines of their own."""
-    options = zip(_LETTERS, question.choices, strict=False)
-    return "\n".join([question.question, *(f"{letter}. {option}" for letter, option in options)])
+    """The question as it is put to a model: the options, if there are any, follow as a list."""
+    return "\n- ".join([question.question, *lettered(question.choices)])
 
 
 def write_archive(archive: Archive, directory: Path) -> None:

@@ -57,8 +57,14 @@ THINGS = tuple(
 LANDSCAPES = tuple("moor lake hill marsh river forest cliff bay plain valley island desert".split())
 GOODS = tuple("salt wool timber flour grain fish silk rope paper coal wine tea wax linen honey slate".split())
 
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ORDINALS = tuple(
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth seventeenth eighteenth nineteenth twentieth".split()
+)
+NUMBERS = tuple(
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty".split()
+)
 
 RECORD_HEADER = "Of {name}, of {number} the {ordinal}."
 
@@ -212,16 +218,22 @@ OBJECT_ATTRIBUTES = (
 )
 
 VOYAGES = (
-    "The {vessel} set out and carried {name}.",
-    "The {vessel} left the harbour with {name} on board.",
-    "The {vessel} took on {name} as a passenger.",
-    "The {vessel} went to sea again with {name}.",
+    "Log of the {vessel}, {ordinal}: {name} came on board.",
+    "Log of the {vessel}, {ordinal}: {name} sailed at dawn.",
+    "Log of the {vessel}, {ordinal}: {name} was the only passenger.",
+    "Log of the {vessel}, {ordinal}: {name} went below in a storm.",
+)
+MOST_VOYAGES = len(ORDINALS) - 1  # of a vessel: a worked answer looks for one more
+LOG_ENTRY = "the {vessel}, {ordinal}: {name}"
+NOBODY = "nobody"
+VOYAGE_LIST_QUESTIONS = (
+    "Who sailed on the {vessel}, in order, until nobody is left?",
+    "Name the passengers of the {vessel} in order until nobody is left.",
 )
 VOYAGE_COUNT_QUESTIONS = (
     "How many voyages of the {vessel} are told of?",
     "How many times did the {vessel} go to sea?",
 )
-VOYAGE_FIRST_QUESTIONS = ("Who sailed first on the {vessel}?", "Who is the first passenger of the {vessel}?")
 VOYAGE_LAST_QUESTIONS = ("Who sailed last on the {vessel}?", "Who is the last passenger of the {vessel}?")
 
 DOSSIER_QUESTIONS = (

@@ -37,7 +37,7 @@ def answer_logits(
     decoder: Decoder, params: dict, context: ContextCache, tail: TailCache, tokens: jax.Array
 ) -> jax.Array:
     """float32 logits [B,T,V] behind each of the tokens [B,T], which follow what the caches hold."""
-    positions = next_positions(context, tail, tokens.shape[1])
+    positions = next_positions(tokens.shape[1], context, tail)
     hidden, _ = hidden_states(decoder, params, tokens, positions, context, tail)
     return output_logits(decoder, params, hidden)
 

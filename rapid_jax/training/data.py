@@ -8,10 +8,21 @@ import jax
 import numpy as np
 
 from rapid_jax.evaluation.archive import TASKS, Archive, Question, make_archive, with_choices
-from rapid_jax.evaluation.archive_text import NUMBERS, ORDINALS, PERSON_ATTRIBUTES, SURNAMES, THINGS, TOWN_ATTRIBUTES
+from rapid_jax.evaluation.archive_text import (
+    FIRST_NAMES,
+    NOBODY,
+    NUMBERS,
+    ORDINALS,
+    PERSON_ATTRIBUTES,
+    SURNAMES,
+    THINGS,
+    TOWN_ATTRIBUTES,
+    VESSELS,
+)
 from rapid_jax.training.tokenizer import ANSWER
 
 DOSSIER_WEIGHT = 0.25  # of a dossier's token in the loss: they are many, and most are easy
+END_WEIGHT = 4.0  # of the tokens from the end of a list on: few, and all depends on them
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class RowMaker:
         self.eos = tokenizer.eos_token_id
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
         words = [value for attribute in PERSON_ATTRIBUTES + TOWN_ATTRIBUTES for value in attribute.values]
-        self.marked = (self.last_ids(SURNAMES), self.last_ids([*words, *THINGS]))
+        self.marked = (self.last_ids([*SURNAMES, *VESSELS]), self.last_ids([*words, *THINGS, *FIRST_NAMES]))
+        self.nobody = self.encode(" " + NOBODY)[-1]
         self.turns = np.unique([*self.last_ids([*NUMBERS, *ORDINALS]), *self.encode("\n\n"), self.eos])
 
     def encode(self, part: str) -> list[int]:
@@ -75,7 +87,7 @@ class RowMaker:
     def turn(self, question: Question) -> tuple[list[int], list[int]]:
         """Token ids of a question up to the answer mark, and of its answer with EOS, as the chat template has them."""
         asked = [*self.encode("\n\n" + with_choices(question)), self.answer]
-        return asked, [*self.encode(" " + question.answer), self.eos]
+        return asked, [*self.encode(" " + question.worked_answer), self.eos]
 
     def batch(self, phase: Phase, seed: Sequence[int]) -> Batch:
         """The rows of one step, drawn from `seed`."""
@@ -123,6 +135,9 @@ class RowMaker:
 
     def _weights(self, task: str, answered: list[int], phase: Phase) -> np.ndarray:
         """Weight in the loss of each token of an answer."""
+        if task == "whole":
+            end = answered.index(self.nobody)
+            return np.where(np.arange(len(answered)) < end, 1.0, END_WEIGHT)
         if task != "dossier":
             return np.ones(len(answered))
         return np.where(np.isin(answered, self.turns), phase.turn_weight, DOSSIER_WEIGHT)
@@ -140,10 +155,14 @@ class RowMaker:
         return ids, positions
 
     def _questions(self, archive: Archive, phase: Phase, rng: random.Random) -> list[Question]:
-        """Questions in a random order that follows the phase's task weights; none is asked twice."""
-        by_task = {task: [q for q in archive.questions if q.task == task] for task in TASKS}
-        for questions in by_task.values():
-            rng.shuffle(questions)
+        """Questions in a random order that follows the phase's task weights; no work has to be done twice."""
+        by_task: dict[str, list[Question]] = {task: [] for task in TASKS}
+        worked = set()
+        for question in rng.sample(archive.questions, len(archive.questions)):
+            work = question.working or question.answer
+            if question.task != "whole" or work not in worked:
+                by_task[question.task].append(question)
+                worked.add(work)
         ordered: list[Question] = []
         room = phase.tokens // 10
         while len(ordered) < room:

@@ -1,5 +1,6 @@
-"""The recipe of the embedded model: its architecture and its curriculum."""
+"""The recipes of the embedded models: their architectures and their curricula."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 from models.config import ModelConfig, RopeConfig
@@ -9,41 +10,52 @@ from rapid_jax.training.loop import TrainingConfig
 VOCAB_SIZE = 1664
 
 
-def archivist_model() -> ModelConfig:
-    """2.1M parameters; 4 full-size KV heads in each of 4 layers make its KV cache dear beside its weights.
+@dataclass(frozen=True)
+class Recipe:
+    """How one model of the family is made; all of them share a tokenizer."""
 
-    The large RoPE base leaves half of the rotary pairs nearly still over 128K positions, for lookups at any distance.
-    """
-    return ModelConfig(
-        family="llama",
-        vocab_size=VOCAB_SIZE,
-        width=192,
-        ffn_width=448,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=64,
-        max_position=131_072,
-        rope=RopeConfig(theta=1e9),
-        rms_norm_eps=1e-5,
-        tie_embeddings=True,
-        bos_id=1,
-        eos_ids=(2,),
-    )
+    model: ModelConfig
+    training: TrainingConfig
 
 
-def archivist_training() -> TrainingConfig:
-    """Short rows until recall emerges, then longer documents and farther positions."""
-    lookups, full, long = (0.7, 0.05, 0.2, 0.05), (0.6, 0.1, 0.2, 0.1), (0.5, 0.15, 0.2, 0.15)
-    late = partial(Phase, document=0.75, weights=long, reach=40_000, learning_rate=3e-4)
-    return TrainingConfig(
-        phases=(
-            Phase(300, rows=16, tokens=128, document=0.55, weights=lookups, reach=2048, learning_rate=6e-4),
-            Phase(500, rows=4, tokens=512, document=0.6, weights=full, reach=16_384, learning_rate=6e-4),
-            Phase(800, rows=2, tokens=1024, document=0.75, weights=long, reach=32_768, learning_rate=6e-4),
-            late(1100, rows=2, tokens=1024),
-            late(1150, rows=2, tokens=2048),
-            late(1400, rows=2, tokens=2048, turn_weight=1.0),
-            late(1560, rows=1, tokens=8192, turn_weight=1.0),
-        ),
-    )
+# 4 full-size KV heads make the KV cache dear beside the weights, as it is for real models over long documents. The
+# large RoPE base leaves half of the rotary pairs nearly still over 128K positions, for lookups at any distance.
+_DEFAULT = ModelConfig(
+    family="llama",
+    vocab_size=VOCAB_SIZE,
+    width=192,
+    ffn_width=448,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=64,
+    max_position=131_072,
+    rope=RopeConfig(theta=1e9),
+    rms_norm_eps=1e-5,
+    tie_embeddings=True,
+    bos_id=1,
+    eos_ids=(2,),
+)
+
+# Weights of fact, choice, dossier, whole.
+_LOOKUPS, _FULL, _LONG = (0.55, 0.2, 0.15, 0.1), (0.45, 0.2, 0.15, 0.2), (0.4, 0.15, 0.2, 0.25)
+_late = partial(Phase, document=0.75, weights=_LONG, reach=40_000, learning_rate=3e-4)
+
+# Short rows until recall emerges, then longer documents and farther positions.
+_UP_TO_2K = (
+    Phase(300, rows=16, tokens=128, document=0.55, weights=_LOOKUPS, reach=2048, learning_rate=6e-4),
+    Phase(500, rows=4, tokens=512, document=0.6, weights=_FULL, reach=16_384, learning_rate=6e-4),
+    Phase(800, rows=2, tokens=1024, document=0.75, weights=_LONG, reach=32_768, learning_rate=6e-4),
+    _late(1100, rows=2, tokens=1024),
+    _late(1150, rows=2, tokens=2048),
+    _late(1400, rows=2, tokens=2048, turn_weight=1.0),
+)
+
+# The drafters read retrieved passages, a few thousand tokens, and need no longer rows.
+RECIPES = {
+    "archivist": Recipe(
+        _DEFAULT, TrainingConfig((*_UP_TO_2K, _late(1560, rows=1, tokens=8192, turn_weight=1.0)))
+    ),
+    "archivist-large": Recipe(replace(_DEFAULT, width=256, ffn_width=640, num_layers=6), TrainingConfig(_UP_TO_2K)),
+    "archivist-small": Recipe(replace(_DEFAULT, ffn_width=256, num_layers=3), TrainingConfig(_UP_TO_2K)),
+}

@@ -12,6 +12,7 @@ from rapid_jax.evaluation.archive import (
     TASKS,
     Archive,
     Question,
+    lettered,
     make_archive,
     read_questions,
     with_choices,
@@ -19,7 +20,7 @@ from rapid_jax.evaluation.archive import (
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.benchmarks.files import fingerprint
 
-MAX_NEW_TOKENS = {"fact": 16, "choice": 16, "dossier": 384, "whole": 16}
+MAX_NEW_TOKENS = {"fact": 16, "choice": 16, "dossier": 384, "whole": 256}
 
 
 def sample_questions(archive: Archive, limit: int | None, seed: int) -> dict[str, list[Question]]:
@@ -161,5 +162,6 @@ def _is_sound(question: Question) -> bool:
     texts = (question.id, question.task, question.question, question.answer, *question.choices)
     if not all(isinstance(text, str) and text.strip() for text in texts) or question.task not in TASKS:
         return False
-    letters = "ABCD"[: len(question.choices)]
-    return bool(question.choices) == (question.task == "choice") and (not letters or question.answer in tuple(letters))
+    if not isinstance(question.working, str) or bool(question.choices) != (question.task == "choice"):
+        return False
+    return not question.choices or question.answer in lettered(question.choices)

@@ -29,7 +29,7 @@ def ids(seed, length):
 def following_logits(model):
     @jax.jit
     def forward(params, token, context, tail):
-        positions = next_positions(context, tail, 1)
+        positions = next_positions(1, context, tail)
         return model.decoder.apply({"params": params}, token, positions, context, tail, method="forward_logits")[0]
 
     return lambda token, context, tail: np.asarray(forward(model.params, jnp.asarray(token), context, tail))[:, 0]

@@ -22,7 +22,7 @@ def count_words(part: str) -> int:
 
 @pytest.fixture(scope="module")
 def archive():
-    return make_archive(4000, 3, count_words)
+    return make_archive(6000, 3, count_words)
 
 
 def test_same_seed_same_archive_and_another_seed_another():
@@ -84,21 +84,34 @@ def test_choices_hold_the_answer_once_at_the_letter_and_match_the_fact(archive):
     choices = [q for q in archive.questions if q.task == "choice"]
     for question in choices:
         assert len(set(question.choices)) == 4
-        assert question.choices["ABCD".index(question.answer)] == facts[question.question]
-    assert {question.answer for question in choices} == set("ABCD")
+        option, letter = re.fullmatch(r"(\w+) \(([A-D])\)", question.answer).groups()
+        assert question.choices["ABCD".index(letter)] == option == facts[question.question]
+    assert {question.answer[-2] for question in choices} == set("ABCD")
 
 
-def test_voyages_are_counted_and_ordered_as_the_document_tells_them(archive):
-    for question in archive.questions:
-        if question.task != "whole":
-            continue
+def test_logs_are_listed_counted_and_ended_as_the_document_tells_them(archive):
+    whole = [question for question in archive.questions if question.task == "whole"]
+    sizes = set()
+    for question in whole:
         vessel = next(v for v in text.VESSELS if v in question.question)
-        voyages = [p for p in archive.paragraphs if p.startswith(f"The {vessel} ")]
+        lines = [p for p in archive.paragraphs if p.startswith(f"Log of the {vessel}, ")]
+        told = [re.match(r"Log of the \w+, (\w+): (\w+ \w+) ", line).groups() for line in lines]
+        assert [ordinal for ordinal, _ in told] == list(text.ORDINALS[: len(lines)])
+        listed = [f"the {vessel}, {ordinal}: {name}" for ordinal, name in told]
+        listed.append(f"the {vessel}, {text.ORDINALS[len(lines)]}: nobody")
         if question.question.startswith("How many"):
-            assert question.answer == text.NUMBERS[len(voyages) - 1]
+            assert (question.working, question.answer) == ("; ".join(listed), text.NUMBERS[len(lines) - 1])
+        elif "last" in question.question:
+            assert (question.working, question.answer) == ("; ".join(listed), told[-1][1])
         else:
-            voyage = voyages[0] if "first" in question.question else voyages[-1]
-            assert question.answer in voyage
+            assert (question.working, question.answer) == ("", "; ".join(listed))
+        sizes.add(len(lines))
+    assert max(sizes) > 8, "as many log lines as a few passages hold need no whole document"
+
+
+def test_a_worked_answer_ends_in_the_answer_that_is_scored():
+    assert Question("1", "whole", "?", "two", (), "one, two").worked_answer == "one, two. So two"
+    assert Question("1", "fact", "?", "oboe").worked_answer == "oboe"
 
 
 def test_people_share_first_names_and_surnames_but_no_full_name(archive):
@@ -139,7 +152,7 @@ def test_a_missing_questions_file_is_named(tmp_path):
         read_questions(tmp_path / "questions.jsonl")
 
 
-def test_options_are_put_on_lines_of_their_own():
-    question = Question("choice-1", "choice", "Which?", "B", ("red", "blue", "green", "pink"))
-    assert with_choices(question) == "Which?\nA. red\nB. blue\nC. green\nD. pink"
+def test_options_are_put_as_a_list():
+    question = Question("choice-1", "choice", "Which?", "blue (B)", ("red", "blue", "green", "pink"))
+    assert with_choices(question) == "Which?\n- red (A)\n- blue (B)\n- green (C)\n- pink (D)"
     assert with_choices(Question("fact-1", "fact", "Which?", "red")) == "Which?"

@@ -42,9 +42,13 @@ def test_choice_letter_must_stand_alone(answer, letter):
     ("task", "reference", "answer", "expected"),
     [
         ("fact", "oboe", "the oboe", 1.0),
-        ("choice", "B", "B. oboe", 1.0),
-        ("choice", "B", "oboe", 0.0),
+        ("choice", "oboe (B)", "oboe (B)", 1.0),
+        ("choice", "oboe (B)", "B. oboe", 1.0),
+        ("choice", "oboe (B)", "oboe", 0.0),
+        ("choice", "oboe (B)", "oboe (C)", 0.0),
         ("whole", "three", "Three", 1.0),
+        ("whole", "three", "the Otter, first: Mirel Tavos; the Otter, second: nobody. So three", 1.0),
+        ("whole", "three", "the Otter, first: Mirel Tavos. So three or four", 0.0),
         ("dossier", "one two three four", "one two", pytest.approx(2 / 3)),
     ],
 )

@@ -66,8 +66,26 @@ def test_a_task_of_weight_zero_is_never_asked(rows):
     assert set(batch.task[batch.weight > 0]) <= {TASKS.index("whole")}
 
 
+def test_the_log_of_a_vessel_is_worked_through_once_in_a_row(rows):
+    """A second question about it could be answered from the first answer, without reading the document."""
+    phase = Phase(until=1, rows=2, tokens=1024, document=0.6, weights=(0.0, 0.0, 0.0, 1.0), reach=0)
+    seen = 0
+    for step in range(3):
+        batch = rows.batch(phase, (2, 0, step))
+        for row in range(phase.rows):
+            answers = {}
+            for number, target in zip(batch.answer[row], batch.target[row], strict=True):
+                answers.setdefault(number, []).append(target)
+            logs = [rows.backend.decode(answer).split(",")[0] for answer in answers.values() if answer[0]]
+            assert len(set(logs)) == len(logs)
+            seen += len(logs)
+    assert seen > 3
+
+
 def test_turn_spells_the_chat_template(rows: RowMaker):
     from rapid_jax.evaluation.archive import Question
 
     asked, answered = rows.turn(Question("fact-1", "fact", "Who?", "Mirel Tavos"))
     assert rows.backend.decode(asked + answered, skip_special_tokens=False) == "\n\nWho?<answer> Mirel Tavos</s>"
+    _, answered = rows.turn(Question("whole-1", "whole", "How many?", "two", (), "the Otter, first: nobody"))
+    assert rows.backend.decode(answered) == " the Otter, first: nobody. So two"

@@ -54,7 +54,7 @@ def test_items_carry_options_budget_and_a_query_without_options():
     assert {item.task for item in items} == set(TASKS)
     for item in items:
         assert item.max_new_tokens == MAX_NEW_TOKENS[item.task]
-        assert ("\nA. " in item.question) == (item.task == "choice")
+        assert ("\n- " in item.question) == (item.task == "choice")
         assert item.question.startswith(item.retrieval_query) and "\n" not in item.retrieval_query
 
 
@@ -92,7 +92,7 @@ def test_a_written_archive_comes_back(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"task": "poem"}, {"answer": 7}, {"question": " "}, {"choices": ["a", "b"]}, {"task": "choice"}, {"id": "fact-0"}],
+    [{"task": "poem"}, {"answer": 7}, {"question": " "}, {"choices": ["a", "b"]}, {"task": "choice"}, {"id": "fact-0"}, {"working": 7}],
 )
 def test_a_written_question_that_cannot_be_scored_is_named(tmp_path, change):
     """Files are edited by hand; a reference of the wrong form would make every answer wrong."""
@@ -124,7 +124,7 @@ def test_missing_files_are_named(tmp_path):
         ({"limit": 0}, "limit must be at least 1 question"),
         ({"archives": 0}, "archives must be at least 1"),
         ({"tokens": 10}, "at least 64 tokens"),
-        ({"tokens": 64, "tasks": ("whole",)}, "no archive has a question of task whole"),
+        ({"tokens": 64, "tasks": ("whole",), "archives": 1, "seed": 0}, "no archive has a question of task whole"),
     ],
 )
 def test_settings_that_ask_nothing_are_refused(arguments, message):
