@@ -2,9 +2,13 @@
 
     python -m launch.train --model=archivist --workdir=archivist-run --export=assets/archivist
 
-`--tokenizer=CHECKPOINT` takes the tokenizer of another member of the family, which drafter and target must share; without
-it one is trained, the same one every time. A run that was stopped goes on where it stopped; `--export_only` writes the newest checkpoint without training. Progress
-goes to standard output and, as JSON Lines, to WORKDIR/log.jsonl.
+archivist-large and archivist-small are made out of it, with its tokenizer, which drafter and target must share:
+
+    python -m launch.train --model=archivist-large --initial=assets/archivist --workdir=large-run --export=large
+
+A run that was stopped goes on where it stopped; `--export_only`
+writes the newest checkpoint without training. Progress goes to standard output and, as JSON Lines, to
+WORKDIR/log.jsonl.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from absl import flags
 
 from launch import cli
 
-_MODEL = flags.DEFINE_string("model", "archivist", "archivist, archivist-large or archivist-small.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Checkpoint directory to take the tokenizer from.")
+_MODELS = ("archivist", "archivist-large", "archivist-small")
+_MODEL = flags.DEFINE_enum("model", _MODELS[0], _MODELS, "Which one of the family; see rapid_jax/training/recipe.py.")
+_INITIAL = flags.DEFINE_string("initial", None, "Checkpoint directory to start from, with its tokenizer.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, tokenizer and log.", required=True)
 _EXPORT = flags.DEFINE_string("export", None, "Directory to write the Hugging Face checkpoint to at the end.")
 _EXPORT_ONLY = flags.DEFINE_bool("export_only", False, "Export the newest checkpoint; do not train.")
@@ -30,23 +35,29 @@ def main() -> None:
     for flag in (_WORKDIR, _EXPORT):
         if flag.value and Path(flag.value).exists() and not Path(flag.value).is_dir():
             raise NotADirectoryError(f"--{flag.name}={flag.value} is a file; name a directory")
-    given = Path(_TOKENIZER.value) / "tokenizer.model" if _TOKENIZER.value else None
-    if given and not given.is_file():
-        raise FileNotFoundError(f"--tokenizer={_TOKENIZER.value} holds no tokenizer.model; name a model of the family")
+    initial = Path(_INITIAL.value) if _INITIAL.value else None
+    if initial and not (initial / "tokenizer.model").is_file():
+        raise FileNotFoundError(f"--initial={initial} holds no tokenizer.model; name a model of the family")
+    if not initial and _MODEL.value != _MODELS[0]:
+        raise cli.UsageError(f"--model={_MODEL.value} is made out of another one; give --initial=assets/{_MODELS[0]}")
     workdir = Path(_WORKDIR.value)
     if _EXPORT_ONLY.value and not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}; train first")
 
+    import jax
+
+    import models
     from rapid_jax.training import export, loop, recipe, tokenizer
     from rapid_jax.training.data import RowMaker
+    from rapid_jax.training.initialisation import initial_parameters
+    from rapid_jax.training.resizing import resized
 
-    if _MODEL.value not in recipe.RECIPES:
-        raise ValueError(f"--model={_MODEL.value} is unknown; known are {', '.join(recipe.RECIPES)}")
-    model, training = recipe.RECIPES[_MODEL.value].model, recipe.RECIPES[_MODEL.value].training
     workdir.mkdir(parents=True, exist_ok=True)
+    model, training = recipe.RECIPES[_MODEL.value].model, recipe.RECIPES[_MODEL.value].training
     pieces = workdir / "tokenizer.model"
     if not pieces.exists():
-        pieces.write_bytes(given.read_bytes() if given else tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
+        given = (initial / "tokenizer.model").read_bytes() if initial else None
+        pieces.write_bytes(given or tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
     rows = RowMaker(tokenizer.to_transformers(pieces.read_bytes(), model.max_position))
 
     def report(entry: dict) -> None:
@@ -58,7 +69,11 @@ def main() -> None:
     if _EXPORT_ONLY.value:
         params = loop.restore_parameters(model, training, workdir / "checkpoints")
     else:
-        params = loop.train(model, training, rows, workdir / "checkpoints", report).params
+        params = initial_parameters(model, jax.random.key(training.seed), *rows.marked)
+        if initial:
+            source = models.load(initial, dtype="float32")
+            params = resized(source.params, source.config, model, params)
+        params = loop.train(model, training, rows, workdir / "checkpoints", report, params).params
     if _EXPORT.value:
         export.export_hugging_face(params, model, pieces.read_bytes(), Path(_EXPORT.value))
         print(f"exported to {_EXPORT.value}")

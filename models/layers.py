@@ -62,7 +62,7 @@ class Projection(nn.Module):
         axes, shape = self.out_axes + self.in_axes, self.out_shape + self.in_shape
         kernel = weight(self, "weight", _INIT, axes, shape, self.dtype)
         rows = x.shape[: x.ndim - len(self.in_shape)]
-        # As a matrix contracted over its last axis the weight is read as it lies; other forms XLA transposes every time.
+        # Contracted over the last axis of a matrix, the weight is read as it lies; otherwise XLA copies it every time.
         matrix = kernel.reshape(math.prod(self.out_shape), -1)
         y = jax.lax.dot_general(x.reshape(*rows, -1), matrix, (((len(rows),), (1,)), ((), ())))
         y = y.reshape(*rows, *self.out_shape)

@@ -63,9 +63,7 @@ class LanguageModelDrafter:
 
         logits, drafted = forward(self._no_drafts(cache), last_tokens)
         first = draw(jnp.int32(0), logits)
-        (drafted, _), (tokens, probs) = jax.lax.scan(
-            one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32)
-        )
+        (drafted, _), (tokens, probs) = jax.lax.scan(one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
         return Draft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1)), Block(drafted.k, drafted.v)

@@ -10,7 +10,7 @@ questions that only the whole document answers (`whole`: who sailed on a vessel,
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,18 +18,17 @@ from rapid_jax.evaluation import archive_text as text
 
 TASKS = ("fact", "choice", "dossier", "whole")
 MIN_TOKENS = 64
-CONCLUSION = ". So "
+CONCLUSION = ". So "  # before an answer that follows its working
 _SEPARATOR = "\n\n"
-_LETTERS = "ABCD"
-NUM_CHOICES = len(_LETTERS)
+LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
 class Question:
     """A question with its reference answer.
 
-    With `choices` the task is "choice" and the answer the right one with its letter, "baker (B)". `working` is what
-    leads to the answer, and is written before it by a model that shows its work; it is not scored.
+    With `choices` the task is "choice" and the answer one of them. `working` is what a model that shows its work writes
+    before the answer; it is not scored.
     """
 
     id: str
@@ -38,11 +37,6 @@ class Question:
     answer: str
     choices: tuple[str, ...] = ()
     working: str = ""
-
-    @property
-    def worked_answer(self) -> str:
-        """The answer, after the working and CONCLUSION where there is a working."""
-        return self.working + CONCLUSION + self.answer if self.working else self.answer
 
 
 @dataclass(frozen=True)
@@ -251,9 +245,9 @@ class _Writer:
                 answer = subject.facts[attribute.name]
                 drafts.append(("fact", question, answer))
                 if attribute.values:
-                    options = [answer, *self.rng.sample([v for v in attribute.values if v != answer], NUM_CHOICES - 1)]
+                    options = [answer, *self.rng.sample([v for v in attribute.values if v != answer], len(LETTERS) - 1)]
                     self.rng.shuffle(options)
-                    drafts.append(("choice", question, lettered(options)[options.index(answer)], tuple(options)))
+                    drafts.append(("choice", question, answer, tuple(options)))
         return drafts
 
     def dossier_questions(self, told: dict[str, list[str]]) -> list[tuple]:
@@ -270,8 +264,8 @@ class _Writer:
             listed = "; ".join(text.LOG_ENTRY.format(vessel=vessel, ordinal=o, name=name) for o, name in entries)
             for questions, answer, working in (
                 (text.VOYAGE_LIST_QUESTIONS, listed, ""),
-                (text.VOYAGE_COUNT_QUESTIONS, text.NUMBERS[len(names) - 1], listed),
-                (text.VOYAGE_LAST_QUESTIONS, names[-1], listed),
+                (text.VOYAGE_COUNT_QUESTIONS, text.NUMBERS[len(names) - 1], listed + CONCLUSION),
+                (text.VOYAGE_LAST_QUESTIONS, names[-1], listed + CONCLUSION),
             ):
                 drafts.append(("whole", self.rng.choice(questions).format(vessel=vessel), answer, (), working))
         return drafts
@@ -288,14 +282,10 @@ def make_archive(num_tokens: int, seed: int, count_tokens: Callable[[str], int])
     return _Writer(random.Random(seed), num_tokens, count_tokens).write()
 
 
-def lettered(options: Sequence[str]) -> list[str]:
-    """Options as they are put to a model and chosen by it: "baker (B)"."""
-    return [f"{option} ({letter})" for option, letter in zip(options, _LETTERS, strict=False)]
-
-
 def with_choices(question: Question) -> str:
-    """The question as it is put to a model: the options, if there are any, follow as a list."""
-    return "\n- ".join([question.question, *lettered(question.choices)])
+    """The question as it is put to a model: the options, if there are any, follow on lines of their own."""
+    options = zip(LETTERS, question.choices, strict=False)
+    return "\n".join([question.question, *(f"{letter}. {option}" for letter, option in options)])
 
 
 def write_archive(archive: Archive, directory: Path) -> None:

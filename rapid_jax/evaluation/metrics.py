@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from rouge_score import rouge_scorer
 
-from rapid_jax.evaluation.archive import CONCLUSION, Question
+from rapid_jax.evaluation.archive import CONCLUSION, LETTERS, Question
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -120,12 +120,12 @@ def longbench_letter(answer: str) -> str | None:
 
 
 def score(question: Question, answer: str) -> float:
-    """The metric of an archive's task: letter for choice, ROUGE-L for dossier, exact match for the rest.
+    """The metric of an archive's task: option or letter for choice, ROUGE-L for dossier, exact match for the rest.
 
     Of an answer that shows its work what follows the last `archive.CONCLUSION` is compared.
     """
     if question.task == "choice":
-        return float(choice_letter(answer) == choice_letter(question.answer))
+        return strict_choice(answer, question.answer, LETTERS[question.choices.index(question.answer)])
     if question.task == "dossier":
         return rouge_l(answer, question.answer)
     return exact_match(answer.rpartition(CONCLUSION)[2], question.answer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from rapid_jax.evaluation.archive import TASKS, Archive, Question, make_archive, with_choices
+from rapid_jax.evaluation.archive import CONCLUSION, TASKS, Archive, Question, make_archive, with_choices
 from rapid_jax.evaluation.archive_text import (
     FIRST_NAMES,
     NOBODY,
@@ -87,7 +87,7 @@ class RowMaker:
     def turn(self, question: Question) -> tuple[list[int], list[int]]:
         """Token ids of a question up to the answer mark, and of its answer with EOS, as the chat template has them."""
         asked = [*self.encode("\n\n" + with_choices(question)), self.answer]
-        return asked, [*self.encode(" " + question.worked_answer), self.eos]
+        return asked, [*self.encode(" " + question.working + question.answer), self.eos]
 
     def batch(self, phase: Phase, seed: Sequence[int]) -> Batch:
         """The rows of one step, drawn from `seed`."""
@@ -159,7 +159,7 @@ class RowMaker:
         by_task: dict[str, list[Question]] = {task: [] for task in TASKS}
         worked = set()
         for question in rng.sample(archive.questions, len(archive.questions)):
-            work = question.working or question.answer
+            work = question.working.removesuffix(CONCLUSION) or question.answer
             if question.task != "whole" or work not in worked:
                 by_task[question.task].append(question)
                 worked.add(work)

@@ -14,9 +14,9 @@ import orbax.checkpoint as ocp
 
 from models.config import ModelConfig
 from models.decoder import Decoder, hidden_states, output_logits
+from models.params import Params, init_params
 from rapid_jax.evaluation.archive import TASKS
 from rapid_jax.training.data import Batch, Phase, RowMaker
-from rapid_jax.training.initialisation import initial_parameters
 
 _TRAIN, _HELD_OUT = 0, 1  # first number of a batch's seed: held-out archives are never trained on
 
@@ -116,17 +116,22 @@ def answer_accuracy(decoder: Decoder, params: dict, batches: list[Batch]) -> dic
 
 
 def train(
-    model: ModelConfig, config: TrainingConfig, rows: RowMaker, directory: Path, report: Callable[[dict], None]
+    model: ModelConfig,
+    config: TrainingConfig,
+    rows: RowMaker,
+    directory: Path,
+    report: Callable[[dict], None],
+    params: Params,
 ) -> TrainingState:
-    """Train to the end of the last phase, continuing from the newest checkpoint in `directory` if there is one.
+    """Train to the end of the last phase, from the newest checkpoint in `directory` or else from `params`.
 
-    `report` gets a dict of step, loss, accuracy by task and speed every `evaluate_every` steps. Accuracy is measured
-    on unseen archives of the current phase's length.
+    `params` is given up: the first step may overwrite it. `report` gets a dict of step, loss, accuracy by task and
+    speed every `evaluate_every` steps. Accuracy is measured on unseen archives of the current phase's length.
     """
     decoder = Decoder(model)
     transform = optimiser(config)
     with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=3)) as manager:
-        state = initial_state(model, transform, config.seed, rows.marked)
+        state = initial_state(transform, params)
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
         update = jax.jit(partial(train_step, decoder, transform), donate_argnums=0)
@@ -153,11 +158,8 @@ def train(
     return state
 
 
-def initial_state(
-    model: ModelConfig, transform: optax.GradientTransformation, seed: int, marked: tuple[np.ndarray, np.ndarray]
-) -> TrainingState:
-    """Step 0: fresh parameters and optimiser state."""
-    params = initial_parameters(model, jax.random.key(seed), *marked)
+def initial_state(transform: optax.GradientTransformation, params: Params) -> TrainingState:
+    """Step 0."""
     return TrainingState(jnp.zeros((), jnp.int32), params, transform.init(params))
 
 
@@ -168,5 +170,5 @@ def restore_parameters(model: ModelConfig, config: TrainingConfig, directory: Pa
     with ocp.CheckpointManager(directory.absolute()) as manager:
         if manager.latest_step() is None:
             raise FileNotFoundError(f"no checkpoint in {directory}; train first")
-        state = initial_state(model, optimiser(config), config.seed, (np.zeros(0, np.int32),) * 2)
+        state = initial_state(optimiser(config), init_params(model, dtype="float32"))
         return manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state)).params

@@ -39,23 +39,27 @@ _DEFAULT = ModelConfig(
 
 # Weights of fact, choice, dossier, whole.
 _LOOKUPS, _FULL, _LONG = (0.55, 0.2, 0.15, 0.1), (0.45, 0.2, 0.15, 0.2), (0.4, 0.15, 0.2, 0.25)
+_LAST = (0.35, 0.1, 0.2, 0.35)
 _late = partial(Phase, document=0.75, weights=_LONG, reach=40_000, learning_rate=3e-4)
+_last = partial(_late, weights=_LAST, turn_weight=1.0)
 
 # Short rows until recall emerges, then longer documents and farther positions.
-_UP_TO_2K = (
+_FROM_NOTHING = (
     Phase(300, rows=16, tokens=128, document=0.55, weights=_LOOKUPS, reach=2048, learning_rate=6e-4),
     Phase(500, rows=4, tokens=512, document=0.6, weights=_FULL, reach=16_384, learning_rate=6e-4),
     Phase(800, rows=2, tokens=1024, document=0.75, weights=_LONG, reach=32_768, learning_rate=6e-4),
     _late(1100, rows=2, tokens=1024),
     _late(1150, rows=2, tokens=2048),
     _late(1400, rows=2, tokens=2048, turn_weight=1.0),
+    _last(1800, rows=2, tokens=2048),
+    _last(2000, rows=1, tokens=8192),
 )
 
-# The drafters read retrieved passages, a few thousand tokens, and need no longer rows.
+# The others are made out of it (`resizing`). They draft from a few thousand tokens and need no long rows.
+_RESIZED = TrainingConfig((_last(250, rows=2, tokens=2048),))
+
 RECIPES = {
-    "archivist": Recipe(
-        _DEFAULT, TrainingConfig((*_UP_TO_2K, _late(1560, rows=1, tokens=8192, turn_weight=1.0)))
-    ),
-    "archivist-large": Recipe(replace(_DEFAULT, width=256, ffn_width=640, num_layers=6), TrainingConfig(_UP_TO_2K)),
-    "archivist-small": Recipe(replace(_DEFAULT, ffn_width=256, num_layers=3), TrainingConfig(_UP_TO_2K)),
+    "archivist": Recipe(_DEFAULT, TrainingConfig(_FROM_NOTHING)),
+    "archivist-large": Recipe(replace(_DEFAULT, ffn_width=640, num_layers=8), _RESIZED),
+    "archivist-small": Recipe(replace(_DEFAULT, ffn_width=256, num_layers=3), _RESIZED),
 }

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from rapid_jax.evaluation import archive_text
-from rapid_jax.evaluation.archive import NUM_CHOICES, lettered, make_archive, with_choices
+from rapid_jax.evaluation.archive import make_archive, with_choices
 
 BOS, EOS, UNK, ANSWER = "<s>", "</s>", "<unk>", "<answer>"
 _SPACE = "\u2581"
@@ -39,11 +39,9 @@ def train_sentencepiece(vocab_size: int, seed: int = 0) -> bytes:
     """Train on generated archives and return the serialised SentencePiece model of about `vocab_size` pieces or fewer.
 
     Sub-word pieces come from SentencePiece's unigram training; then every whole word of the archives, names included,
-    joins as a piece of its own with its log frequency as score, so that a name or a value is one token. So do the
-    letters of options in their brackets: the letter then stands right behind its option, where a model looks first.
+    joins as a piece of its own with its log frequency as score, so that a name or a value is one token.
     """
     lines = _training_lines(seed)
-    letters = [_SPACE + option.strip() for option in lettered([""] * NUM_CHOICES)]
     counts = Counter(word for line in lines for word in _WORD.findall(_SPACE.join(line.split(" "))))
     for group in (archive_text.FIRST_NAMES, archive_text.SURNAMES, archive_text.TOWNS, archive_text.VESSELS):
         counts.update(_SPACE + name for name in group)
@@ -71,7 +69,7 @@ def train_sentencepiece(vocab_size: int, seed: int = 0) -> bytes:
     model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
     present = {piece.piece: piece for piece in model.pieces}
     total = sum(counts.values())
-    for word, count in [*sorted(counts.items()), *((letter, 0) for letter in letters)]:
+    for word, count in sorted(counts.items()):
         piece = present.get(word) or model.pieces.add(piece=word)
         piece.score = math.log(max(count / total, _LEAST_SHARE))
     return model.SerializeToString()
@@ -83,7 +81,7 @@ def _training_lines(seed: int) -> list[str]:
         archive = make_archive(20_000, seed + offset, lambda part: len(part.split()))
         lines += archive.document.split("\n")
         lines += [line for question in archive.questions for line in with_choices(question).split("\n")]
-        lines += [" " + question.worked_answer for question in archive.questions if question.task != "dossier"]
+        lines += [" " + q.working + q.answer for q in archive.questions if q.task != "dossier"]
     return [line for line in lines if line]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rapid_jax.training.recipe import RECIPES
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--workdir={tmp}/run", "--export_only", "--export={tmp}/out"], 1, "train first"),
         (["--workdir={tmp}/file"], 1, "--workdir={tmp}/file is a file; name a directory"),
         (["--workdir={tmp}/run", "--export={tmp}/file"], 1, "--export={tmp}/file is a file; name a directory"),
+        (["--workdir={tmp}/run", "--model=llama"], 2, "|".join(RECIPES)),
+        (["--workdir={tmp}/run", "--initial={tmp}"], 1, "--initial={tmp} holds no tokenizer.model; name a model"),
+        (["--workdir={tmp}/run", "--model=archivist-small"], 2, "made out of another one; give --initial="),
     ],
 )
 def test_bad_use_is_refused_without_a_traceback(tmp_path, flags, status, message):

@@ -9,10 +9,10 @@ from typing import Any
 
 from rapid_jax.evaluation import metrics
 from rapid_jax.evaluation.archive import (
+    LETTERS,
     TASKS,
     Archive,
     Question,
-    lettered,
     make_archive,
     read_questions,
     with_choices,
@@ -153,7 +153,7 @@ class ArchiveBenchmark:
         return None
 
     def score(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
-        """Exact match for fact and whole, the right letter for choice, ROUGE-L for dossier."""
+        """Exact match for fact and whole, the right option or its letter for choice, ROUGE-L for dossier."""
         return {"score": metrics.score(self._questions[item.id], answers[-1])}
 
 
@@ -164,4 +164,4 @@ def _is_sound(question: Question) -> bool:
         return False
     if not isinstance(question.working, str) or bool(question.choices) != (question.task == "choice"):
         return False
-    return not question.choices or question.answer in lettered(question.choices)
+    return not question.choices or (question.answer in question.choices and len(question.choices) <= len(LETTERS))

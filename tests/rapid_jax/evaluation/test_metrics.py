@@ -42,10 +42,10 @@ def test_choice_letter_must_stand_alone(answer, letter):
     ("task", "reference", "answer", "expected"),
     [
         ("fact", "oboe", "the oboe", 1.0),
-        ("choice", "oboe (B)", "oboe (B)", 1.0),
-        ("choice", "oboe (B)", "B. oboe", 1.0),
-        ("choice", "oboe (B)", "oboe", 0.0),
-        ("choice", "oboe (B)", "oboe (C)", 0.0),
+        ("choice", "oboe", "oboe", 1.0),
+        ("choice", "oboe", "B. oboe", 1.0),
+        ("choice", "oboe", "harp", 0.0),
+        ("choice", "oboe", "C", 0.0),
         ("whole", "three", "Three", 1.0),
         ("whole", "three", "the Otter, first: Mirel Tavos; the Otter, second: nobody. So three", 1.0),
         ("whole", "three", "the Otter, first: Mirel Tavos. So three or four", 0.0),
@@ -53,7 +53,8 @@ def test_choice_letter_must_stand_alone(answer, letter):
     ],
 )
 def test_each_task_has_its_metric(task, reference, answer, expected):
-    assert metrics.score(Question("1", task, "?", reference), answer) == expected
+    choices = ("harp", "oboe", "lute") if task == "choice" else ()
+    assert metrics.score(Question("1", task, "?", reference, choices), answer) == expected
 
 
 @pytest.mark.parametrize(

@@ -87,5 +87,5 @@ def test_turn_spells_the_chat_template(rows: RowMaker):
 
     asked, answered = rows.turn(Question("fact-1", "fact", "Who?", "Mirel Tavos"))
     assert rows.backend.decode(asked + answered, skip_special_tokens=False) == "\n\nWho?<answer> Mirel Tavos</s>"
-    _, answered = rows.turn(Question("whole-1", "whole", "How many?", "two", (), "the Otter, first: nobody"))
+    _, answered = rows.turn(Question("whole-1", "whole", "How many?", "two", (), "the Otter, first: nobody. So "))
     assert rows.backend.decode(answered) == " the Otter, first: nobody. So two"

@@ -11,6 +11,7 @@ from models.config import ModelConfig, RopeConfig
 from rapid_jax.training import loop
 from rapid_jax.training.data import Phase
 from rapid_jax.training.export import export_hugging_face
+from rapid_jax.training.initialisation import initial_parameters
 
 MODEL = ModelConfig("llama", 1664, 48, 32, 2, 4, 4, 16, 4096, RopeConfig(theta=1e9), 1e-5, True, bos_id=1, eos_ids=(2,))
 WEIGHTS = (0.6, 0.1, 0.2, 0.1)
@@ -21,11 +22,15 @@ def config(steps: int) -> loop.TrainingConfig:
     return loop.TrainingConfig(phases, warmup_steps=1, decay_steps=1, evaluate_every=2, save_every=2)
 
 
+def fresh(rows):
+    return initial_parameters(MODEL, jax.random.key(0), *rows.marked)
+
+
 @pytest.fixture(scope="module")
 def finished(rows, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
     entries = []
-    state = loop.train(MODEL, config(4), rows, directory, entries.append)
+    state = loop.train(MODEL, config(4), rows, directory, entries.append, fresh(rows))
     return directory, state, entries
 
 
@@ -41,8 +46,8 @@ def test_a_stopped_run_ends_as_an_unbroken_one(finished, rows, tmp_path):
     """A run that a machine's restart cut in two must not give another model."""
     directory = tmp_path / "checkpoints"
     with pytest.raises(KeyboardInterrupt):
-        loop.train(MODEL, config(4), rows, directory, _interrupt)
-    resumed = loop.train(MODEL, config(4), rows, directory, lambda entry: None)
+        loop.train(MODEL, config(4), rows, directory, _interrupt, fresh(rows))
+    resumed = loop.train(MODEL, config(4), rows, directory, lambda entry: None, fresh(rows))
     for a, b in zip(jax.tree.leaves(resumed.params), jax.tree.leaves(finished[1].params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -62,7 +67,7 @@ def test_the_loss_falls(rows):
     """Four updates on one batch."""
     training = config(4)
     transform = loop.optimiser(training)
-    state = loop.initial_state(MODEL, transform, 0, rows.marked)
+    state = loop.initial_state(transform, fresh(rows))
     decoder = loop.Decoder(MODEL)
     batch = rows.batch(training.phases[0], (0, 0, 0))
     losses = []
@@ -75,7 +80,7 @@ def test_the_loss_falls(rows):
 def test_accuracy_counts_whole_answers(rows):
     """An answer of two tokens with one of them wrong is wrong."""
     batch = rows.batch(config(4).phases[0], (0, 0, 0))
-    params = loop.initial_state(MODEL, loop.optimiser(config(4)), 0, rows.marked).params
+    params = fresh(rows)
     assert loop.answer_accuracy(loop.Decoder(MODEL), params, [batch])["fact"] < 0.5
 
 
@@ -84,8 +89,9 @@ def test_the_export_loads_as_any_checkpoint_does(finished, pieces, tmp_path):
     export_hugging_face(state.params, MODEL, pieces, tmp_path / "export")
     loaded = models.load(tmp_path / "export")
     ids = np.asarray([loaded.tokenizer.encode("The tide came and went.")], np.int32)
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype("float32"), state.params)
     expected = loop.Decoder(MODEL).apply(
-        {"params": state.params}, ids, np.arange(ids.shape[1], dtype=np.int32)[None], method=loop.Decoder.forward_logits
+        {"params": rounded}, ids, np.arange(ids.shape[1], dtype=np.int32)[None], method=loop.Decoder.forward_logits
     )[0]
     np.testing.assert_allclose(loaded.logits(ids), expected, atol=1e-5)
     generation = json.loads((tmp_path / "export" / "generation_config.json").read_text())

@@ -54,7 +54,7 @@ def test_items_carry_options_budget_and_a_query_without_options():
     assert {item.task for item in items} == set(TASKS)
     for item in items:
         assert item.max_new_tokens == MAX_NEW_TOKENS[item.task]
-        assert ("\n- " in item.question) == (item.task == "choice")
+        assert ("\nA. " in item.question) == (item.task == "choice")
         assert item.question.startswith(item.retrieval_query) and "\n" not in item.retrieval_query
 
 
@@ -92,7 +92,15 @@ def test_a_written_archive_comes_back(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"task": "poem"}, {"answer": 7}, {"question": " "}, {"choices": ["a", "b"]}, {"task": "choice"}, {"id": "fact-0"}, {"working": 7}],
+    [
+        {"task": "poem"},
+        {"answer": 7},
+        {"question": " "},
+        {"choices": ["a", "b"]},
+        {"task": "choice"},
+        {"id": "fact-0"},
+        {"working": 7},
+    ],
 )
 def test_a_written_question_that_cannot_be_scored_is_named(tmp_path, change):
     """Files are edited by hand; a reference of the wrong form would make every answer wrong."""
