@@ -67,7 +67,7 @@ class _Shape:
 _SHAPES = (
     _Shape(300, 2, (1, 2), (1, 1), (1, 3), (76, 8, 12, 4)),
     _Shape(600, 4, (2, 4), (1, 2), (1, 6), (60, 10, 18, 12)),
-    _Shape(3000, len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (1, 12), (45, 12, 18, 25)),
+    _Shape(3000, len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (1, text.MOST_VOYAGES), (45, 12, 18, 25)),
     _Shape(float("inf"), len(text.PERSON_ATTRIBUTES), (6, 8), (2, 3), (1, text.MOST_VOYAGES), (50, 12, 10, 28)),
 )
 
