@@ -25,7 +25,7 @@ from rapid_jax.document import Document, Stream
 from rapid_jax.methods import get_method
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
 from rapid_jax.retrieval import Retriever, make_embedder
-from rapid_jax.run import Run
+from rapid_jax.run import PassagesRead, Run
 
 __all__ = ["Document", "Engine", "Stream", "apply_overrides", "check_checkpoints"]
 
@@ -41,6 +41,7 @@ class Engine:
       mesh: devices, or None for a single one.
       programs: what has been compiled.
       retriever: makes retrieved contexts.
+      passages_read: by a model's id, the passages that it has read last; methods with the same passages share them.
       load_seconds: time spent in loading.
     """
 
@@ -51,6 +52,7 @@ class Engine:
         self.mesh = mesh
         self.load_seconds = load_seconds
         self.programs = Programs()
+        self.passages_read: dict[int, PassagesRead] = {}
 
     @classmethod
     def load(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rapid_jax.document import Document
     from rapid_jax.engine import Engine
 
-T = TypeVar("T")
-
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
@@ -37,6 +35,15 @@ class Reader:
     context: ContextCache
     tail: TailCache
     num_tokens: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class PassagesRead:
+    """Passages that a model has read: the rows' token ids, their frozen cache, and the seconds that it took."""
+
+    rows: list[list[int]]
+    context: ContextCache
+    seconds: float
 
 
 class Run:
@@ -192,18 +199,30 @@ class Run:
         return spec, target.context, drafter_model, state
 
     def _read_retrieved(self, model: Any, role: str) -> tuple[ContextCache, list[int]]:
-        """Prefills a model with each row's retrieved context; gives the cache and the rows' lengths in tokens."""
+        """A model's cache of each row's retrieved context, and the rows' lengths in tokens.
+
+        Methods that are compared ask for the same passages: what a model has read last is not read again, but its
+        seconds count for every method.
+        """
         engine = self._engine
         prompt = self._prompts[id(model)]
         contexts = [prompt.head() + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
         for context, question in zip(contexts, self._questions, strict=True):
             self._check_room(model, role, len(context), len(prompt.question(question)))
-        cache = self._timed_prefill(
-            lambda: prefill_context(
-                engine.programs, model.decoder, model.params, self._padded(contexts), **self._forward_settings(model)
+        rows = self._padded(contexts)
+        last = engine.passages_read.pop(id(model), None)
+        if last is None or last.rows != rows:
+            last = None  # its memory is free before the next cache is made
+            cache, seconds = timed(
+                engine.programs,
+                lambda: prefill_context(
+                    engine.programs, model.decoder, model.params, rows, **self._forward_settings(model)
+                ),
             )
-        )
-        return cache, [len(context) for context in contexts]
+            last = PassagesRead(rows, cache, seconds)
+        engine.passages_read[id(model)] = last
+        self._seconds["prefill"] += last.seconds
+        return last.context, [len(context) for context in contexts]
 
     def _read_questions(self, model: Any, context: ContextCache, lengths: list[int], *, keep_out: int) -> Reader:
         """Prefills a model's tails with the questions.
@@ -214,7 +233,8 @@ class Run:
         engine = self._engine
         suffixes = [self._prompts[id(model)].question(question) for question in self._questions]
         needed = max(map(len, suffixes)) + self._sampling.max_new_tokens + self._speculation.gamma + 1
-        tail = self._timed_prefill(
+        tail, seconds = timed(
+            engine.programs,
             lambda: prefill_tail(
                 engine.programs,
                 model.decoder,
@@ -223,14 +243,10 @@ class Run:
                 self._padded([suffix[:-keep_out] for suffix in suffixes]),
                 capacity=token_bucket(needed),
                 **self._forward_settings(model),
-            )
+            ),
         )
-        return Reader(context, tail, [n + len(suffix) for n, suffix in zip(lengths, suffixes, strict=True)])
-
-    def _timed_prefill(self, function: Callable[[], T]) -> T:
-        result, seconds = timed(self._engine.programs, function)
         self._seconds["prefill"] += seconds
-        return result
+        return Reader(context, tail, [n + len(suffix) for n, suffix in zip(lengths, suffixes, strict=True)])
 
     def _forward_settings(self, model: Any) -> dict[str, Any]:
         config = self._engine.config

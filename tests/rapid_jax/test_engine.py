@@ -78,6 +78,20 @@ def test_a_document_is_prefilled_once_for_all_questions(engine, document_text, q
     assert [read for read, _ in chunks] == [512, 1024, document.num_tokens] and document.prefill_seconds > 0
 
 
+def test_methods_with_the_same_passages_read_them_once(engine, document, questions):
+    """Comparing rag, sd and rapid would otherwise spend most of its time on one and the same prefill."""
+    first = document.ask(questions[0], "rag")
+    (kept,) = engine.passages_read.values()
+    again = document.ask(questions[0], "rag")
+    assert next(iter(engine.passages_read.values())).context is kept.context
+    assert again.token_ids == first.token_ids and again.seconds.prefill >= kept.seconds > 0
+    document.ask(questions[0], "rapid")
+    assert next(iter(engine.passages_read.values())).context is kept.context
+    document.ask(questions[1], "rapid")
+    (other,) = engine.passages_read.values()
+    assert other.context is not kept.context, "other passages must be read"
+
+
 def test_a_second_question_of_the_same_bucket_compiles_nothing(engine, document, questions, compilations):
     """Compiling takes seconds to minutes on a TPU; nothing at all may be compiled, inside the programs or beside them."""
     for method in ("lc", "rag", "sd", "rapid"):
