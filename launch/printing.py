@@ -15,7 +15,7 @@ from rapid_jax.engine import Document, Engine, Stream
 from rapid_jax.evaluation.tables import Table as ReportTable
 
 _LEGEND = """\
-Prefill includes the document's own, computed once for all methods.
+Prefill counts all that a method reads, also what another has read before it.
 tokens/s and speed-up are of decoding alone.
 Acceptance: drafted tokens kept, of those tested (up to the first rejection in
 a step) and of all drafted."""
@@ -23,7 +23,7 @@ _WIDE = 240  # columns of a report's tables where nobody's terminal would break 
 _SHORT = 24  # characters of an answer that is shown in the table too
 
 
-def _print(text: str, style: str = "") -> None:
+def print_line(text: str = "", style: str = "") -> None:
     """Wraps at words on a terminal; elsewhere lines stay whole, so that an answer can be cut out of a file."""
     console = Console(highlight=False)
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
@@ -31,29 +31,29 @@ def _print(text: str, style: str = "") -> None:
 
 def print_header(engine: Engine, document: Document, question: str) -> None:
     """What is about to be read, and the question."""
-    _print(f"target    {engine.config.target or 'the embedded model'}")
+    print_line(f"target    {engine.config.target or 'the embedded model'}")
     if engine.drafter is not engine.target:
-        _print(f"drafter   {engine.config.drafter}")
+        print_line(f"drafter   {engine.config.drafter}")
     cut = document.tokenized.truncated_tokens
     left_out = f", {cut:,} more left out of its middle" if cut else ""
-    _print(f"document  {document.num_tokens:,} tokens{left_out}")
-    _print(f"question  {question}")
+    print_line(f"document  {document.num_tokens:,} tokens{left_out}")
+    print_line(f"question  {question}")
 
 
 def print_method(name: str) -> None:
     """The heading of an answer."""
-    _print(f"\n{name}:", style="bold")
+    print_line(f"\n{name}:", style="bold")
 
 
 def print_text(answer: Answer, earlier: Sequence[Answer]) -> None:
     """An answer's text, or the earlier answer that it equals."""
     same = _same(answer, earlier)
     if same is not None:
-        _print(f"(the same as {same})", style="dim")
+        print_line(f"(the same as {same})", style="dim")
     elif not answer.text:
-        _print(f"(no text: {answer.finish_reason} after {len(answer.token_ids)} tokens)", style="dim")
+        print_line(f"(no text: {answer.finish_reason} after {len(answer.token_ids)} tokens)", style="dim")
     else:
-        _print(answer.text)
+        print_line(answer.text)
 
 
 def print_stream(stream: Stream) -> Answer:
@@ -72,14 +72,14 @@ def print_passages(answers: Sequence[Answer]) -> None:
     """The passages that were retrieved, with their place in the document and their score."""
     answer = next((a for a in answers if a.passages), None)
     if answer is None:
-        _print("\nNo passages: no method that was asked for retrieves.")
+        print_line("\nNo passages: no method that was asked for retrieves.")
         return
     if answer.below_threshold:
-        _print("\nNo passage reached the threshold; the best one was kept.")
+        print_line("\nNo passage reached the threshold; the best one was kept.")
     for number, passage in enumerate(answer.passages, 1):
         place = f"passage {number}: characters {passage.start:,}-{passage.end:,}"
-        _print(f"\n{place}, {passage.num_tokens:,} tokens, score {passage.score:.3f}", style="bold")
-        _print(passage.text.strip())
+        print_line(f"\n{place}, {passage.num_tokens:,} tokens, score {passage.score:.3f}", style="bold")
+        print_line(passage.text.strip())
 
 
 def print_table(answers: Sequence[Answer]) -> None:
@@ -99,12 +99,12 @@ def print_table(answers: Sequence[Answer]) -> None:
     console.print()
     console.print(table)
     compilation, loading = sum(a.seconds.compile for a in answers), answers[0].seconds.load
-    _print(f"\nTimings exclude compilation ({compilation:.1f} s) and loading ({loading:.1f} s).\n{_LEGEND}")
+    print_line(f"\nTimings exclude compilation ({compilation:.1f} s) and loading ({loading:.1f} s).\n{_LEGEND}")
 
 
 def print_tables(heading: str, tables: Sequence[ReportTable]) -> None:
     """Tables of a report under a heading, each with its note."""
-    _print(f"\n{heading}", style="bold")
+    print_line(f"\n{heading}", style="bold")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDE)
@@ -117,7 +117,7 @@ def print_tables(heading: str, tables: Sequence[ReportTable]) -> None:
         console.print()
         console.print(shown)
         if table.note:
-            _print(table.note, style="dim")
+            print_line(table.note, style="dim")
 
 
 def _same(answer: Answer, earlier: Sequence[Answer]) -> str | None:

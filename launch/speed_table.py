@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from launch.printing import print_line
 from rapid_jax.benchmarking.crossing import describe_crossing
 from rapid_jax.benchmarking.measurement import Measurement
 from rapid_jax.benchmarking.sweep import Sweep
@@ -22,11 +23,6 @@ measured bandwidth follows. accepted: of the drafted tokens that were tested."""
 _BUSY = 0.05  # share of the processor that others may take
 
 
-def _print(text: str = "", style: str = "") -> None:
-    console = Console(highlight=False)
-    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
-
-
 def _marked(acceptance: float | None) -> str:
     return f" [acceptance forced to {acceptance:g}]" if acceptance is not None else ""
 
@@ -35,23 +31,25 @@ def print_header(about: dict[str, Any], sweep: Sweep, why_no_peer: str | None) -
     """What is measured, and on what; `about` is what every JSON object says."""
     hardware, versions = about["hardware"], about["versions"]
     bandwidth = hardware["bandwidth"]
-    _print(f"target     {about['model']}, {about['dtype']}")
+    print_line(f"target     {about['model']}, {about['dtype']}")
     if about["drafter"]:
-        _print(f"drafter    {about['drafter']}")
+        print_line(f"drafter    {about['drafter']}")
     devices = f"{hardware['devices']} x " if hardware["devices"] > 1 else ""
-    _print(f"device     {devices}{hardware['device']}; {hardware['processor']}, {hardware['cores']} cores")
+    print_line(f"device     {devices}{hardware['device']}; {hardware['processor']}, {hardware['cores']} cores")
     rate = f"{bandwidth['gigabytes_per_second']:.4g} GB/s"
-    _print(f"bandwidth  {rate}, measured ({bandwidth['kind']} of {bandwidth['array_bytes']:,} bytes)")
-    _print("versions   " + ", ".join(f"{k} {v}" for k, v in versions.items() if k != "device"))
-    _print(f"runs       {sweep.new_tokens} new tokens a row, median of {sweep.repeats} after one that does not count")
+    print_line(f"bandwidth  {rate}, measured ({bandwidth['kind']} of {bandwidth['array_bytes']:,} bytes)")
+    print_line("versions   " + ", ".join(f"{k} {v}" for k, v in versions.items() if k != "device"))
+    print_line(
+        f"runs       {sweep.new_tokens} new tokens a row, median of {sweep.repeats} after one that does not count"
+    )
     if sweep.acceptance is not None:
-        _print(
+        print_line(
             f"ACCEPTANCE IS FORCED to {sweep.acceptance:g}: drafted tokens are accepted at random. Speeds with drafts "
             "are those that this rate would give; what is decoded is no answer of the models",
             style="bold",
         )
     if why_no_peer is not None:
-        _print(f"no rows of transformers: {why_no_peer}")
+        print_line(f"no rows of transformers: {why_no_peer}")
 
 
 def print_tables(measurements: Sequence[Measurement], acceptance: float | None) -> None:
@@ -65,21 +63,21 @@ def print_tables(measurements: Sequence[Measurement], acceptance: float | None) 
         part = [m for m in measurements if (m.cell.batch, m.cell.gamma) == (batch, gamma)]
         drafts = any(m.kept_over_proposed is not None for m in part)
         title = f"batch {batch}" + (f", gamma {gamma}" if drafts else "")
-        _print()
+        print_line()
         Console(highlight=False).print(_table(part, title))
         for method in dict.fromkeys(m.method for m in part):
             points = [(m.cell.context_length, m.speed_up) for m in part if m.method == method]
             speed_ups = [(length, speed_up) for length, speed_up in points if speed_up is not None]
             if speed_ups and method in METHODS and METHODS[method].drafts:
-                _print(describe_crossing(method, speed_ups) + _marked(acceptance))
-    _print(f"\n{_LEGEND}")
+                print_line(describe_crossing(method, speed_ups) + _marked(acceptance))
+    print_line(f"\n{_LEGEND}")
     if acceptance is not None:
-        _print(f"* made with a forced acceptance of {acceptance:g}")
+        print_line(f"* made with a forced acceptance of {acceptance:g}")
     busy = [m for m in measurements if m.other_load is not None and m.other_load > _BUSY]
     if busy:
         lengths = ", ".join(dict.fromkeys(f"{m.cell.context_length:,}" for m in busy))
         share = max(m.other_load or 0 for m in busy)
-        _print(
+        print_line(
             f"WARNING: other processes took up to {share:.0%} of the processor at {lengths} tokens of context. Figures "
             "there do not count: measure again when nothing else runs",
             style="bold",
