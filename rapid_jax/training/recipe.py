@@ -56,10 +56,10 @@ _FROM_NOTHING = (
 )
 
 # The others are made out of it (`resizing`). They draft from a few thousand tokens and need no long rows.
-_RESIZED = TrainingConfig((_last(250, rows=2, tokens=2048),))
+_RESIZED = TrainingConfig((_last(200, rows=2, tokens=2048),))
 
 RECIPES = {
     "archivist": Recipe(_DEFAULT, TrainingConfig(_FROM_NOTHING)),
-    "archivist-large": Recipe(replace(_DEFAULT, ffn_width=640, num_layers=8), _RESIZED),
+    "archivist-large": Recipe(replace(_DEFAULT, ffn_width=640, num_layers=6), _RESIZED),
     "archivist-small": Recipe(replace(_DEFAULT, ffn_width=256, num_layers=3), _RESIZED),
 }
