@@ -2,9 +2,9 @@
 
     python -m launch.make_archive --tokens=32768 --seed=5 --output=archive
 
-writes archive/document.txt and archive/questions.jsonl (id, task, question, answer, choices) and prints how many
-tokens, paragraphs and questions of each task there are. Tokens are those of `--tokenizer`, by default the embedded
-model's.
+writes archive/document.txt and archive/questions.jsonl (id, task, question, answer, choices, working) and prints how
+many tokens, paragraphs and questions of each task there are. Tokens are those of `--tokenizer`, by default the
+embedded model's.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def test_writes_document_and_questions_and_says_how_many(tmp_path):
     done = make_archive("--tokens=600", "--seed=5", f"--output={tmp_path / 'a'}")
     assert done.returncode == 0, done.stderr
     questions = [json.loads(line) for line in (tmp_path / "a" / "questions.jsonl").read_text().splitlines()]
-    assert all(set(entry) == {"id", "task", "question", "answer", "choices"} for entry in questions)
+    assert all(set(entry) == {"id", "task", "question", "answer", "choices", "working"} for entry in questions)
     assert f"{len(questions)} questions" in done.stdout
     from transformers import AutoTokenizer
 
