@@ -6,9 +6,8 @@ archivist-large and archivist-small are made out of it, with its tokenizer, whic
 
     python -m launch.train --model=archivist-large --initial=assets/archivist --workdir=large-run --export=large
 
-A run that was stopped goes on where it stopped; `--export_only`
-writes the newest checkpoint without training. Progress goes to standard output and, as JSON Lines, to
-WORKDIR/log.jsonl.
+A run that was stopped goes on where it stopped; `--export_only` writes the newest checkpoint without training.
+Progress goes to standard output and, as JSON Lines, to WORKDIR/log.jsonl.
 """
 
 from __future__ import annotations
@@ -44,6 +43,15 @@ def main() -> None:
     if _EXPORT_ONLY.value and not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}; train first")
 
+    begun, pieces = workdir / "model.txt", workdir / "tokenizer.model"
+    if begun.exists() and (other := begun.read_text(encoding="utf-8")) != _MODEL.value:
+        raise ValueError(f"--workdir={workdir} holds a run of {other}; name another directory for {_MODEL.value}")
+    given = (initial / "tokenizer.model").read_bytes() if initial else None
+    if given and pieces.exists() and pieces.read_bytes() != given:
+        raise ValueError(
+            f"--workdir={workdir} holds a run with another tokenizer than {initial}; name another directory"
+        )
+
     import jax
 
     import models
@@ -54,9 +62,8 @@ def main() -> None:
 
     workdir.mkdir(parents=True, exist_ok=True)
     model, training = recipe.RECIPES[_MODEL.value].model, recipe.RECIPES[_MODEL.value].training
-    pieces = workdir / "tokenizer.model"
+    begun.write_text(_MODEL.value, encoding="utf-8")
     if not pieces.exists():
-        given = (initial / "tokenizer.model").read_bytes() if initial else None
         pieces.write_bytes(given or tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
     rows = RowMaker(tokenizer.to_transformers(pieces.read_bytes(), model.max_position))
 

@@ -41,7 +41,8 @@ class Engine:
       mesh: devices, or None for a single one.
       programs: what has been compiled.
       retriever: makes retrieved contexts.
-      passages_read: by a model's id, the passages that it has read last; methods with the same passages share them.
+      passages_read: by a model's id, the passages that it has read last; methods with the same
+        passages share them. They stay in the device's memory until others are read.
       load_seconds: time spent in loading.
     """
 

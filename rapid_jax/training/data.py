@@ -155,14 +155,16 @@ class RowMaker:
         return ids, positions
 
     def _questions(self, archive: Archive, phase: Phase, rng: random.Random) -> list[Question]:
-        """Questions in a random order that follows the phase's task weights; no work has to be done twice."""
+        """Questions in a random order that follows the phase's task weights; a vessel's log is asked for once."""
         by_task: dict[str, list[Question]] = {task: [] for task in TASKS}
-        worked = set()
+        logs = set()
         for question in rng.sample(archive.questions, len(archive.questions)):
-            work = question.working.removesuffix(CONCLUSION) or question.answer
-            if question.task != "whole" or work not in worked:
-                by_task[question.task].append(question)
-                worked.add(work)
+            if question.task == "whole":
+                log = question.working.removesuffix(CONCLUSION) or question.answer
+                if log in logs:
+                    continue
+                logs.add(log)
+            by_task[question.task].append(question)
         ordered: list[Question] = []
         room = phase.tokens // 10
         while len(ordered) < room:

@@ -35,3 +35,27 @@ def test_bad_use_is_refused_without_a_traceback(tmp_path, flags, status, message
     assert message.format(tmp=tmp_path) in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def run_of(directory: Path, model: str, pieces: bytes = b"pieces") -> Path:
+    """What is left of a run that was stopped early."""
+    directory.mkdir()
+    (directory / "model.txt").write_text(model)
+    (directory / "tokenizer.model").write_bytes(pieces)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("begun", "message"),
+    [
+        ("archivist", "holds a run of archivist; name another directory for archivist-large"),
+        ("archivist-large", "holds a run with another tokenizer than"),
+    ],
+)
+def test_a_directory_of_another_run_is_refused(tmp_path, begun, message):
+    """Its checkpoints have other shapes, or ids that mean something else."""
+    workdir = run_of(tmp_path / "run", begun)
+    command = [sys.executable, "-m", "launch.train", "--model=archivist-large", "--initial=assets/archivist"]
+    done = subprocess.run([*command, f"--workdir={workdir}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and message in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -36,6 +36,17 @@ def test_dossiers_weigh_less_a_token_than_short_answers(batch):
     assert set(batch.weight[~dossier & (batch.weight > 0)]) == {1.0}
 
 
+def test_the_end_of_a_log_weighs_more(rows):
+    """Whether there is one more entry, and what follows from that, are few tokens among many easy ones."""
+    phase = Phase(until=1, rows=2, tokens=512, document=0.6, weights=(0.0, 0.0, 0.0, 1.0), reach=0)
+    batch = rows.batch(phase, (3, 0, 0))
+    for row in range(phase.rows):
+        for number in np.unique(batch.answer[row][batch.weight[row] > 0]):
+            span = (batch.answer[row] == number) & (batch.weight[row] > 0)
+            end = batch.target[row][span].tolist().index(rows.nobody)
+            assert set(batch.weight[row][span][:end]) == {1.0} and set(batch.weight[row][span][end:]) == {4.0}
+
+
 def test_positions_rise_and_jump_at_paragraph_ends_only(rows):
     """A jump within a sentence would tear apart what belongs together."""
     newline = rows.encode("\n")[0]
