@@ -9,10 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite, so that a segment with nothing to see merges with weight zero instead of NaN
+from models.attention.causal import MASKED, causal
+
 FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
 KEY_BLOCK = 1024
-QUERY_BLOCK = 128  # of a causal block, or an eighth of it where that is more: rows that see few keys skip the rest
 
 
 def attend_segment(
@@ -37,7 +37,7 @@ def attend_segment(
     if q.shape[2] * tokens <= FEW_ROWS:
         out, lse = _few_rows(q, k, v, _visible(length, mask, q.shape[2], tokens, k.shape[2]))
     elif length is None and mask is None:
-        out, lse = _causal(q, k, v)
+        out, lse = causal(q, k, v)
     elif length is not None and mask is None:
         out, lse = _many_rows(q, k, v, length)
     else:
@@ -103,28 +103,6 @@ def _many_rows(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> t
         return out / total, (top + jnp.log(total))[:, 0]
 
     return _over_heads(one_head, q, k, v, jnp.broadcast_to(length[:, None], k.shape[:2]))
-
-
-def _causal(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A block of many tokens seeing itself; differentiable, scores recomputed in the backward pass."""
-    tokens = q.shape[3]
-    size = max(QUERY_BLOCK, tokens // 8)
-    parts = []
-    for start in range(0, tokens, size):
-        end = min(start + size, tokens)
-        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
-
-        @jax.checkpoint
-        def one_head(args: tuple[jax.Array, ...], seen: jax.Array = seen) -> tuple[jax.Array, jax.Array]:
-            q, k, v = args
-            scores = jnp.einsum("rh,sh->rs", q, k, preferred_element_type=jnp.float32)
-            visible = jnp.tile(seen, (q.shape[0] // seen.shape[0], 1))
-            weights, total, top = _softmax_parts(jnp.where(visible, scores, MASKED))
-            out = jnp.einsum("rs,sh->rh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            return out / total, (top + jnp.log(total))[:, 0]
-
-        parts.append(_over_heads(one_head, q[:, :, :, start:end], k[:, :, :end], v[:, :, :end]))
-    return jnp.concatenate([p[0] for p in parts], axis=3), jnp.concatenate([p[1] for p in parts], axis=3)
 
 
 def _over_heads(one_head, q: jax.Array, *others: jax.Array) -> tuple[jax.Array, jax.Array]:
