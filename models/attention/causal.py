@@ -1,4 +1,4 @@
-"""Causal attention of a long block on itself, forward and backward one tile at a time (FlashAttention-2, arXiv 2307.08691).
+"""Causal attention of a long block on itself, tile by tile, forward and backward (FlashAttention-2, arXiv 2307.08691).
 
 No more than a tile of scores exists at once, and tiles above the diagonal are never computed.
 """
