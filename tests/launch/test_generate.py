@@ -120,7 +120,7 @@ def test_the_counts_of_a_method_are_those_of_its_kind(four):
         assert acceptance["accepted"] <= acceptance["tested"] <= acceptance["proposed"]
         assert answer["context"]["drafter_tokens"] == rag["context"]["target_tokens"]
     assert lc["context"]["passages"] == []
-    assert (sd["settings"]["eta"], rapid["settings"]["eta"]) == (0, 10)
+    assert (sd["settings"]["eta"], rapid["settings"]["eta"]) == (0, 4)
 
 
 def test_passages_are_those_of_the_document(four, document_text):
