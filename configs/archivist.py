@@ -3,8 +3,8 @@
     python -m launch.generate --method=lc,rag,sd,rapid
 
 answers a dossier question about the embedded archive and prints the four methods side by side. eta was chosen among
-2, 4 and 8 on archives that no reported figure rests on: 8 gives up too many of the logs that only the whole document
-has, 2 takes too little of what the passages make plain.
+2, 4 and 8 on other archives than those on which the methods are compared (README): 8 gives up too many of the logs
+that only the whole document has, 2 takes too little of what the passages make plain.
 """
 
 from configs import base

@@ -8,7 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite, so that a row with nothing to see merges with weight zero instead of NaN
+from models.attention.online_softmax import MASKED, nothing_seen, result, see
+
 BLOCK = 512  # tokens of a tile, at most
 
 
@@ -48,17 +49,9 @@ def _head(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Arra
     seen = _diagonal(q, k)
 
     def query_tile(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def attend(scores: jax.Array, values: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            top, total, out = carry
-            new_top = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
-            weights, shrink = jnp.exp(scores - new_top), jnp.exp(top - new_top)
-            total = total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
-            return new_top, total, out * shrink + _product("rs,sh->rh", weights.astype(values.dtype), values)
-
-        start = (jnp.full((q.shape[1], 1), MASKED), jnp.zeros((q.shape[1], 1)), jnp.zeros(q.shape[1:]))
-        before = jax.lax.fori_loop(0, i, lambda j, carry: attend(_scores(q[i], k[j]), v[j], carry), start)
-        top, total, out = attend(jnp.where(seen, _scores(q[i], k[i]), MASKED), v[i], before)
-        return out / total, (top + jnp.log(total))[:, 0]
+        start = nothing_seen(*q.shape[1:])
+        before = jax.lax.fori_loop(0, i, lambda j, running: see(running, _scores(q[i], k[j]), v[j]), start)
+        return result(see(before, jnp.where(seen, _scores(q[i], k[i]), MASKED), v[i]))
 
     return jax.lax.map(query_tile, jnp.arange(q.shape[0]))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from models.attention.causal import MASKED, causal
+from models.attention.causal import causal
+from models.attention.online_softmax import MASKED, Running, nothing_seen, result, see
 
 FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
 KEY_BLOCK = 1024
@@ -81,33 +82,19 @@ def _many_rows(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> t
     def one_head(args: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         q, k, v, length = args
 
-        def block(index: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            top, total, out = carry
+        def block(index: jax.Array, running: Running) -> Running:
             start = jnp.minimum(index * size, slots - size)  # the last block overlaps its neighbour when S % size
             keys = jax.lax.dynamic_slice_in_dim(k, start, size)
             values = jax.lax.dynamic_slice_in_dim(v, start, size)
             slot = start + jnp.arange(size)
             seen = ((slot >= index * size) & (slot < length))[None, :]
             scores = jnp.einsum("rh,sh->rs", q, keys, preferred_element_type=jnp.float32)
-            scores = jnp.where(seen, scores, MASKED)
-            new_top = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
-            weights = jnp.exp(scores - new_top)
-            shrink = jnp.exp(top - new_top)
-            new = jnp.einsum("rs,sh->rh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-            return new_top, total * shrink + jnp.sum(weights, axis=-1, keepdims=True), out * shrink + new
+            return see(running, jnp.where(seen, scores, MASKED), values)
 
-        rows = q.shape[0]
-        start = (jnp.full((rows, 1), MASKED), jnp.zeros((rows, 1)), jnp.zeros((rows, q.shape[1])))
-        top, total, out = jax.lax.fori_loop(0, (length + size - 1) // size, block, start)
-        total = jnp.maximum(total, 1e-37)  # an empty segment: output 0, log-sum-exp at MASKED
-        return out / total, (top + jnp.log(total))[:, 0]
+        return result(jax.lax.fori_loop(0, (length + size - 1) // size, block, nothing_seen(*q.shape)))
 
-    return _over_heads(one_head, q, k, v, jnp.broadcast_to(length[:, None], k.shape[:2]))
-
-
-def _over_heads(one_head, q: jax.Array, *others: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Runs one_head on (rows [G*T,H], ...) for one (batch row, KV head) after the other."""
     pairs = q.shape[0] * q.shape[1]
     rows = q.reshape(pairs, -1, q.shape[-1])
-    out, lse = jax.lax.map(one_head, (rows, *(x.reshape(pairs, *x.shape[2:]) for x in others)))
+    lengths = jnp.broadcast_to(length[:, None], k.shape[:2])
+    out, lse = jax.lax.map(one_head, (rows, *(x.reshape(pairs, *x.shape[2:]) for x in (k, v, lengths))))
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])

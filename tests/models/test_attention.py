@@ -164,6 +164,21 @@ def test_gradient_of_the_causal_form_equals_the_dense_one(tokens):
         assert np.abs(a - b).max() <= 5e-6 * np.abs(b).max()
 
 
+def test_gradient_in_bfloat16_is_that_of_float32_rounded():
+    """Products are taken in the keys' precision, sums in float32."""
+    q, (block,) = make(8, batch=1, tokens=600, heads=2, kv_heads=1)
+
+    def loss(q, k, v):
+        return jnp.sum(jnp.sin(attend(q, (Segment(k, v),))))
+
+    exact = (q, block.k, block.v)
+    theirs = jax.jit(jax.grad(loss, (0, 1, 2)))(*exact)
+    ours = jax.jit(jax.grad(loss, (0, 1, 2)))(*(x.astype(jnp.bfloat16) for x in exact))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert np.linalg.norm(a.astype(jnp.float32) - b) <= 0.02 * np.linalg.norm(b)
+
+
 def test_gradient_of_the_log_sum_exp():
     """It weighs the block against what came before, so it must carry a gradient of its own."""
     rng = np.random.default_rng(9)
