@@ -35,14 +35,12 @@ def attend_segment(
     shared = k.shape[0] == 1 and batch > 1
     if shared:  # fold the batch into the rows: the shared keys are read once for all of them
         q = q.transpose(1, 0, 2, 3, 4).reshape(1, kv_heads, batch * group, tokens, head_dim)
-    if q.shape[2] * tokens <= FEW_ROWS:
+    if q.shape[2] * tokens <= FEW_ROWS or mask is not None:  # a mask is of a block, which is no longer than its rows
         out, lse = _few_rows(q, k, v, _visible(length, mask, q.shape[2], tokens, k.shape[2]))
-    elif length is None and mask is None:
+    elif length is None:
         out, lse = causal(q, k, v)
-    elif length is not None and mask is None:
-        out, lse = _many_rows(q, k, v, length)
     else:
-        raise NotImplementedError(f"a mask over more than {FEW_ROWS} rows a KV head")
+        out, lse = _many_rows(q, k, v, length)
     if shared:
         out = out.reshape(kv_heads, batch, group, tokens, head_dim).transpose(1, 0, 2, 3, 4)
         lse = lse.reshape(kv_heads, batch, group, tokens).transpose(1, 0, 2, 3)

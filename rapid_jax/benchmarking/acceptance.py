@@ -34,6 +34,7 @@ class ForcedAcceptance:
         p_hat: jax.Array,
         *,
         residual: str = "rapid",
+        draft_length: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """As `verify_chain`, of drafts of at least one token.
 
@@ -43,6 +44,7 @@ class ForcedAcceptance:
           draft_probs: q [B,gamma,V].
           p: the target's distributions [B,gamma+1,V].
           p_hat: the retrieval-augmented target's distributions [B,gamma,V].
+          draft_length: int [B], tokens proposed in each row; None: all gamma.
           residual: what the token after a rejection is drawn from; computed as it really is, so that it takes its time.
 
         Returns:
@@ -50,13 +52,18 @@ class ForcedAcceptance:
         """
         rows, gamma = draft_tokens.shape
 
-        def one(key: jax.Array, q: jax.Array, p: jax.Array, p_hat: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if draft_length is None:
+            draft_length = jnp.full((rows,), gamma, jnp.int32)
+
+        def one(
+            key: jax.Array, q: jax.Array, p: jax.Array, p_hat: jax.Array, length: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             accept_key, next_key = jax.random.split(key)
-            accepted = jax.random.uniform(accept_key, (gamma,)) < self.rate
+            accepted = (jax.random.uniform(accept_key, (gamma,)) < self.rate) & (jnp.arange(gamma) < length)
             count = jnp.sum(jnp.cumprod(accepted), dtype=jnp.int32)
             rejected = jnp.minimum(count, gamma - 1)
             replacement = residual_distribution(q[rejected], p[rejected], p_hat[rejected], residual=residual)
-            law = jnp.where(count < gamma, replacement, p[gamma])
+            law = jnp.where(count < length, replacement, p[length])
             return count, jax.random.categorical(next_key, jnp.log(law)).astype(jnp.int32)
 
-        return jax.vmap(one)(row_keys(key, rows), draft_probs, p, p_hat)
+        return jax.vmap(one)(row_keys(key, rows), draft_probs, p, p_hat, draft_length)

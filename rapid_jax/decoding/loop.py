@@ -25,6 +25,7 @@ def initial_state(
     budget: np.ndarray,
     capacity: int,
     seed: int,
+    num_sources: int = 0,
     rows: np.ndarray | None = None,
     mesh: Mesh | None = None,
 ) -> DecodeState:
@@ -36,6 +37,7 @@ def initial_state(
       budget: int32 [B], tokens to generate at most; 0 makes a row that only fills the batch.
       capacity: M, size of the output buffer.
       seed: of the random keys; row b's key folds in rows[b].
+      num_sources: of the drafter's accepted tokens.
       rows: int [B], row numbers; None counts from 0.
     """
     batch = len(last_tokens)
@@ -58,7 +60,7 @@ def initial_state(
         budget=put(budget.astype(np.int32)),
         done=put(budget == 0),
         keys=put(keys),
-        counters=Counters(zeros(), zeros(), zeros(), zeros()),
+        counters=Counters(*(zeros() for _ in range(5)), put(np.zeros((batch, num_sources), np.int32))),
     )
 
 

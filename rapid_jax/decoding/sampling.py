@@ -69,6 +69,24 @@ def sample(key: jax.Array, logits: jax.Array, *, greedy: bool = False) -> jax.Ar
     return jax.vmap(jax.random.categorical)(row_keys(key, logits.shape[0]), logits).astype(jnp.int32)
 
 
+def position_keys(keys: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Random keys of each row at one of its positions.
+
+    Folding in the position makes results independent of burst size and of the rest of the batch; it grows with every
+    token, so that no noise is used twice.
+
+    Args:
+      keys: one a row [B].
+      position: int32 [B], generated tokens before the one to be drawn.
+
+    Returns:
+      (keys of the draft, keys of its verification), one a row each.
+    """
+    folded = jax.vmap(jax.random.fold_in)(keys, position)
+    draft_keys, verify_keys = jax.vmap(jax.random.split, out_axes=1)(folded)
+    return draft_keys, verify_keys
+
+
 @jax.jit
 def _leading_set(logits: jax.Array, weights: jax.Array, amount: float) -> tuple[jax.Array, jax.Array]:
     """Finds the fewest leading tokens, ties taken together, whose weights sum to at least `amount`.

@@ -13,19 +13,23 @@ from models.cache import TailCache
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Counters:
-    """Per row, int32 [B]: what the acceptance figures are made of.
+    """Per row, int32 [B] unless said otherwise: what the acceptance figures are made of.
 
     Attributes:
       steps: decoding steps in which the row was not done.
       proposed: drafted tokens.
-      tested: drafted tokens that the ratio test was applied to (up to the first rejection).
+      tested: drafted tokens that were tested (up to the first rejection; of candidates the longest path).
       accepted: drafted tokens that passed it.
+      drafter_forwards: forwards of the drafting model.
+      by_source: int32 [B,sources], accepted tokens by the drafter's sources.
     """
 
     steps: jax.Array
     proposed: jax.Array
     tested: jax.Array
     accepted: jax.Array
+    drafter_forwards: jax.Array
+    by_source: jax.Array
 
 
 @jax.tree_util.register_dataclass

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from models.cache import ContextCache, commit
 from models.decoder import Decoder, hidden_states, output_logits
+from rapid_jax.decoding.accept import Accepted, accept_candidates, accept_chain
 from rapid_jax.decoding.prefill import next_positions
-from rapid_jax.decoding.sampling import warp_logits
+from rapid_jax.decoding.sampling import position_keys
 from rapid_jax.decoding.state import Counters, DecodeState, Report
-from rapid_jax.drafting.base import Drafter
-from rapid_jax.verification import retrieval_augmented_target, target_distribution, verify_chain
+from rapid_jax.drafting.base import ChainDraft, Draft, Drafter, Outcome
+from rapid_jax.verification import verify_chain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class StepSpec:
     stop_ids: tuple[int, ...]
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
 
+    @property
+    def warped_temperature(self) -> float:
+        """Of logits that the warping has divided by the temperature already: 1, or 0 for greedy."""
+        return 0.0 if self.temperature == 0 else 1.0
+
 
 def step(
     spec: StepSpec, params: dict, context: ContextCache, drafter_model: Any, eta: jax.Array, state: DecodeState
@@ -54,61 +60,53 @@ def step(
       eta: float32 scalar, transfer strength.
       state: B rows.
     """
-    gamma = spec.drafter.gamma
-    # Folding in the position makes results independent of burst size and of the rest of the batch; it grows with every
-    # step, so that no noise is used twice.
-    keys = jax.vmap(jax.random.fold_in)(state.keys, state.num_tokens)
-    draft_keys, verify_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-
+    draft_keys, _ = position_keys(state.keys, state.num_tokens)
     draft, drafted = spec.drafter.draft(drafter_model, state.drafter_cache, state.last_tokens, draft_keys)
 
-    tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.tokens], axis=1)
-    positions = next_positions(gamma + 1, context, state.target_tail)
-    hidden, block = hidden_states(spec.target, params, tokens, positions, context, state.target_tail)
+    layout = spec.drafter.layout
+    tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.in_flight], axis=1)
+    positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
+    mask = None if layout.mask is None else jnp.asarray(layout.mask)
+    hidden, block = hidden_states(spec.target, params, tokens, positions, context, state.target_tail, mask=mask)
+    if layout.logit_rows is not None:
+        hidden = hidden[:, layout.logit_rows]
     logits = output_logits(spec.target, params, hidden)
-    logits = warp_logits(logits, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
-    temperature = 0.0 if spec.temperature == 0 else 1.0  # the warping has divided by it
-    p, p_hat = retrieval_augmented_target(
-        logits[:, :gamma], draft.probs, eta=eta, temperature=temperature, tail=spec.tail, alpha=spec.alpha
-    )
-    bonus = target_distribution(logits[:, gamma:], temperature=temperature)
-    accepted, next_token = spec.verify(
-        verify_keys,
-        draft.tokens,
-        draft.probs,
-        jnp.concatenate([p, bonus], axis=1),
-        p_hat,
-        residual=spec.residual,
-    )
+    if isinstance(draft, ChainDraft):
+        verified = draft.tokens.shape[1] + 1
+        accepted = accept_chain(spec, state.keys, state.num_tokens, draft, logits[:, :verified], eta)
+    else:
+        verified = draft.lengths.shape[1] * draft.tokens.shape[2] + 1
+        accepted = accept_candidates(spec, state.keys, state.num_tokens, draft, logits[:, :verified])
 
-    emitted = _emitted(draft.tokens, accepted, next_token)
-    count, ended = _cut(emitted, accepted + 1, state, spec.stop_ids)
+    emitted = accepted.tokens
+    count, ended = _cut(emitted, accepted.num_accepted + 1, state, spec.stop_ids)
     newest = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed are at count, count + 1
-    tested = jnp.minimum(accepted + 1, gamma)
-    active = jnp.where(state.done, 0, 1).astype(jnp.int32)
     return DecodeState(
         last_tokens=jnp.take_along_axis(newest, count[:, None] + jnp.arange(2)[None, :], axis=1),
-        target_tail=commit(state.target_tail, block, count),
-        drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, count),
+        target_tail=commit(state.target_tail, block, count, accepted.rows),
+        drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, Outcome(emitted, count, logits[:, verified:])),
         output=_append(state.output, state.num_tokens, emitted, count),
         num_tokens=state.num_tokens + count,
         budget=state.budget,
         done=state.done | ended,
         keys=state.keys,
-        counters=Counters(
-            steps=state.counters.steps + active,
-            proposed=state.counters.proposed + active * gamma,
-            tested=state.counters.tested + active * tested,
-            accepted=state.counters.accepted + active * accepted,
-        ),
+        counters=_counted(state, draft, accepted),
     )
 
 
-def _emitted(draft_tokens: jax.Array, accepted: jax.Array, next_token: jax.Array) -> jax.Array:
-    """int32 [B,gamma+1]: the accepted tokens, then the next token; what follows is not emitted."""
-    padded = jnp.pad(draft_tokens, ((0, 0), (0, 1)))
-    place = jnp.arange(padded.shape[1])[None, :] == accepted[:, None]
-    return jnp.where(place, next_token[:, None], padded)
+def _counted(state: DecodeState, draft: Draft, accepted: Accepted) -> Counters:
+    new = Counters(
+        steps=jnp.ones_like(state.num_tokens),
+        proposed=accepted.proposed,
+        tested=accepted.tested,
+        accepted=accepted.num_accepted,
+        drafter_forwards=draft.forwards,
+        by_source=accepted.by_source,
+    )
+    active = ~state.done
+    return jax.tree.map(
+        lambda sum, more: sum + jnp.where(active.reshape(-1, *[1] * (more.ndim - 1)), more, 0), state.counters, new
+    )
 
 
 def _cut(

@@ -1,7 +1,7 @@
 """Drafters: one contract, and the makers of drafts behind it."""
 
-from rapid_jax.drafting.base import Draft, Drafter
+from rapid_jax.drafting.base import CandidateDraft, ChainDraft, Drafter, Outcome
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.null import NullDrafter
 
-__all__ = ["Draft", "Drafter", "LanguageModelDrafter", "NullDrafter"]
+__all__ = ["CandidateDraft", "ChainDraft", "Drafter", "LanguageModelDrafter", "NullDrafter", "Outcome"]

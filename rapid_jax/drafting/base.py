@@ -1,4 +1,4 @@
-"""The drafter contract: three pure functions that run inside the jitted step."""
+"""The drafter contract: pure functions that run inside the jitted step, and the two shapes of a draft."""
 
 from __future__ import annotations
 
@@ -6,20 +6,96 @@ import dataclasses
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Draft:
-    """Proposed tokens and the distributions that they were drawn from.
+class ChainDraft:
+    """Tokens one after another, and the distributions that they were drawn from.
 
     Attributes:
       tokens: int32 [B,gamma].
       probs: q, float32 [B,gamma,V], after the same warping as the target's.
+      lengths: int32 [B] in [0, gamma], tokens that are proposed; what lies beyond is ignored.
+      forwards: int32 [B], forwards of the drafter that the draft took.
     """
 
     tokens: jax.Array
     probs: jax.Array
+    lengths: jax.Array
+    forwards: jax.Array
+
+    @property
+    def in_flight(self) -> jax.Array:
+        """int32 [B,T-1]: what the verify forward reads behind the last committed token."""
+        return self.tokens
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class CandidateDraft:
+    """C guesses at what follows, each certain of itself (a point mass): they are followed, not tested by ratio.
+
+    Attributes:
+      tokens: int32 [B,C,m].
+      lengths: int32 [B,C], tokens of each candidate; 0 is no candidate. What lies beyond is never accepted.
+      sources: int32 [B,C], where each candidate comes from, an index into the drafter's `sources`.
+      extra: int32 [B,X], further tokens that ride on the verify forward; only the drafter looks at their outputs.
+      forwards: int32 [B], forwards of a drafting model that the draft took.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    sources: jax.Array
+    extra: jax.Array
+    forwards: jax.Array
+
+    @property
+    def in_flight(self) -> jax.Array:
+        """int32 [B,T-1]: what the verify forward reads behind the last committed token."""
+        batch, candidates, length = self.tokens.shape
+        return jnp.concatenate([self.tokens.reshape(batch, candidates * length), self.extra], axis=1)
+
+
+Draft = ChainDraft | CandidateDraft
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlockLayout:
+    """How the T tokens of a verify forward lie: the last committed token, then the draft's tokens in flight. Static.
+
+    Attributes:
+      offsets: int [T], positions behind the last committed token.
+      mask: bool [T,T], what each token sees of the block; None is causal.
+      logit_rows: int [Z], the tokens whose logits are needed; None is all.
+    """
+
+    offsets: np.ndarray
+    mask: np.ndarray | None = None
+    logit_rows: np.ndarray | None = None
+
+
+def chain_layout(gamma: int) -> BlockLayout:
+    """A chain: one token after another."""
+    return BlockLayout(np.arange(gamma + 1))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Outcome:
+    """What became of a draft.
+
+    Attributes:
+      tokens: int32 [B,gamma+1], the tokens that the step emits; row b keeps the first count[b].
+      count: int32 [B].
+      extra_logits: float32 [B,E,V], logits of the extra tokens that `layout.logit_rows` names; E may be 0.
+    """
+
+    tokens: jax.Array
+    count: jax.Array
+    extra_logits: jax.Array
 
 
 class Drafter(Protocol):
@@ -30,11 +106,21 @@ class Drafter(Protocol):
 
     @property
     def gamma(self) -> int:
-        """Tokens drafted in a step."""
+        """Drafted tokens that a step can accept at most."""
+        ...
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names that accepted tokens are counted under; empty where there is only one source."""
+        ...
+
+    @property
+    def layout(self) -> BlockLayout:
+        """The verify forward's block."""
         ...
 
     def draft(self, model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, Any]:
-        """Drafts gamma tokens for every row; returns them and what `commit` needs of the drafter's work.
+        """Drafts for every row; returns the draft and what `commit` needs of the drafter's work.
 
         Args:
           model, cache: the drafter's own.
@@ -43,6 +129,6 @@ class Drafter(Protocol):
         """
         ...
 
-    def commit(self, cache: Any, drafted: Any, count: jax.Array) -> Any:
-        """The cache once `count` [B] tokens were committed, given the second result of `draft`."""
+    def commit(self, cache: Any, drafted: Any, outcome: Outcome) -> Any:
+        """The cache once the outcome's tokens are committed, given the second result of `draft`."""
         ...

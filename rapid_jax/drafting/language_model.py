@@ -11,7 +11,7 @@ from models.cache import Block, ContextCache, TailCache, commit
 from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import sample, warp_logits
-from rapid_jax.drafting.base import Draft
+from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,15 @@ class LanguageModelDrafter:
     temperature: float
     top_k: int
     top_p: float
+    sources: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> BlockLayout:
+        return chain_layout(self.gamma)
 
     def draft(
         self, model: tuple[dict, ContextCache], cache: TailCache, last_tokens: jax.Array, keys: jax.Array
-    ) -> tuple[Draft, Block]:
+    ) -> tuple[ChainDraft, Block]:
         params, context = model
 
         def forward(drafted: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
@@ -66,7 +71,9 @@ class LanguageModelDrafter:
         (drafted, _), (tokens, probs) = jax.lax.scan(one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
-        return Draft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1)), Block(drafted.k, drafted.v)
+        all_of_them = jnp.full(last_tokens.shape[:1], self.gamma, jnp.int32)
+        draft = ChainDraft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1), all_of_them, all_of_them)
+        return draft, Block(drafted.k, drafted.v)
 
     def _no_drafts(self, cache: TailCache) -> TailCache:
         """An empty cache of gamma + 1 slots beside the tail."""
@@ -81,5 +88,5 @@ class LanguageModelDrafter:
         missing = max(self.vocab_size - logits.shape[-1], 0)
         return jnp.pad(logits[:, : self.vocab_size], ((0, 0), (0, missing)), constant_values=-jnp.inf)
 
-    def commit(self, cache: TailCache, drafted: Block, count: jax.Array) -> TailCache:
-        return commit(cache, drafted, count)
+    def commit(self, cache: TailCache, drafted: Block, outcome: Outcome) -> TailCache:
+        return commit(cache, drafted, outcome.count)

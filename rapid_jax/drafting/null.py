@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rapid_jax.drafting.base import Draft
+from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,16 @@ class NullDrafter:
 
     vocab_size: int
     gamma: int = 0
+    sources: tuple[str, ...] = ()
 
-    def draft(self, model: tuple, cache: tuple, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, tuple]:
+    @property
+    def layout(self) -> BlockLayout:
+        return chain_layout(0)
+
+    def draft(self, model: tuple, cache: tuple, last_tokens: jax.Array, keys: jax.Array) -> tuple[ChainDraft, tuple]:
         batch = last_tokens.shape[0]
-        return Draft(jnp.zeros((batch, 0), jnp.int32), jnp.zeros((batch, 0, self.vocab_size))), ()
+        none = jnp.zeros((batch,), jnp.int32)
+        return ChainDraft(jnp.zeros((batch, 0), jnp.int32), jnp.zeros((batch, 0, self.vocab_size)), none, none), ()
 
-    def commit(self, cache: tuple, drafted: tuple, count: jax.Array) -> tuple:
+    def commit(self, cache: tuple, drafted: tuple, outcome: Outcome) -> tuple:
         return cache

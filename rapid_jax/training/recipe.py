@@ -52,7 +52,8 @@ _FROM_NOTHING = (
     _late(1150, rows=2, tokens=2048),
     _late(1400, rows=2, tokens=2048, turn_weight=1.0),
     _last(2250, rows=2, tokens=2048),
-    _last(2550, rows=1, tokens=8192),
+    _last(2680, rows=1, tokens=8192),
+    _last(2730, rows=1, tokens=16_384),
 )
 
 # The others are made out of it (`resizing`). They draft from a few thousand tokens and need no long rows.

@@ -72,8 +72,7 @@ def verify_chain(
     _check_shape("draft_length", draft_length, (rows,))
 
     def verify_row(key, tokens, q, p, p_hat, length):
-        ratio_key, next_key = jax.random.split(key)
-        u = jax.random.uniform(ratio_key, (gamma,))
+        u = jax.random.uniform(_ratio_key(key), (gamma,))
         q_token, p_hat_token = (jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0] for x in (q, p_hat))
         # u * q < p_hat is u < p_hat / q without the division, and never accepts a token of p_hat = 0.
         accepted = u * q_token < p_hat_token
@@ -85,12 +84,28 @@ def verify_chain(
             # After full acceptance the index is past the end; the clamped read is discarded with `rejected`.
             replacement = _residual_weights(q[num_accepted], law, p_hat[num_accepted], residual)
             law = jnp.where(rejected, replacement, law)
-        # Gumbel sampling needs no normalisation and cannot pick log 0.
-        return num_accepted, jax.random.categorical(next_key, jnp.log(law)).astype(jnp.int32)
+        return num_accepted, draw_next(key, law)
 
     q, p, p_hat = (jnp.asarray(x, jnp.float32) for x in (draft_probs, p, p_hat))
     tokens, length = jnp.asarray(draft_tokens), jnp.asarray(draft_length)
     return jax.vmap(verify_row)(row_keys(key, rows), tokens, q, p, p_hat, length)
+
+
+def draw_next(key: jax.Array, law: jax.Array) -> jax.Array:
+    """Draws the token that a step adds to what it accepts, with the part of its key that no ratio test uses.
+
+    Args:
+      key: the row's key of this position.
+      law: [V], not negative; needs no normalisation. No token of weight 0 is drawn.
+
+    Returns:
+      int32 scalar.
+    """
+    return jax.random.categorical(jax.random.split(key)[1], jnp.log(law)).astype(jnp.int32)
+
+
+def _ratio_key(key: jax.Array) -> jax.Array:
+    return jax.random.split(key)[0]
 
 
 def residual_distribution(q: jax.Array, p: jax.Array, p_hat: jax.Array, *, residual: str = "rapid") -> jax.Array:
