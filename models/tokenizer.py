@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +42,11 @@ class Tokenizer:
     def bos_id(self) -> int | None:
         """Id of the beginning-of-sequence token, or None."""
         return self.hf.bos_token_id
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex digits, of all tokens and their ids: the same where `same_vocabulary` finds no difference."""
+        return hashlib.sha256(json.dumps(sorted(self.hf.get_vocab().items())).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text of any length."""

@@ -18,6 +18,8 @@ class Acceptance:
       tested: drafted tokens that were tested, up to the first rejection of each step.
       accepted: drafted tokens that passed.
       generated: tokens of the answer, its stop id included.
+      drafter_forwards: forwards of a drafting model.
+      by_source: accepted tokens by the database that they come from; empty where no database drafts for the target.
     """
 
     steps: int
@@ -25,6 +27,8 @@ class Acceptance:
     tested: int
     accepted: int
     generated: int
+    drafter_forwards: int = 0
+    by_source: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and their ratios; a ratio over nothing is None."""
@@ -36,6 +40,9 @@ class Acceptance:
             "tokens_per_step": _ratio(self.generated, self.steps),
             "kept_over_tested": _ratio(self.accepted, self.tested),
             "kept_over_proposed": _ratio(self.accepted, self.proposed),
+            "drafter_forwards": self.drafter_forwards,
+            "forwards_per_drafted_token": _ratio(self.drafter_forwards, self.proposed),
+            "accepted_by_source": dict(self.by_source),
         }
 
 
@@ -82,6 +89,7 @@ class Answer:
       seconds, acceptance: see there.
       settings: speculation and sampling settings that were in force.
       versions: of the packages that matter.
+      database_bytes: of the n-gram databases on the devices, by name, of the whole batch.
     """
 
     method: str
@@ -99,6 +107,7 @@ class Answer:
     acceptance: Acceptance
     settings: dict[str, Any]
     versions: dict[str, str]
+    database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -124,6 +133,7 @@ class Answer:
             "seconds": self.seconds.to_dict(),
             "tokens_per_second": self.tokens_per_second,
             "acceptance": self.acceptance.to_dict(),
+            "database_bytes": dict(self.database_bytes),
             "settings": self.settings,
             "versions": self.versions,
         }

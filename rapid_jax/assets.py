@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+
+from rapid_jax.hierarchy.config import HierarchyConfig
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 MODEL = ASSETS / "archivist"
 DOCUMENT = ASSETS / "archive" / "document.txt"
 QUESTIONS = ASSETS / "archive" / "questions.jsonl"
+DATABASES = ASSETS / "databases"
 DIALOGUES = ASSETS / "dialogues.jsonl"
 
 
@@ -23,6 +27,16 @@ def model_path() -> str:
             f"the embedded model is not at {MODEL}: run in a checkout, or name a checkpoint as target"
         )
     return str(MODEL)
+
+
+def with_databases(config: HierarchyConfig) -> HierarchyConfig:
+    """The configuration with the embedded model's own databases where it names none."""
+    own = {
+        name: str(DATABASES / folder)
+        for name, folder in (("model_database", "model"), ("statistics_database", "corpus"))
+        if not getattr(config, name) and (DATABASES / folder).is_dir()
+    }
+    return dataclasses.replace(config, **own)
 
 
 def default_question() -> str:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rapid_jax.hierarchy.config import HierarchyConfig
 from rapid_jax.retrieval.config import RetrievalConfig
 from rapid_jax.rules import RESIDUALS, TAILS
 
 TRUNCATIONS = ("middle", "error")
 
-__all__ = ["EngineConfig", "RetrievalConfig", "SamplingConfig", "SpeculationConfig"]
+__all__ = ["EngineConfig", "HierarchyConfig", "RetrievalConfig", "SamplingConfig", "SpeculationConfig"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -39,6 +40,13 @@ class SpeculationConfig:
       tail: tokens that receive no transfer, "teacher" or "augmented" (see verification.target_mixing).
       residual: what replaces a rejected token, "rapid" or "exact" (see verification.chain).
       alpha: a token is in the tail below alpha times the largest probability.
+      early_stop: a row ends its draft where the next tokens would hardly be accepted (AdaEDL, see
+        drafting.early_stop); gamma is then the most that is drafted.
+      stop_threshold: of early_stop, lower bound of the acceptance below which the first drafts end, in [0, 1]; it then
+        follows each row's acceptance, by 0.001 a step.
+      first_candidates: tokens drafted without replacement for a draft's first position: the chain's own, and others
+        that are tried where it is rejected (multi-candidate speculative decoding, see verification.multi_candidate).
+        More than 1 need residual "exact", unless eta is 0.
     """
 
     gamma: int = 10
@@ -46,6 +54,9 @@ class SpeculationConfig:
     tail: str = "teacher"
     residual: str = "rapid"
     alpha: float = 0.1
+    early_stop: bool = False
+    stop_threshold: float = 0.4
+    first_candidates: int = 1
 
     def __post_init__(self) -> None:
         _require(_is_integer(self.gamma) and self.gamma >= 1, f"gamma must be at least 1 token, got {self.gamma}")
@@ -53,6 +64,19 @@ class SpeculationConfig:
         _require(self.tail in TAILS, f"tail must be one of {', '.join(TAILS)}, got {self.tail!r}")
         _require(self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
         _require(_is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
+        _require(isinstance(self.early_stop, bool), f"early_stop must be True or False, got {self.early_stop!r}")
+        _require(
+            _is_number(self.stop_threshold) and 0 <= self.stop_threshold <= 1,
+            f"stop_threshold must be in [0, 1], got {self.stop_threshold}",
+        )
+        _require(
+            _is_integer(self.first_candidates) and self.first_candidates >= 1,
+            f"first_candidates must be at least 1 token, got {self.first_candidates}",
+        )
+        _require(
+            self.first_candidates == 1 or self.residual == "exact" or self.eta == 0,
+            f"first_candidates {self.first_candidates} needs residual exact (or eta 0), got residual {self.residual}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +135,7 @@ class EngineConfig:
       max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
       truncation: what happens to a longer document, "middle" (its middle is left out, and said) or "error".
       prompt: user message, with {document} before {question}.
-      retrieval, speculation, sampling: see there.
+      retrieval, speculation, hierarchy, sampling: see there.
     """
 
     target: str = ""
@@ -125,6 +149,7 @@ class EngineConfig:
     prompt: str = "{document}\n\n{question}"
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
+    hierarchy: HierarchyConfig = dataclasses.field(default_factory=HierarchyConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -169,7 +194,12 @@ class EngineConfig:
         Raises:
           ValueError: an unknown field or a bad value.
         """
-        nested = {"retrieval": RetrievalConfig, "speculation": SpeculationConfig, "sampling": SamplingConfig}
+        nested = {
+            "retrieval": RetrievalConfig,
+            "speculation": SpeculationConfig,
+            "hierarchy": HierarchyConfig,
+            "sampling": SamplingConfig,
+        }
         fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in nested.items()}
         return _make(cls, {**values, **fields}, "")
 

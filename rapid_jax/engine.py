@@ -22,6 +22,7 @@ from rapid_jax.config import EngineConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.decoding.prefill import Progress
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.document import Document, Stream
+from rapid_jax.hierarchy.setup import StaticDatabases
 from rapid_jax.methods import get_method
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
 from rapid_jax.retrieval import Retriever, make_embedder
@@ -116,6 +117,14 @@ class Engine:
         """Made when first needed, because a sentence encoder takes time to load."""
         retrieval = self.config.retrieval
         return Retriever(self.target.tokenizer.hf, make_embedder(retrieval.embedder), retrieval)
+
+    @functools.cached_property
+    def static_databases(self) -> StaticDatabases:
+        """The n-gram databases that are only read; each is opened when a method first asks it."""
+        config = self.config.hierarchy
+        if not self.config.target:
+            config = assets.with_databases(config)
+        return StaticDatabases(config, self.target.tokenizer, self.mesh)
 
     def read(
         self,

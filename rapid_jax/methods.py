@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from rapid_jax.hierarchy.config import HierarchyConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -12,30 +14,54 @@ class Method:
     Attributes:
       name: as in flags and reports.
       reads_document: the target reads the whole document; otherwise only what was retrieved.
-      drafts: a drafter that reads the retrieved context proposes tokens.
+      drafts: a drafting model that reads the retrieved context proposes tokens.
       transfers: the drafter's knowledge moves the target (eta > 0).
+      looks_up: n-gram databases propose tokens, to the drafting model where there is one, else to the target.
       summary: one line for help texts.
+      fixed: fields of HierarchyConfig that the method sets whatever the configuration says.
     """
 
     name: str
     reads_document: bool
     drafts: bool
     transfers: bool
+    looks_up: bool
     summary: str
+    fixed: tuple[tuple[str, object], ...] = ()
 
     @property
     def retrieves(self) -> bool:
         """Whether the retrieved context is read by anyone."""
         return self.drafts or not self.reads_document
 
+    @property
+    def speculates(self) -> bool:
+        """Whether anything is drafted."""
+        return self.drafts or self.looks_up
+
+    def hierarchy(self, config: HierarchyConfig) -> HierarchyConfig:
+        """The configuration of the databases that this method asks."""
+        return dataclasses.replace(config, **dict(self.fixed))
+
+
+_PLD = (("databases", ("history",)), ("candidates", 1), ("length", 10), ("match", 3), ("window", 0))
+_LOOKAHEAD = (("databases", ("context",)),)
+_REST = (("databases", ("statistics",)), ("window", 0))
+_ON_DRAFTER = (("window", 0),)
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("lc", True, False, False, "the target alone over the whole document, one token a step"),
-        Method("rag", False, False, False, "the target alone over the retrieved passages"),
-        Method("sd", True, True, False, "drafts from the retrieved passages, verified losslessly (eta = 0)"),
-        Method("rapid", True, True, True, "drafts from the retrieved passages that also teach the target (eta > 0)"),
+        Method("lc", True, False, False, False, "the target alone over the whole document, one token a step"),
+        Method("rag", False, False, False, False, "the target alone over the retrieved passages"),
+        Method("sd", True, True, False, False, "drafts from the retrieved passages, verified losslessly (eta = 0)"),
+        Method("rapid", True, True, True, False, "drafts from the retrieved passages that also teach the target"),
+        Method("hd", True, False, False, True, "lossless drafts from n-gram databases, ordered by locality"),
+        Method("pld", True, False, False, True, "lossless drafts from prompt lookup alone", _PLD),
+        Method("lookahead", True, False, False, True, "lossless drafts from the context database alone", _LOOKAHEAD),
+        Method("rest", True, False, False, True, "lossless drafts from the statistics database alone", _REST),
+        Method("rapid+hd", True, True, True, True, "rapid, whose drafter is sped up by n-gram databases", _ON_DRAFTER),
+        Method("sd+hd", True, True, False, True, "sd, whose drafter is sped up by n-gram databases", _ON_DRAFTER),
     )
 }
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from models.cache import ContextCache, TailCache
@@ -17,7 +18,7 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting import Drafter, LanguageModelDrafter, NullDrafter
+from rapid_jax.drafting.setup import Drafting, Reading, draft_length, set_up
 from rapid_jax.methods import Method
 from rapid_jax.retrieval import RetrievedContext
 from rapid_jax.text import TextRow
@@ -68,6 +69,8 @@ class Run:
         self._sampling = sampling
         self._queries = retrieval_queries
         self._max_chunks = max_chunks
+        self._draft_length = draft_length(method, speculation, engine.config.hierarchy)
+        self._drafting: Drafting | None = None
         self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
         if method.retrieves and not document.tokenized.tokens:
             raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
@@ -158,25 +161,10 @@ class Run:
             context, lengths = self._read_retrieved(engine.target, "target")
         target = self._read_questions(engine.target, context, lengths, keep_out=1)
         self._target_tokens = target.num_tokens
-        drafter: Drafter = NullDrafter(engine.target.config.vocab_size)
-        drafter_model: Any = ()
-        drafter_cache: Any = ()
-        if self._method.drafts:
-            context, lengths = self._read_retrieved(engine.drafter, "drafter")
-            reader = self._read_questions(engine.drafter, context, lengths, keep_out=2)
-            self._drafter_tokens = reader.num_tokens
-            drafter = LanguageModelDrafter(
-                engine.drafter.decoder,
-                self._speculation.gamma,
-                engine.target.config.vocab_size,
-                sampling.temperature,
-                sampling.top_k,
-                sampling.top_p,
-            )
-            drafter_model, drafter_cache = (engine.drafter.params, reader.context), reader.tail
+        drafting = self._drafting = self._set_up_drafter()
         spec = StepSpec(
             target=engine.target.decoder,
-            drafter=drafter,
+            drafter=drafting.drafter,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
@@ -190,13 +178,51 @@ class Run:
         state = initial_state(
             np.array(self._padded([prompt.question(q)[-2:] for q in self._questions]), np.int32),
             target.tail,
-            drafter_cache,
+            drafting.cache,
             budget=np.array(budget + [0] * (len(self._padded(budget)) - len(budget)), np.int32),
             capacity=token_bucket(sampling.max_new_tokens),
             seed=sampling.seed,
+            num_sources=len(drafting.drafter.sources),
             mesh=engine.mesh,
         )
-        return spec, target.context, drafter_model, state
+        return spec, target.context, drafting.model, state
+
+    def _set_up_drafter(self) -> Drafting:
+        """Who drafts, with the passages or the prompt read."""
+        engine, reading, prompts = self._engine, None, []
+        if self._method.drafts:
+            context, lengths = self._read_retrieved(engine.drafter, "drafter")
+            reader = self._read_questions(engine.drafter, context, lengths, keep_out=2)
+            self._drafter_tokens = reader.num_tokens
+            reading = Reading(engine.drafter, reader.context, reader.tail)
+        start, compiled = time.perf_counter(), engine.programs.compile_seconds
+        if self._method.looks_up:
+            prompts = self._prompt_rows(engine.drafter if self._method.drafts else engine.target)
+        drafting = set_up(
+            self._method,
+            self._speculation,
+            self._sampling,
+            engine.config.hierarchy,
+            engine.static_databases,
+            vocab_size=engine.target.config.vocab_size,
+            prompts=prompts,
+            reading=reading,
+            mesh=engine.mesh,
+        )
+        jax.block_until_ready(drafting.cache)
+        if self._method.looks_up:
+            self._seconds["prefill"] += time.perf_counter() - start - (engine.programs.compile_seconds - compiled)
+        return drafting
+
+    def _prompt_rows(self, model: Any) -> list[list[int]]:
+        """Each row's whole prompt as a model reads it: the document, or what was retrieved if the model drafts."""
+        prompt = self._prompts[id(model)]
+        questions = [prompt.question(question) for question in self._questions]
+        if self._method.drafts:
+            contexts = [prompt.head() + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
+        else:
+            contexts = [self._document.head + self._document.tokenized.tokens] * len(questions)
+        return self._padded([context + question for context, question in zip(contexts, questions, strict=True)])
 
     def _read_retrieved(self, model: Any, role: str) -> tuple[ContextCache, list[int]]:
         """A model's cache of each row's retrieved context, and the rows' lengths in tokens.
@@ -232,7 +258,7 @@ class Run:
         """
         engine = self._engine
         suffixes = [self._prompts[id(model)].question(question) for question in self._questions]
-        needed = max(map(len, suffixes)) + self._sampling.max_new_tokens + self._speculation.gamma + 1
+        needed = max(map(len, suffixes)) + self._sampling.max_new_tokens + self._draft_length + 1
         tail, seconds = timed(
             engine.programs,
             lambda: prefill_tail(
@@ -259,7 +285,7 @@ class Run:
 
     def _check_room(self, model: Any, role: str, context: int, question: int) -> None:
         """The context, the question, the answer and one draft must fit the model's positions."""
-        new = self._sampling.max_new_tokens + self._speculation.gamma + 1
+        new = self._sampling.max_new_tokens + self._draft_length + 1
         needed, limit = context + question + new, model.config.max_position
         if needed > limit:
             raise ValueError(
@@ -269,9 +295,11 @@ class Run:
 
     def _answer(self, index: int, row: TextRow, report: Report) -> Answer:
         engine = self._engine
-        counters = {
-            name: int(getattr(report.counters, name)[index]) for name in ("steps", "proposed", "tested", "accepted")
-        }
+        names = ("steps", "proposed", "tested", "accepted", "drafter_forwards")
+        counters = {name: int(getattr(report.counters, name)[index]) for name in names}
+        drafting = self._drafting
+        assert drafting is not None  # there is a report
+        by_source = dict(zip(drafting.drafter.sources, report.counters.by_source[index].tolist(), strict=True))
         if row.stopped:
             reason = "stop_string"
         else:
@@ -294,16 +322,22 @@ class Run:
                 compile=engine.programs.compile_seconds - self._compiled_before,
                 **self._seconds,
             ),
-            acceptance=Acceptance(**counters, generated=int(report.num_tokens[index])),
-            settings=self._settings(),
+            acceptance=Acceptance(**counters, generated=int(report.num_tokens[index]), by_source=by_source),
+            database_bytes=drafting.database_bytes,
+            settings=self._settings(drafting),
             versions=engine.versions,
         )
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, drafting: Drafting) -> dict[str, Any]:
         settings = {**dataclasses.asdict(self._speculation), **dataclasses.asdict(self._sampling)}
         settings["stop"] = list(settings["stop"])
-        settings["gamma"] = self._speculation.gamma if self._method.drafts else 0
+        settings["gamma"] = self._draft_length
         settings["eta"] = self._speculation.eta if self._method.transfers else 0.0
+        if self._method.looks_up:
+            settings["hierarchy"] = {
+                **dataclasses.asdict(self._method.hierarchy(self._engine.config.hierarchy)),
+                "databases": list(drafting.databases),
+            }
         settings["dtype"] = str(np.dtype(self._engine.target.decoder.dtype))
         settings["mesh"] = list(self._engine.config.mesh)
         return settings

@@ -21,7 +21,7 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_tail
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting import Drafter, LanguageModelDrafter, NullDrafter
+from rapid_jax.drafting.setup import Reading, draft_length, set_up
 from rapid_jax.engine import Engine
 from rapid_jax.methods import Method
 from rapid_jax.timing import timed
@@ -56,6 +56,11 @@ class MethodContestant:
     @property
     def context_tokens(self) -> int:
         return round(statistics.mean(self.context.lengths))
+
+    @property
+    def _draft_length(self) -> int:
+        speculation = dataclasses.replace(self.engine.config.speculation, gamma=self.cell.gamma)
+        return draft_length(self.method, speculation, self.engine.config.hierarchy)
 
     @property
     def retrieved_tokens(self) -> int | None:
@@ -112,37 +117,46 @@ class MethodContestant:
         warping = (sampling.temperature, sampling.top_k, sampling.top_p)
         questions = self.workload.target.questions
         tail = self._read_questions(engine.target, self.context, questions, keep_out=1)
-        vocab_size = engine.target.config.vocab_size
-        drafter: Drafter = NullDrafter(vocab_size)
-        drafter_model: Any = ()
-        drafter_tail: Any = ()
+        reading, own = None, self.workload.target
+        contexts = [self.workload.document] * len(questions)
         if self.drafter_context is not None:
-            drafter = LanguageModelDrafter(engine.drafter.decoder, self.cell.gamma, vocab_size, *warping)
-            drafter_model = (engine.drafter.params, self.drafter_context.cache)
-            drafter_tail = self._read_questions(
-                engine.drafter, self.drafter_context, self.workload.drafter.questions, keep_out=2
-            )
+            own = self.workload.drafter
+            contexts = own.passages
+            drafter_tail = self._read_questions(engine.drafter, self.drafter_context, own.questions, keep_out=2)
+            reading = Reading(engine.drafter, self.drafter_context.cache, drafter_tail)
+        drafting = set_up(
+            self.method,
+            dataclasses.replace(speculation, gamma=self.cell.gamma),
+            dataclasses.replace(sampling, max_new_tokens=self.cell.new_tokens),
+            engine.config.hierarchy,
+            engine.static_databases,
+            vocab_size=engine.target.config.vocab_size,
+            prompts=[context + question for context, question in zip(contexts, own.questions, strict=True)],
+            reading=reading,
+            mesh=engine.mesh,
+        )
         rules = (speculation.tail, speculation.residual, speculation.alpha)
-        spec = StepSpec(engine.target.decoder, drafter, *warping, *rules, stop_ids=())
+        spec = StepSpec(engine.target.decoder, drafting.drafter, *warping, *rules, stop_ids=())
         if self.forced_acceptance is not None:
             spec = dataclasses.replace(spec, verify=ForcedAcceptance(self.forced_acceptance))
         state = initial_state(
             np.array([question[-2:] for question in questions], np.int32),
             tail,
-            drafter_tail,
+            drafting.cache,
             budget=np.full(len(questions), self.cell.new_tokens, np.int32),
             capacity=token_bucket(self.cell.new_tokens),
             seed=sampling.seed,
+            num_sources=len(drafting.drafter.sources),
             mesh=engine.mesh,
         )
-        return spec, drafter_model, state
+        return spec, drafting.model, state
 
     def _read_questions(
         self, model: LanguageModel, context: ReadContext, questions: list[list[int]], *, keep_out: int
     ) -> TailCache:
         """The tails, without the last `keep_out` tokens of the prompt, which the first step takes."""
         engine = self.engine
-        needed = max(map(len, questions)) + self.cell.new_tokens + self.cell.gamma + 1
+        needed = max(map(len, questions)) + self.cell.new_tokens + self._draft_length + 1
         return prefill_tail(
             engine.programs,
             model.decoder,

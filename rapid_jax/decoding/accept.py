@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from rapid_jax.decoding.sampling import position_keys, warp_logits
-from rapid_jax.drafting.base import CandidateDraft, ChainDraft
-from rapid_jax.verification import retrieval_augmented_target, target_distribution
-from rapid_jax.verification.candidates import follow_candidates, path_rows
+from rapid_jax.drafting.base import Alternatives, CandidateDraft, ChainDraft
+from rapid_jax.verification import retrieval_augmented_target, target_distribution, verify_chain
+from rapid_jax.verification.candidates import follow_candidates
 from rapid_jax.verification.chain import draw_next
+from rapid_jax.verification.multi_candidate import verify_alternatives
 
 if TYPE_CHECKING:
     from rapid_jax.decoding.step import StepSpec
@@ -27,7 +28,7 @@ class Accepted:
       tokens: int32 [B,gamma+1], accepted tokens, then the next one; what follows is not emitted.
       num_accepted: int32 [B].
       rows: int32 [B,gamma+1], the block's rows whose keys and values are kept, in order; None keeps the first ones.
-      proposed, tested: int32 [B], drafted tokens, and those that a test was applied to.
+      proposed, tested: int32 [B], drafted tokens, and those that a test was applied to, one a position.
       by_source: int32 [B,sources], accepted tokens by where they come from.
     """
 
@@ -42,35 +43,44 @@ class Accepted:
 def accept_chain(
     spec: StepSpec, keys: jax.Array, num_tokens: jax.Array, draft: ChainDraft, logits: jax.Array, eta: jax.Array
 ) -> Accepted:
-    """The ratio test (verification.chain) of a drafted chain.
+    """The ratio test of a drafted chain (verification.chain) and of alternatives to its first token (multi_candidate).
+
+    Where there are alternatives the residual is "exact", whatever `spec` says; at eta = 0 the residuals coincide.
 
     Args:
       spec: warping, rules and `verify`.
       keys, num_tokens: each row's random key [B] and its generated tokens int32 [B].
       draft: see there.
-      logits: the target's [B,gamma+1,V], not warped yet.
+      logits: the target's [B,gamma+1+A,V], not warped yet; those behind the A alternatives come last.
       eta: float32 scalar, transfer strength.
+
+    Raises:
+      ValueError: there are alternatives, which spec.verify knows nothing of.
     """
-    gamma = draft.tokens.shape[1]
-    logits = warp_logits(logits, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
+    gamma, alternatives = draft.tokens.shape[1], draft.alternatives
+    chain = _warped(spec, logits[:, : gamma + 1])
     temperature = spec.warped_temperature
     p, p_hat = retrieval_augmented_target(
-        logits[:, :gamma], draft.probs, eta=eta, temperature=temperature, tail=spec.tail, alpha=spec.alpha
+        chain[:, :gamma], draft.probs, eta=eta, temperature=temperature, tail=spec.tail, alpha=spec.alpha
     )
-    bonus = target_distribution(logits[:, gamma:], temperature=temperature)
+    bonus = target_distribution(chain[:, gamma:], temperature=temperature)
     _, verify_keys = position_keys(keys, num_tokens)
+    if alternatives is not None:
+        if spec.verify is not verify_chain:
+            raise ValueError("forced acceptance knows one candidate for each position: set first_candidates to 1")
+        verify_keys, alternative_keys = jax.vmap(jax.random.split, out_axes=1)(verify_keys)
     num_accepted, next_token = spec.verify(
         verify_keys,
         draft.tokens,
         draft.probs,
         jnp.concatenate([p, bonus], axis=1),
         p_hat,
-        residual=spec.residual,
+        residual=spec.residual if alternatives is None else "exact",
         draft_length=draft.lengths,
     )
     padded = jnp.pad(draft.tokens, ((0, 0), (0, 1)))
     place = jnp.arange(gamma + 1)[None, :] == num_accepted[:, None]
-    return Accepted(
+    accepted = Accepted(
         tokens=jnp.where(place, next_token[:, None], padded),
         num_accepted=num_accepted,
         rows=None,
@@ -78,6 +88,54 @@ def accept_chain(
         tested=jnp.minimum(num_accepted + 1, draft.lengths),
         by_source=jnp.zeros((draft.tokens.shape[0], 0), jnp.int32),
     )
+    if alternatives is None:
+        return accepted
+    return _try_alternatives(spec, alternative_keys, draft, alternatives, p_hat[:, 0], logits[:, gamma + 1 :], accepted)
+
+
+def _try_alternatives(
+    spec: StepSpec,
+    keys: jax.Array,
+    draft: ChainDraft,
+    alternatives: Alternatives,
+    p_hat: jax.Array,
+    logits: jax.Array,
+    accepted: Accepted,
+) -> Accepted:
+    """The same with another first token in rows that rejected the chain's.
+
+    Args:
+      keys: one a row [B], not used before.
+      p_hat: float32 [B,V], of the first position.
+      logits: the target's behind the alternatives [B,A,V], not warped yet.
+      accepted: what the chain alone would emit.
+    """
+    chain = draft.tokens.shape[1] + 1
+    chosen, law = verify_alternatives(
+        keys, draft.tokens[:, 0], alternatives.tokens, alternatives.count, draft.probs[:, 0], p_hat
+    )
+    rejected = (accepted.num_accepted == 0) & (draft.lengths > 0)
+    taken = rejected & (chosen >= 0)
+    index = jnp.maximum(chosen, 0)[:, None]
+    token = jnp.take_along_axis(alternatives.tokens, index, axis=1)[:, 0]
+    behind = _warped(spec, jnp.take_along_axis(logits, index[:, :, None], axis=1)[:, 0])
+    bonus = target_distribution(behind, temperature=spec.warped_temperature)
+    drawn = jax.vmap(draw_next)(keys, jnp.where(taken[:, None], bonus, law))
+
+    first = jnp.where(rejected, jnp.where(taken, token, drawn), accepted.tokens[:, 0])
+    second = jnp.where(taken, drawn, accepted.tokens[:, 1])
+    rows = jnp.broadcast_to(jnp.arange(chain, dtype=jnp.int32), accepted.tokens.shape)
+    return dataclasses.replace(
+        accepted,
+        tokens=accepted.tokens.at[:, 0].set(first).at[:, 1].set(second),
+        num_accepted=jnp.where(taken, 1, accepted.num_accepted),
+        rows=rows.at[:, 1].set(jnp.where(taken, chain + chosen, 1)),
+        proposed=accepted.proposed + alternatives.count,
+    )
+
+
+def _warped(spec: StepSpec, logits: jax.Array) -> jax.Array:
+    return warp_logits(logits, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
 
 
 def accept_candidates(
@@ -96,12 +154,10 @@ def accept_candidates(
 
     def draw(depth: int, row: jax.Array) -> jax.Array:
         behind = jnp.take_along_axis(logits, row[:, None, None], axis=1)[:, 0]
-        warped = warp_logits(behind, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
-        law = target_distribution(warped, temperature=spec.warped_temperature)
+        law = target_distribution(_warped(spec, behind), temperature=spec.warped_temperature)
         _, verify_keys = position_keys(keys, num_tokens + depth)
         return jax.vmap(draw_next)(verify_keys, law)
 
-    batch, _, length = draft.tokens.shape
     followed = follow_candidates(draft.tokens, draft.lengths, draw)
     chosen = followed.chosen[:, None]
     source = jnp.take_along_axis(draft.sources, chosen, axis=1)
@@ -109,7 +165,7 @@ def accept_candidates(
     return Accepted(
         tokens=followed.tokens,
         num_accepted=followed.num_accepted,
-        rows=path_rows(followed, length),
+        rows=followed.rows,
         proposed=jnp.sum(draft.lengths, axis=1),
         tested=jnp.minimum(followed.num_accepted + 1, jnp.max(draft.lengths, axis=1)),
         by_source=jnp.where(is_source, followed.num_accepted[:, None], 0),

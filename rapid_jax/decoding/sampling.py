@@ -69,6 +69,39 @@ def sample(key: jax.Array, logits: jax.Array, *, greedy: bool = False) -> jax.Ar
     return jax.vmap(jax.random.categorical)(row_keys(key, logits.shape[0]), logits).astype(jnp.int32)
 
 
+def sample_distinct(
+    key: jax.Array, logits: jax.Array, count: int, *, greedy: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Draws distinct tokens per row: the first from q = softmax(logits), each further one from q without those before.
+
+    Gumbel top-k (arXiv 1903.06059): the `count` largest of logits with Gumbel noise, in their order. The first is the
+    token that `sample` draws with the same key. A probability that float32 cannot hold is 0.
+
+    Args:
+      key: one random key, folded with the row number, or one key per row [B]; not read if greedy.
+      logits: warped logits [B, V].
+      count: k, at most V.
+      greedy: take the largest logits (the lower ids of a tie first) instead of draws.
+
+    Returns:
+      (tokens int32 [B, k], possible int32 [B] in [1, k]): how many of a row's tokens, the first ones, have a
+      probability above 0.
+
+    Raises:
+      ValueError: the number of keys is neither 1 nor B.
+    """
+    holds = jax.nn.softmax(logits) >= jnp.finfo(jnp.float32).tiny
+    logits = jnp.where(holds, logits, -jnp.inf)
+    possible = jnp.minimum(jnp.sum(holds, axis=-1, dtype=jnp.int32), count)
+    if greedy:
+        return jax.lax.top_k(logits, count)[1].astype(jnp.int32), possible
+
+    def draw(key: jax.Array, logits: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, logits, shape=(count,), replace=False)
+
+    return jax.vmap(draw)(row_keys(key, logits.shape[0]), logits).astype(jnp.int32), possible
+
+
 def position_keys(keys: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Random keys of each row at one of its positions.
 

@@ -27,7 +27,7 @@ class StepSpec:
       target: the long-context model.
       drafter: who proposes; NullDrafter for plain decoding.
       temperature, top_k, top_p: the warping of target and drafter.
-      tail, residual, alpha: the acceptance rule (see verification).
+      tail, residual, alpha: the acceptance rule (see verification); several first candidates go by "exact" alone.
       stop_ids: token ids that end a row.
       verify: who accepts; hashable, with the contract of `verification.verify_chain`.
     """
@@ -72,7 +72,7 @@ def step(
         hidden = hidden[:, layout.logit_rows]
     logits = output_logits(spec.target, params, hidden)
     if isinstance(draft, ChainDraft):
-        verified = draft.tokens.shape[1] + 1
+        verified = draft.in_flight.shape[1] + 1
         accepted = accept_chain(spec, state.keys, state.num_tokens, draft, logits[:, :verified], eta)
     else:
         verified = draft.lengths.shape[1] * draft.tokens.shape[2] + 1

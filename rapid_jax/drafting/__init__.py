@@ -1,7 +1,16 @@
 """Drafters: one contract, and the makers of drafts behind it."""
 
 from rapid_jax.drafting.base import CandidateDraft, ChainDraft, Drafter, Outcome
+from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.null import NullDrafter
 
-__all__ = ["CandidateDraft", "ChainDraft", "Drafter", "LanguageModelDrafter", "NullDrafter", "Outcome"]
+__all__ = [
+    "CandidateDraft",
+    "ChainDraft",
+    "Drafter",
+    "EarlyStopDrafter",
+    "LanguageModelDrafter",
+    "NullDrafter",
+    "Outcome",
+]

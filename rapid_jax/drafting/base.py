@@ -12,6 +12,20 @@ import numpy as np
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
+class Alternatives:
+    """Other guesses at a chain's first token, drawn like it but without replacement: no two are the same token.
+
+    Attributes:
+      tokens: int32 [B,A], in the order in which they were drawn, after the chain's first token.
+      count: int32 [B] in [0, A], how many are proposed; what lies beyond is ignored.
+    """
+
+    tokens: jax.Array
+    count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
 class ChainDraft:
     """Tokens one after another, and the distributions that they were drawn from.
 
@@ -20,17 +34,21 @@ class ChainDraft:
       probs: q, float32 [B,gamma,V], after the same warping as the target's.
       lengths: int32 [B] in [0, gamma], tokens that are proposed; what lies beyond is ignored.
       forwards: int32 [B], forwards of the drafter that the draft took.
+      alternatives: to the first token; None where it has none.
     """
 
     tokens: jax.Array
     probs: jax.Array
     lengths: jax.Array
     forwards: jax.Array
+    alternatives: Alternatives | None = None
 
     @property
     def in_flight(self) -> jax.Array:
         """int32 [B,T-1]: what the verify forward reads behind the last committed token."""
-        return self.tokens
+        if self.alternatives is None:
+            return self.tokens
+        return jnp.concatenate([self.tokens, self.alternatives.tokens], axis=1)
 
 
 @jax.tree_util.register_dataclass
@@ -80,6 +98,24 @@ class BlockLayout:
 def chain_layout(gamma: int) -> BlockLayout:
     """A chain: one token after another."""
     return BlockLayout(np.arange(gamma + 1))
+
+
+def comb_layout(gamma: int, alternatives: int) -> BlockLayout:
+    """A chain, then alternatives to its first token, each of which sees the last committed token and itself.
+
+    A chain of two tokens and two alternatives, behind the last token:
+
+        x . . . .
+        x x . . .
+        x x x . .
+        x . . x .
+        x . . . x
+    """
+    chain = gamma + 1
+    mask = np.eye(chain + alternatives, dtype=bool)
+    mask[:chain, :chain] = np.tri(chain, dtype=bool)
+    mask[:, 0] = True
+    return BlockLayout(np.concatenate([np.arange(chain), np.ones(alternatives, int)]), mask)
 
 
 @jax.tree_util.register_dataclass

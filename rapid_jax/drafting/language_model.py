@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from models.cache import Block, ContextCache, TailCache, commit
 from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.prefill import next_positions
-from rapid_jax.decoding.sampling import sample, warp_logits
-from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
+from rapid_jax.decoding.sampling import sample, sample_distinct, warp_logits
+from rapid_jax.drafting.base import Alternatives, BlockLayout, ChainDraft, Outcome, chain_layout, comb_layout
+
+Model = tuple[dict, ContextCache]  # parameters and context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,15 @@ class LanguageModelDrafter:
     again, which keeps the shape static. While drafting the tail is only read, and new keys and values go to a cache of
     gamma + 1 slots: a loop that writes to a cache it also reads would copy it in every round.
 
+    An accepted alternative was never read by the drafter, and need not have been: it and the token drawn behind it are
+    then the last two.
+
     Attributes:
       decoder: the model; `model` is its (params, ContextCache).
       gamma: tokens a draft.
       vocab_size: V of the target; the drafter's own may be padded to another size (Qwen2.5 of 3B and of 7B).
       temperature, top_k, top_p: the warping, the target's own.
+      first_candidates: k, tokens drawn without replacement for the first position: the chain's and k - 1 alternatives.
     """
 
     decoder: Decoder
@@ -36,46 +42,44 @@ class LanguageModelDrafter:
     temperature: float
     top_k: int
     top_p: float
+    first_candidates: int = 1
     sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_candidates <= self.vocab_size:
+            raise ValueError(
+                f"first_candidates must be between 1 and the vocabulary's {self.vocab_size} tokens, "
+                f"got {self.first_candidates}"
+            )
 
     @property
     def layout(self) -> BlockLayout:
-        return chain_layout(self.gamma)
+        if self.first_candidates == 1:
+            return chain_layout(self.gamma)
+        return comb_layout(self.gamma, self.first_candidates - 1)
 
     def draft(
-        self, model: tuple[dict, ContextCache], cache: TailCache, last_tokens: jax.Array, keys: jax.Array
+        self, model: Model, cache: TailCache, last_tokens: jax.Array, keys: jax.Array
     ) -> tuple[ChainDraft, Block]:
-        params, context = model
-
-        def forward(drafted: TailCache, tokens: jax.Array) -> tuple[jax.Array, TailCache]:
-            caches = (context, cache, drafted)
-            positions = next_positions(tokens.shape[1], *caches)
-            known = jnp.minimum(tokens, self.decoder.config.vocab_size - 1)  # an id of the target's padding is not
-            hidden, block = hidden_states(self.decoder, params, known, positions, *caches)
-            logits = self._fit(output_logits(self.decoder, params, hidden[:, -1]))
-            warped = warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-            return warped, commit(drafted, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
-
-        def draw(index: jax.Array, logits: jax.Array) -> jax.Array:
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-            return sample(own, logits, greedy=self.temperature == 0)
-
         def one(carry: tuple[TailCache, jax.Array], index: jax.Array) -> tuple[tuple, tuple]:
             drafted, token = carry
-            logits, drafted = forward(drafted, token[:, None])
-            token = draw(index, logits)
+            logits, drafted = self.forward(model, cache, drafted, token[:, None])
+            token = self.draw(keys, index, logits)
             return (drafted, token), (token, jax.nn.softmax(logits))
 
-        logits, drafted = forward(self._no_drafts(cache), last_tokens)
-        first = draw(jnp.int32(0), logits)
+        logits, drafted = self.forward(model, cache, self.no_drafts(cache), last_tokens)
+        first, alternatives = self.draw_first(keys, logits)
         (drafted, _), (tokens, probs) = jax.lax.scan(one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
-        all_of_them = jnp.full(last_tokens.shape[:1], self.gamma, jnp.int32)
-        draft = ChainDraft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1), all_of_them, all_of_them)
+        whole = jnp.full(last_tokens.shape[:1], self.gamma, jnp.int32)
+        draft = ChainDraft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1), whole, whole, alternatives)
         return draft, Block(drafted.k, drafted.v)
 
-    def _no_drafts(self, cache: TailCache) -> TailCache:
+    def commit(self, cache: TailCache, drafted: Block, outcome: Outcome) -> TailCache:
+        return commit(cache, drafted, outcome.count)
+
+    def no_drafts(self, cache: TailCache) -> TailCache:
         """An empty cache of gamma + 1 slots beside the tail."""
 
         def empty(layer: jax.Array) -> jax.Array:
@@ -83,10 +87,55 @@ class LanguageModelDrafter:
 
         return TailCache(tuple(map(empty, cache.k)), tuple(map(empty, cache.v)), jnp.zeros_like(cache.length))
 
-    def _fit(self, logits: jax.Array) -> jax.Array:
-        """Logits [B,V of the drafter] over the target's V: padding ids are cut off, or impossible."""
-        missing = max(self.vocab_size - logits.shape[-1], 0)
-        return jnp.pad(logits[:, : self.vocab_size], ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    def forward(
+        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array
+    ) -> tuple[jax.Array, TailCache]:
+        """Reads tokens behind the context, the tail and what is drafted so far.
 
-    def commit(self, cache: TailCache, drafted: Block, outcome: Outcome) -> TailCache:
-        return commit(cache, drafted, outcome.count)
+        Args:
+          model, cache: as `draft`.
+          drafted: keys and values of this draft so far.
+          tokens: int32 [B,T].
+
+        Returns:
+          (warped logits float32 [B,V] behind the last of the tokens, `drafted` with the tokens appended).
+        """
+        params, context = model
+        positions = next_positions(tokens.shape[1], context, cache, drafted)
+        known = jnp.minimum(tokens, self.decoder.config.vocab_size - 1)  # an id of the target's padding is not
+        hidden, block = hidden_states(self.decoder, params, known, positions, context, cache, drafted)
+        logits = self.warped_logits(params, hidden[:, -1])
+        return logits, commit(drafted, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
+
+    def warped_logits(self, params: dict, hidden: jax.Array) -> jax.Array:
+        """Logits whose softmax is q, over the target's vocabulary.
+
+        Args:
+          params: the model's parameters.
+          hidden: its hidden states [B,...,D].
+
+        Returns:
+          float32 [B,...,V], warped; ids that only the drafter has are cut off, those that only the target has are -inf.
+        """
+        logits = output_logits(self.decoder, params, hidden)[..., : self.vocab_size]
+        missing = self.vocab_size - logits.shape[-1]
+        logits = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, missing)], constant_values=-jnp.inf)
+        return warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    def draw(self, keys: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
+        """The draft's token int32 [B] of place `index` (int32 scalar), from its warped logits [B,V]."""
+        return sample(_place_keys(keys, index), logits, greedy=self.temperature == 0)
+
+    def draw_first(self, keys: jax.Array, logits: jax.Array) -> tuple[jax.Array, Alternatives | None]:
+        """The chain's first token int32 [B], from its warped logits [B,V], and the alternatives to it."""
+        index = jnp.int32(0)
+        if self.first_candidates == 1:
+            return self.draw(keys, index, logits), None
+        tokens, possible = sample_distinct(
+            _place_keys(keys, index), logits, self.first_candidates, greedy=self.temperature == 0
+        )
+        return tokens[:, 0], Alternatives(tokens[:, 1:], possible - 1)
+
+
+def _place_keys(keys: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

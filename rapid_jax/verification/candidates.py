@@ -1,10 +1,10 @@
 """Verification of candidates: deterministic guesses at what follows, compared with what the target itself draws.
 
-The target draws a token x behind the last committed one (at temperature 0 its argmax). Candidates that do not begin with
-x are out; behind the others the target draws again, and so on, until no candidate agrees. The drawn tokens are the
-output, the last of them is the bonus. Every token is a draw from the target's own distribution given what precedes it,
-so that the output has the target's law exactly, greedy and sampled, whatever the candidates are (HD, arXiv 2502.05609,
-section 3; a ratio test against point masses, of which this is the closed form).
+The target draws a token x behind the last committed one (at temperature 0 its argmax). Candidates that do not begin
+with x are out; behind the others the target draws again, and so on, until no candidate agrees. The drawn tokens are
+the output, the last of them is the bonus. Every token is a draw from the target's own distribution given what precedes
+it, so that the output has the target's law exactly, greedy and sampled, whatever the candidates are (HD, arXiv
+2502.05609, section 3).
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ class Followed:
       tokens: int32 [B,m+1], the drawn tokens; the first num_accepted + 1 of each row are output.
       num_accepted: int32 [B], tokens of candidates that were drawn.
       chosen: int32 [B], the candidate that was followed to the end, the first of several; 0 if none was accepted.
+      rows: int32 [B,m+1], the block row that each token was drawn behind; the first num_accepted + 1 are the last
+        committed token and the accepted ones.
     """
 
     tokens: jax.Array
     num_accepted: jax.Array
     chosen: jax.Array
+    rows: jax.Array
 
 
 def follow_candidates(
@@ -58,8 +61,9 @@ def follow_candidates(
     chosen = jnp.zeros((batch,), jnp.int32)
     row = jnp.zeros((batch,), jnp.int32)
     accepted = jnp.zeros((batch,), jnp.int32)
-    drawn = []
+    drawn, rows = [], []
     for depth in range(length + 1):
+        rows.append(row)
         drawn.append(draw(depth, row))
         if depth == length:
             break
@@ -68,17 +72,11 @@ def follow_candidates(
         chosen = jnp.where(going, jnp.argmax(alive, axis=1).astype(jnp.int32), chosen)
         row = jnp.where(going, 1 + chosen * length + depth, row)
         accepted = accepted + going
-    return Followed(jnp.stack(drawn, axis=1), accepted, chosen)
-
-
-def path_rows(followed: Followed, length: int) -> jax.Array:
-    """int32 [B,m+1]: block rows of the last committed token and of the chosen candidate's m tokens."""
-    path = 1 + followed.chosen[:, None] * length + jnp.arange(length, dtype=jnp.int32)[None, :]
-    return jnp.pad(path, ((0, 0), (1, 0)))
+    return Followed(jnp.stack(drawn, axis=1), accepted, chosen, jnp.stack(rows, axis=1))
 
 
 def candidate_mask(candidates: int, length: int) -> np.ndarray:
-    """bool [T,T] of T = 1 + C * m block rows: a candidate's token sees the last token, and its own candidate up to itself.
+    """What each of the 1 + C * m block rows sees, bool [T,T]: the last token, and its own candidate up to itself.
 
     Two candidates of two tokens, behind the last token:
 

@@ -72,7 +72,7 @@ def verify_chain(
     _check_shape("draft_length", draft_length, (rows,))
 
     def verify_row(key, tokens, q, p, p_hat, length):
-        u = jax.random.uniform(_ratio_key(key), (gamma,))
+        u = jax.random.uniform(ratio_key(key), (gamma,))
         q_token, p_hat_token = (jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0] for x in (q, p_hat))
         # u * q < p_hat is u < p_hat / q without the division, and never accepts a token of p_hat = 0.
         accepted = u * q_token < p_hat_token
@@ -104,7 +104,8 @@ def draw_next(key: jax.Array, law: jax.Array) -> jax.Array:
     return jax.random.categorical(jax.random.split(key)[1], jnp.log(law)).astype(jnp.int32)
 
 
-def _ratio_key(key: jax.Array) -> jax.Array:
+def ratio_key(key: jax.Array) -> jax.Array:
+    """The part of a row's key of one position that ratio tests use; `draw_next` uses the other."""
     return jax.random.split(key)[0]
 
 

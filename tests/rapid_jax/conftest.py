@@ -16,7 +16,7 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+from rapid_jax.drafting import EarlyStopDrafter, LanguageModelDrafter, NullDrafter
 
 VOCAB = 8
 CHUNK = 32
@@ -78,10 +78,16 @@ class Lab:
         tail="teacher",
         residual="rapid",
         stop_ids=(),
+        first_candidates=1,
+        stop_threshold=None,
     ):
         warping = (temperature, top_k, top_p)
         decoder = (drafter or self.drafter).decoder
-        maker = LanguageModelDrafter(decoder, gamma, VOCAB, *warping) if gamma else NullDrafter(VOCAB)
+        maker = NullDrafter(VOCAB)
+        if gamma:
+            maker = LanguageModelDrafter(decoder, gamma, VOCAB, *warping, first_candidates=first_candidates)
+        if stop_threshold is not None:
+            maker = EarlyStopDrafter(maker, stop_threshold)
         return StepSpec(self.target.decoder, maker, *warping, tail, residual, 0.1, stop_ids)
 
     def start(self, spec, questions, *, drafter=None, budget=16, passage=None, seed=0, rows=None):
@@ -102,6 +108,8 @@ class Lab:
                 self.programs, drafter.decoder, drafter.params, read, [q[:-2] for q in questions], **tail_size
             )
             drafter_model = (drafter.params, read)
+        if isinstance(spec.drafter, EarlyStopDrafter):
+            drafter_tail = spec.drafter.initial_cache(drafter_tail)
         budget = np.broadcast_to(np.asarray(budget, np.int32), len(questions))
         state = initial_state(
             np.array([q[-2:] for q in questions], np.int32),

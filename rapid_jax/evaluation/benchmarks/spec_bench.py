@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Message, Source
+from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.benchmarks.files import fingerprint, read_records
 from rapid_jax.evaluation.benchmarks.grouping import by_document
+from rapid_jax.evaluation.benchmarks.turns import next_turn
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
@@ -62,15 +63,8 @@ class SpecBench:
         return iter(self._sources)
 
     def follow_up(self, item: Item, answers: Sequence[str]) -> FollowUp | None:
-        """The next turn of the conversation, after all turns before it and their answers; None after the last."""
-        turns = self._turns[item.id]
-        if len(answers) >= len(turns):
-            return None
-        messages: list[Message] = []
-        for turn, answer in zip(turns, answers, strict=False):
-            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
-        messages.append({"role": "user", "content": turns[len(answers)]})
-        return FollowUp(tuple(messages), MAX_NEW_TOKENS)
+        """The next turn of the conversation; see `turns.next_turn`."""
+        return next_turn(self._turns[item.id], answers, MAX_NEW_TOKENS)
 
     def score(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
         """Nothing: no answer is right or wrong."""

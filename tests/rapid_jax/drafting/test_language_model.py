@@ -8,6 +8,7 @@ import pytest
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+from rapid_jax.drafting.base import Outcome
 
 VOCAB, GAMMA = 8, 3
 PASSAGE = [2, 6, 5, 3, 5]
@@ -55,6 +56,12 @@ def check_law(model, draft, rows):
         np.testing.assert_allclose(probs, law(model, row, tokens), atol=1e-5)
 
 
+def outcome(rows, counts):
+    """The outcome that added the last counts[b] tokens of each row."""
+    tokens = [row[len(row) - count :] + [0] * (GAMMA + 1 - count) for row, count in zip(rows, counts, strict=True)]
+    return Outcome(jnp.array(tokens, jnp.int32), jnp.array(counts, jnp.int32), jnp.zeros((len(rows), 0, VOCAB)))
+
+
 def test_q_is_the_law_that_each_token_was_drawn_from(programs, model):
     """The ratio test divides by q: a distribution of another position would make it wrong, not slow."""
     draft, _ = run(programs, make_drafter(model), *read(programs, model, ROWS))
@@ -82,11 +89,11 @@ def test_after_a_commit_the_next_draft_reads_all_committed_tokens(programs, mode
     drafter = make_drafter(model)
     drafter_model, before, last = read(programs, model, ROWS)
     draft, after = run(programs, drafter, drafter_model, before, last)
-    tail = drafter.commit(before, after, jnp.array(counts, jnp.int32))
     rows = []
     for row, tokens, count in zip(ROWS, np.asarray(draft.tokens).tolist(), counts, strict=True):
         bonus = [(tokens[count - 1] + 1) % VOCAB if count <= GAMMA else 5]  # what replaced a rejected token
         rows.append(row + (tokens[: count - 1] + bonus if count else []))
+    tail = drafter.commit(before, after, outcome(rows, counts))
     last = jnp.array([row[-2:] for row in rows], jnp.int32)
     following, _ = run(programs, drafter, drafter_model, tail, last, seed=1)
     check_law(model, following, rows)
@@ -121,4 +128,5 @@ def test_no_draft_at_all():
     drafter = NullDrafter(VOCAB)
     draft, cache = drafter.draft((), (), jnp.zeros((3, 2), jnp.int32), jax.random.split(jax.random.key(0), 3))
     assert draft.tokens.shape == (3, 0) and draft.probs.shape == (3, 0, VOCAB)
-    assert drafter.gamma == 0 and drafter.commit((), cache, jnp.zeros(3, jnp.int32)) == ()
+    nothing = Outcome(jnp.zeros((3, 1), jnp.int32), jnp.ones(3, jnp.int32), jnp.zeros((3, 0, VOCAB)))
+    assert drafter.gamma == 0 and drafter.commit((), cache, nothing) == ()

@@ -1,0 +1,143 @@
+"""A language model that drafts with drafts of its own: hierarchy drafting inside RAPID's drafter.
+
+The drafter's tokens need not come one a forward. Candidates from databases of what the drafter reads are verified by
+the drafter itself (verification.candidates), which keeps its distribution exactly: the drafted tokens are those that
+it would have drawn one after another, with the same random keys, and q is taken from the logits that verified them.
+The retrieved passages are what an answer quotes, so that a forward often yields several drafted tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.cache import Block, ContextCache, TailCache, commit
+from models.decoder import hidden_states
+from rapid_jax.decoding.prefill import next_positions
+from rapid_jax.decoding.sampling import sample
+from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
+from rapid_jax.drafting.language_model import LanguageModelDrafter
+from rapid_jax.hierarchy.drafter import candidate_layout
+from rapid_jax.hierarchy.memory import Hierarchy, Memory
+from rapid_jax.verification.candidates import follow_candidates
+
+Model = tuple[dict, ContextCache, dict[str, Any]]  # parameters, context, static databases
+Cache = tuple[TailCache, Memory]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Progress:
+    """Of one draft: the drafter's new keys and values, and the tokens so far.
+
+    Attributes:
+      drafted: behind the tail, gamma + 1 slots.
+      tokens, probs: int32 [B,gamma], float32 [B,gamma,V].
+      count: int32 [B], tokens so far.
+      recent: int32 [B,M], the newest tokens, drafted ones included.
+      forwards: int32 scalar.
+    """
+
+    drafted: TailCache
+    tokens: jax.Array
+    probs: jax.Array
+    count: jax.Array
+    recent: jax.Array
+    forwards: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class AssistedDrafter:
+    """Draws what `LanguageModelDrafter` draws, in fewer forwards.
+
+    Attributes:
+      model: the drafting model and its warping.
+      hierarchy: databases of what it reads; without a lookahead window.
+    """
+
+    model: LanguageModelDrafter
+    hierarchy: Hierarchy
+    sources: tuple[str, ...] = ()
+
+    @property
+    def gamma(self) -> int:
+        return self.model.gamma
+
+    @property
+    def layout(self) -> BlockLayout:
+        return chain_layout(self.gamma)
+
+    def draft(self, model: Model, cache: Cache, last_tokens: jax.Array, keys: jax.Array) -> tuple[ChainDraft, Block]:
+        batch, gamma = last_tokens.shape[0], self.gamma
+        start = Progress(
+            drafted=self.model.no_drafts(cache[0]),
+            tokens=jnp.zeros((batch, gamma), jnp.int32),
+            probs=jnp.zeros((batch, gamma, self.model.vocab_size)),
+            count=jnp.zeros((batch,), jnp.int32),
+            recent=cache[1].recent,
+            forwards=jnp.int32(0),
+        )
+        done = jax.lax.while_loop(
+            lambda progress: jnp.any(progress.count < gamma),
+            lambda progress: self._forward(model, cache, keys, progress, progress.recent[:, -1:]),
+            self._forward(model, cache, keys, start, last_tokens),
+        )
+        whole, forwards = jnp.full((batch,), gamma, jnp.int32), jnp.broadcast_to(done.forwards, (batch,))
+        return ChainDraft(done.tokens, done.probs, whole, forwards), Block(done.drafted.k, done.drafted.v)
+
+    def _forward(self, model: Model, cache: Cache, keys: jax.Array, progress: Progress, head: jax.Array) -> Progress:
+        """One forward of the drafter over `head` [B,1 or 2], the newest tokens it has not read, and candidates."""
+        params, context, static = model
+        tail, memory = cache
+        candidates, lengths, _ = self.hierarchy.lookup(static, memory, progress.recent)
+        batch, _, length = candidates.shape
+        before = head.shape[1] - 1
+        offsets, mask = _behind(before, *candidate_layout(self.hierarchy.candidates, length))
+        tokens = jnp.concatenate([head, candidates.reshape(batch, -1)], axis=1)
+        known = jnp.minimum(tokens, self.model.decoder.config.vocab_size - 1)
+        positions = next_positions(1, context, tail, progress.drafted) + offsets[None, :]
+        hidden, block = hidden_states(
+            self.model.decoder, params, known, positions, context, tail, progress.drafted, mask=mask
+        )
+        logits = self.model.warped_logits(params, hidden[:, before:])
+
+        def draw(depth: int, row: jax.Array) -> jax.Array:
+            own = jax.vmap(jax.random.fold_in)(keys, progress.count + depth)
+            behind = jnp.take_along_axis(logits, row[:, None, None], axis=1)[:, 0]
+            return sample(own, behind, greedy=self.model.temperature == 0)
+
+        followed = follow_candidates(candidates, lengths, draw)
+        new = jnp.minimum(followed.num_accepted + 1, self.gamma - progress.count)
+        laws = jax.nn.softmax(jnp.take_along_axis(logits, followed.rows[:, :, None], axis=1))
+        offset = jnp.arange(length + 1)[None, :]
+        slots = jnp.where(offset < new[:, None], progress.count[:, None] + offset, self.gamma)
+        rows = jnp.arange(batch)[:, None]
+        sequence = jnp.concatenate([progress.recent, followed.tokens], axis=1)
+        newest = new[:, None] + jnp.arange(progress.recent.shape[1])[None, :]
+        read = jnp.pad(followed.rows + before, ((0, 0), (before, 0)))  # a row that has drafted enough reads nothing
+        return Progress(
+            drafted=commit(progress.drafted, block, jnp.where(new > 0, new + before, 0), read),
+            tokens=progress.tokens.at[rows, slots].set(followed.tokens, mode="drop"),
+            probs=progress.probs.at[rows, slots].set(laws, mode="drop"),
+            count=progress.count + new,
+            recent=jnp.take_along_axis(sequence, newest, axis=1),
+            forwards=progress.forwards + 1,
+        )
+
+    def commit(self, cache: Cache, drafted: Block, outcome: Outcome) -> Cache:
+        tail, memory = cache
+        learned = self.hierarchy.learn(memory, outcome.tokens, outcome.count, None)
+        return self.model.commit(tail, drafted, outcome), learned
+
+
+def _behind(before: int, offsets: np.ndarray, mask: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """A layout with `before` committed tokens in front, which everything behind them sees."""
+    size = before + len(offsets)
+    whole = np.zeros((size, size), bool)
+    whole[before:, before:] = mask
+    whole[:, :before] = np.tri(size, before, dtype=bool)
+    return jnp.asarray(np.concatenate([np.arange(before), before + offsets]), jnp.int32), jnp.asarray(whole)

@@ -1,0 +1,110 @@
+"""A method's drafter together with what it reads and what it keeps: for answers and for benchmarks alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from models.cache import ContextCache, TailCache
+from models.language_model import LanguageModel
+from rapid_jax.config import HierarchyConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.drafting.assisted import AssistedDrafter
+from rapid_jax.drafting.base import Drafter
+from rapid_jax.drafting.language_model import LanguageModelDrafter
+from rapid_jax.drafting.null import NullDrafter
+from rapid_jax.hierarchy.drafter import HierarchyDrafter
+from rapid_jax.hierarchy.memory import Memory
+from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy, make_memory, memory_bytes
+from rapid_jax.methods import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a drafting model has read.
+
+    Attributes:
+      model: see there.
+      context: the retrieved passages.
+      tail: the questions behind them, without their last two tokens.
+    """
+
+    model: LanguageModel
+    context: ContextCache
+    tail: TailCache
+
+
+@dataclasses.dataclass(frozen=True)
+class Drafting:
+    """What the step needs of a drafter.
+
+    Attributes:
+      drafter: static.
+      model: what it only reads.
+      cache: what it keeps.
+      databases: that it asks, in this order.
+      database_bytes: of those on the devices, by name.
+    """
+
+    drafter: Drafter
+    model: Any = ()
+    cache: Any = ()
+    databases: tuple[str, ...] = ()
+    database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def draft_length(method: Method, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+    """Drafted tokens that a step of the method can accept at most."""
+    if method.drafts:
+        return speculation.gamma
+    return method.hierarchy(hierarchy).length if method.looks_up else 0
+
+
+def set_up(
+    method: Method,
+    speculation: SpeculationConfig,
+    sampling: SamplingConfig,
+    hierarchy: HierarchyConfig,
+    static: StaticDatabases,
+    *,
+    vocab_size: int,
+    prompts: Sequence[Sequence[int]],
+    reading: Reading | None,
+    mesh: Mesh | None = None,
+) -> Drafting:
+    """Makes the drafter of a method.
+
+    Args:
+      method, speculation, sampling, hierarchy: who drafts, and how.
+      static: databases that are only read.
+      vocab_size: V of the target.
+      prompts: what the databases learn first, a row's token ids: of the drafting model where there is one, else of the
+        target. Not read where the method looks nothing up.
+      reading: of the drafting model; None where the method has none.
+      mesh: rows are split over its data axis.
+
+    Raises:
+      ValueError, FileNotFoundError: a database that is not there or does not fit.
+    """
+    model: Any = ()
+    cache: Any = ()
+    chain: LanguageModelDrafter | None = None
+    if reading is not None:
+        warping = (sampling.temperature, sampling.top_k, sampling.top_p)
+        chain = LanguageModelDrafter(reading.model.decoder, speculation.gamma, vocab_size, *warping)
+        model, cache = (reading.model.params, reading.context), reading.tail
+    if not method.looks_up:
+        return Drafting(chain or NullDrafter(vocab_size), model, cache)
+    config = method.hierarchy(hierarchy)
+    databases = make_hierarchy(config, static)
+    new_tokens, seed = sampling.max_new_tokens, sampling.seed
+    memory: Memory = make_memory(
+        databases, config, prompts, vocab_size=vocab_size, new_tokens=new_tokens, seed=seed, mesh=mesh
+    )
+    arrays = static.arrays(databases)
+    asked = (databases.databases, memory_bytes(memory, arrays))
+    if chain is None:
+        return Drafting(HierarchyDrafter(databases), arrays, memory, *asked)
+    return Drafting(AssistedDrafter(chain, databases), (*model, arrays), (cache, memory), *asked)

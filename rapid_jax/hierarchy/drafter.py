@@ -1,0 +1,71 @@
+"""Drafts from databases alone: no drafting model, exactly lossless (HD, arXiv 2502.05609)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rapid_jax.drafting.base import BlockLayout, CandidateDraft, Outcome
+from rapid_jax.hierarchy.memory import Hierarchy, Memory
+from rapid_jax.hierarchy.window import extra_tokens, window_layout
+from rapid_jax.verification.candidates import candidate_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class HierarchyDrafter:
+    """Proposes what the databases know to follow the last tokens; `model` is the static databases, `cache` a Memory.
+
+    Attributes:
+      hierarchy: which databases, and how they are asked.
+    """
+
+    hierarchy: Hierarchy
+
+    @property
+    def gamma(self) -> int:
+        return self.hierarchy.length
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.hierarchy.databases
+
+    @property
+    def layout(self) -> BlockLayout:
+        h = self.hierarchy
+        offsets, mask = candidate_layout(h.candidates, h.length)
+        if not h.window:
+            return BlockLayout(offsets, mask)
+        levels, verified = h.ngram - 1, len(offsets)
+        extra_offsets, sees = window_layout(levels, h.window)
+        whole = np.zeros((verified + len(sees),) * 2, bool)
+        whole[:verified, :verified] = mask
+        whole[verified:, 0] = sees[:, 0]
+        whole[verified:, verified:] = sees[:, 1:]
+        highest = len(whole) - h.window + np.arange(h.window)
+        return BlockLayout(
+            np.concatenate([offsets, extra_offsets]), whole, np.concatenate([np.arange(verified), highest])
+        )
+
+    def draft(
+        self, model: dict[str, Any], cache: Memory, last_tokens: jax.Array, keys: jax.Array
+    ) -> tuple[CandidateDraft, tuple]:
+        tokens, lengths, sources = self.hierarchy.lookup(model, cache, cache.recent)
+        batch = last_tokens.shape[0]
+        extra = jnp.zeros((batch, 0), jnp.int32) if cache.grid is None else extra_tokens(cache.grid)
+        return CandidateDraft(tokens, lengths, sources, extra, jnp.zeros((batch,), jnp.int32)), ()
+
+    def commit(self, cache: Memory, drafted: tuple, outcome: Outcome) -> Memory:
+        outputs = None
+        if cache.grid is not None:
+            outputs = jnp.argmax(outcome.extra_logits, axis=-1).astype(jnp.int32)
+        return self.hierarchy.learn(cache, outcome.tokens, outcome.count, outputs)
+
+
+def candidate_layout(candidates: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets int [T] and mask bool [T,T] of the last committed token and C candidates of m tokens behind it."""
+    offsets = np.concatenate([[0], np.tile(np.arange(1, length + 1), candidates)])
+    return offsets, candidate_mask(candidates, length)

@@ -1,0 +1,157 @@
+"""The databases of a hierarchy inside the step: what is only read, what a row learns, and the order of asking."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rapid_jax.databases import ngram_table, suffix_array
+from rapid_jax.databases.suffix_array import SuffixLookup
+from rapid_jax.hierarchy import context_table, history, window
+from rapid_jax.hierarchy.history import History
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Memory:
+    """What each row has learned; a part that no database needs is None.
+
+    Attributes:
+      recent: int32 [B,M], the newest committed tokens; M is at least n - 1 and what the history is searched for.
+      table: int32 [B,V,N,n-1], the context database.
+      history: prompt and answer so far.
+      grid: int32 [B,n-1,W], the lookahead window.
+    """
+
+    recent: jax.Array
+    table: jax.Array | None = None
+    history: History | None = None
+    grid: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hierarchy:
+    """The static part: which databases, in which order.
+
+    Attributes:
+      databases: names, see HierarchyConfig.
+      candidates: N, candidates of a draft.
+      length: m, tokens of a candidate at most.
+      ngram: n of the context database and of the window.
+      window: W columns of the lookahead window, 0 for none.
+      match: last tokens that the history is searched for.
+      statistics: how the statistics database is asked, where there is one.
+    """
+
+    databases: tuple[str, ...]
+    candidates: int
+    length: int
+    ngram: int
+    window: int
+    match: int
+    statistics: SuffixLookup | None = None
+
+    @property
+    def recent(self) -> int:
+        """Newest tokens that a memory keeps."""
+        return max(self.ngram - 1, self.match, 2)
+
+    def lookup(
+        self, static: dict[str, Any], memory: Memory, recent: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Candidates for what follows `recent`, from one database after another until there are enough.
+
+        Args:
+          static: the model and statistics databases' arrays, by name.
+          memory: of the rows; its own `recent` is not read.
+          recent: int32 [B,M], the last tokens before the one to come.
+
+        Returns:
+          (tokens int32 [B,N,m], lengths int32 [B,N], sources int32 [B,N]); no candidate comes twice, none is the
+          beginning of an earlier one, and length 0 is no candidate.
+        """
+        found = []
+        for name in self.databases:
+            if name == "history":
+                assert memory.history is not None
+                found.append(history.lookup(memory.history, recent[:, -self.match :], self.candidates, self.length))
+            elif name == "context":
+                assert memory.table is not None
+                found.append(context_table.lookup(memory.table, recent[:, -1], self.candidates))
+            elif name == "model":
+                found.append(ngram_table.lookup(static["model"], recent[:, -1], self.candidates))
+            else:
+                assert self.statistics is not None
+                found.append(
+                    suffix_array.lookup(self.statistics, static["statistics"], recent[:, -2:], self.candidates)
+                )
+        return first_distinct(found, self.candidates, self.length)
+
+    def learn(self, memory: Memory, tokens: jax.Array, count: jax.Array, outputs: jax.Array | None) -> Memory:
+        """What the rows know once tokens are committed.
+
+        Args:
+          memory: before.
+          tokens: int32 [B,T], of which the first count [B] are committed.
+          count: int32 [B].
+          outputs: int32 [B,W], what the model says behind the window's highest level; None without a window.
+        """
+        size = memory.recent.shape[1]
+        sequence = jnp.concatenate([memory.recent, tokens], axis=1)
+        recent = jnp.take_along_axis(sequence, count[:, None] + jnp.arange(size)[None, :], axis=1)
+        table, grid = memory.table, memory.grid
+        if grid is not None and outputs is not None:
+            grams, grid = window.completed(grid, memory.recent[:, -1], outputs)
+            if table is not None:
+                table = context_table.insert(table, grams, jnp.ones(grams.shape[:2], bool))
+        if table is not None:
+            ends = jnp.arange(tokens.shape[1])
+            index = size + ends[:, None] - self.ngram + 1 + jnp.arange(self.ngram)[None, :]
+            table = context_table.insert(table, sequence[:, index], ends[None, :] < count[:, None])
+        past = history.append(memory.history, tokens, count) if memory.history is not None else None
+        return Memory(recent, table, past, grid)
+
+
+def first_distinct(
+    found: list[tuple[jax.Array, jax.Array]], count: int, length: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The first `count` candidates that say something new, in the order of the databases.
+
+    A candidate that equals an earlier one, or its beginning, is left out.
+
+    Args:
+      found: (tokens int32 [B,n,l], lengths int32 [B,n]) of each database; tokens beyond `length` are cut off.
+      count: candidates that are wanted.
+      length: tokens of a candidate.
+
+    Returns:
+      (tokens int32 [B,count,length], lengths int32 [B,count], sources int32 [B,count], indices into `found`).
+    """
+
+    def fitted(tokens: jax.Array) -> jax.Array:
+        tokens = tokens[..., :length]
+        return jnp.pad(tokens, ((0, 0), (0, 0), (0, length - tokens.shape[-1])))
+
+    tokens = jnp.concatenate([fitted(t) for t, _ in found], axis=1)
+    lengths = jnp.concatenate([jnp.minimum(n, length) for _, n in found], axis=1)
+    sources = jnp.concatenate([jnp.full(n.shape, index, jnp.int32) for index, (_, n) in enumerate(found)], axis=1)
+    within = jnp.arange(length)[None, None, :] < lengths[..., None]
+    equal = jnp.all((tokens[:, :, None] == tokens[:, None]) | ~within[:, :, None], axis=-1)  # [B,one,other]
+    covered = equal & (lengths[:, None, :] >= lengths[:, :, None])
+    earlier = jnp.tril(jnp.ones(covered.shape[1:], bool), -1)
+    kept = (lengths > 0) & ~jnp.any(covered & earlier[None], axis=2)
+    rank = jnp.cumsum(kept, axis=1) - 1
+    slot = jnp.where(kept & (rank < count), rank, count)
+    rows = jnp.arange(tokens.shape[0])[:, None]
+
+    def placed(values: jax.Array) -> jax.Array:
+        return (
+            jnp.zeros_like(values, shape=(values.shape[0], count, *values.shape[2:]))
+            .at[rows, slot]
+            .set(values, mode="drop")
+        )
+
+    return placed(tokens), placed(lengths), placed(sources)

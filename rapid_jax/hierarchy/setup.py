@@ -1,0 +1,167 @@
+"""From a configuration to databases on the device: what is loaded once, and what is made for every batch of prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models.tokenizer import Tokenizer
+from rapid_jax.databases.ngram_table import NgramTable
+from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
+from rapid_jax.decoding.buckets import token_bucket
+from rapid_jax.hierarchy import context_table, window
+from rapid_jax.hierarchy.config import HierarchyConfig
+from rapid_jax.hierarchy.history import History
+from rapid_jax.hierarchy.memory import Hierarchy, Memory
+
+_PATHS = {"model": "model_database", "statistics": "statistics_database"}
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticDatabases:
+    """The databases that decoding only reads, opened when they are first asked for.
+
+    Attributes:
+      config: names their directories.
+      tokenizer: must be the one that they were built with.
+      mesh: they are on every device of it.
+    """
+
+    config: HierarchyConfig
+    tokenizer: Tokenizer
+    mesh: Mesh | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether a database can be asked at all: those that are built need a directory."""
+        return name not in _PATHS or bool(getattr(self.config, _PATHS[name]))
+
+    @functools.cached_property
+    def model(self) -> NgramTable:
+        """The model database.
+
+        Raises:
+          FileNotFoundError, ValueError: none there, of another tokenizer, or larger than the configuration allows.
+        """
+        table = NgramTable.open(Path(self.config.model_database), self.tokenizer)
+        check_bytes("model", table.nbytes, self.config.device_bytes)
+        return jax.device_put(table, self._everywhere())
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[SuffixLookup, Any]:
+        database = StatisticsDatabase.open(Path(self.config.statistics_database), self.tokenizer)
+        return database.on_device(self.config.device_bytes, sharding=self._everywhere())
+
+    def suffix_lookup(self, length: int) -> SuffixLookup:
+        """How the statistics database is asked for continuations of so many tokens.
+
+        Raises:
+          FileNotFoundError, ValueError: none there, or of another tokenizer.
+        """
+        return dataclasses.replace(self._statistics[0], length=length)
+
+    def arrays(self, hierarchy: Hierarchy) -> dict[str, Any]:
+        """What a hierarchy reads, by database."""
+        arrays: dict[str, Any] = {}
+        if "model" in hierarchy.databases:
+            arrays["model"] = self.model
+        if "statistics" in hierarchy.databases:
+            arrays["statistics"] = self._statistics[1]
+        return arrays
+
+    def _everywhere(self) -> NamedSharding | None:
+        return None if self.mesh is None else NamedSharding(self.mesh, P())
+
+
+def check_bytes(name: str, needed: int, allowed: int) -> None:
+    """Raises ValueError where a database would take more of the device than the configuration allows."""
+    if needed > allowed:
+        raise ValueError(
+            f"the {name} database takes {needed:,} bytes on the device, hierarchy.device_bytes allows {allowed:,}: "
+            "raise it, or leave the database out of hierarchy.databases"
+        )
+
+
+def make_hierarchy(config: HierarchyConfig, static: StaticDatabases) -> Hierarchy:
+    """The static part of a drafter's databases: those of the configuration that are there.
+
+    Raises:
+      ValueError: none of them is.
+    """
+    names = tuple(name for name in config.databases if static.has(name))
+    if not names:
+        fields = " or ".join(f"hierarchy.{_PATHS[name]}" for name in config.databases)
+        raise ValueError(f"there is no database to ask: make one with launch.build_database and name it in {fields}")
+    return Hierarchy(
+        databases=names,
+        candidates=config.candidates,
+        length=config.length,
+        ngram=config.ngram,
+        window=config.window if "context" in names else 0,
+        match=config.match,
+        statistics=static.suffix_lookup(config.length) if "statistics" in names else None,
+    )
+
+
+def make_memory(
+    hierarchy: Hierarchy,
+    config: HierarchyConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    vocab_size: int,
+    new_tokens: int,
+    seed: int,
+    mesh: Mesh | None = None,
+) -> Memory:
+    """What each row knows before its first step: its prompt.
+
+    Args:
+      hierarchy, config: which databases, and how much they keep.
+      prompts: each row's token ids, the last committed token included; at least two.
+      vocab_size: V.
+      new_tokens: generated at most.
+      seed: of the lookahead window's start.
+      mesh: rows are split over its data axis.
+
+    Raises:
+      ValueError: the context database is larger than the configuration allows.
+    """
+
+    def put(rows: Sequence[np.ndarray]) -> jax.Array:
+        stacked = np.stack(rows)
+        return jax.device_put(stacked, None if mesh is None else NamedSharding(mesh, P("data")))
+
+    size = hierarchy.recent
+    memory = Memory(put([np.asarray([*[-1] * size, *prompt[-size:]], np.int32)[-size:] for prompt in prompts]))
+    if "context" in hierarchy.databases:
+        needed = len(prompts) * vocab_size * config.values * (hierarchy.ngram - 1) * 4
+        check_bytes("context", needed, config.device_bytes)
+        made = {
+            key: context_table.build_table(key, vocab_size=vocab_size, values=config.values, ngram=hierarchy.ngram)
+            for key in {tuple(prompt) for prompt in prompts}
+        }
+        memory.table = put([made[tuple(prompt)] for prompt in prompts])
+    if "history" in hierarchy.databases:
+        capacity = token_bucket(max(map(len, prompts)) + new_tokens)
+        rows = np.zeros((len(prompts), capacity), np.int32)
+        for row, prompt in zip(rows, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        memory.history = History(put(list(rows)), put([np.int32(len(prompt)) for prompt in prompts]))
+    if hierarchy.window:
+        rng = np.random.default_rng(seed)
+        shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.window)
+        memory.grid = put([window.seed_grid(prompt, **shape, rng=rng) for prompt in prompts])
+    return memory
+
+
+def memory_bytes(memory: Memory, arrays: dict[str, Any]) -> dict[str, int]:
+    """Bytes of each database on the devices."""
+    parts = {"context": memory.table, "history": memory.history, **arrays}
+    return {name: sum(x.nbytes for x in jax.tree.leaves(part)) for name, part in parts.items() if part is not None}
