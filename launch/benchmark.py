@@ -91,6 +91,7 @@ def main() -> None:
 
     cli.use_compilation_cache()
     engine = _engine(config)
+    engine.require(methods)
     peer, why_no_peer = _peer(engine)
     sweep = Sweep(methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value)
     bandwidth = measure_bandwidth()
@@ -157,6 +158,12 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
     for batch in batches:
         if batch % data:
             raise cli.UsageError(f"--batch_sizes: {batch} rows are no multiple of the mesh's data axis of {data}")
+    looking_up = [method.name for method in methods if method.looks_up]
+    if looking_up and (rate is not None or _RANDOM.value):
+        raise cli.UsageError(
+            f"--methods: drafts of {looking_up[0]} come from real text and are followed, not tested by chance: "
+            "no acceptance can be forced on them"
+        )
     if not _RANDOM.value:
         return
 

@@ -23,6 +23,7 @@ from absl import flags
 from launch import cli, config_flag
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
+from rapid_jax.databases.limits import KEPT, MAX_SHARD_TOKENS, SHARD_TOKENS
 from rapid_jax.evaluation.archive import MIN_TOKENS
 from rapid_jax.methods import Method, get_method
 
@@ -43,11 +44,15 @@ _DOCUMENT = flags.DEFINE_string("document", None, "model: text file that all pro
 _METHOD = flags.DEFINE_string("method", "lc", "model: how the target answers.")
 _BATCH = flags.DEFINE_integer("batch", 8, "model: questions about a document decoded together.", lower_bound=1)
 _NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "model: tokens of an answer at most.", lower_bound=1)
-_KEEP = flags.DEFINE_integer("ngrams", 100_000, "model: n-grams kept at most.", lower_bound=1)
+_KEEP = flags.DEFINE_integer("ngrams", KEPT, "model: n-grams kept at most.", lower_bound=1)
 
 _CORPUS = flags.DEFINE_list("corpus", None, "corpus: files, one after another.")
 _SHARD = flags.DEFINE_integer(
-    "shard_tokens", 2**26, "corpus: tokens of a suffix array; sorting takes about 45 bytes for each.", lower_bound=2
+    "shard_tokens",
+    SHARD_TOKENS,
+    "corpus: tokens of a suffix array; sorting takes about 45 bytes for each.",
+    lower_bound=2,
+    upper_bound=MAX_SHARD_TOKENS,
 )
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
@@ -168,6 +173,9 @@ def _check_flags(kind: str) -> Method:
             raise cli.UsageError(f"--{files.name} has an empty name in it; name files")
         for name in filter(_is_given, _OF_ARCHIVES):
             raise cli.UsageError(f"--{name} is for generated archives, and --{files.name} names files")
+    for holder in (_OUTPUT, _DOCUMENT):
+        if holder.value is not None and not holder.value.strip():
+            raise cli.UsageError(f"--{holder.name} is empty")
     if _is_given("document") and not _is_given("prompts"):
         raise cli.UsageError("--document without --prompts; give a file of questions about it")
     try:

@@ -18,12 +18,16 @@ from rapid_jax.methods import METHODS, Method, get_method
 DEFAULT = str(Path(archivist.__file__))
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
+_SECTIONS = ("retrieval", "speculation", "hierarchy", "sampling")
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,  # DEFAULT, but `parse` says so: config_flags reads a default, and fails on its overrides, at this line
     "A file with get_config(). --config.<field>=<value> sets a field of it: "
-    + ", ".join(name for name in EngineConfig().to_dict() if name not in ("retrieval", "speculation", "sampling"))
-    + "; retrieval.<field>, speculation.<field>, sampling.<field>.",
+    + ", ".join(name for name in EngineConfig().to_dict() if name not in _SECTIONS)
+    + "; "
+    + ", ".join(f"{name}.<field>" for name in _SECTIONS)
+    + ".",
 )
 
 

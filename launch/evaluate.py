@@ -52,6 +52,12 @@ _SWEEP = flags.DEFINE_multi_string("sweep", [], f"NAME=VALUE,... with a NAME of 
 _SAMPLING = flags.DEFINE_enum("sampling", "benchmark", ("benchmark", "config"), "Whose temperature and top_p hold.")
 _COT = flags.DEFINE_bool("cot", False, "longbench_v2: let the model reason first, then answer.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "longbench_v2: directory of the official prompt templates.")
+_DATABASES = flags.DEFINE_enum(
+    "databases",
+    "rebuilt",
+    ("rebuilt", "kept"),
+    "What n-gram databases know at the next turn of a conversation: its messages, or also what drafting them taught.",
+)
 _RULES = flags.DEFINE_integer(
     "rules",
     0,
@@ -99,6 +105,7 @@ def main() -> None:
             variations=variations,
             batch=_BATCH.value,
             prompt_tokens=0 if made else length,
+            keep_databases=_DATABASES.value == "kept",
         )
         for length in lengths
     ]
@@ -109,6 +116,7 @@ def main() -> None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with cli.progress("loading", "B") as progress:
             engine = Engine.load(config=config, progress=progress)
+        engine.require([METHODS[name] for name in methods])
         _answer(engine, plans, directory)
         if _RULES.value:
             _measure_rules(engine, plans, directory)
@@ -129,6 +137,7 @@ def _answer(engine: Engine, plans: list[Plan], directory: Path) -> None:
             "context_lengths": [plan.context_length for plan in plans],
             "fingerprints": [plan.benchmark.fingerprint for plan in plans],
             "batch": _BATCH.value,
+            "databases": _DATABASES.value,
         },
         "config": engine.config.to_dict(),
         "versions": {**engine.versions, "processors": os.cpu_count()},

@@ -70,8 +70,7 @@ def main() -> None:
     cli.use_compilation_cache()
     with cli.progress("loading", "B") as progress:
         engine = Engine.load(config=config, progress=progress)
-    if any(method.retrieves for method in methods):
-        engine.retriever  # noqa: B018  (an encoder that cannot be loaded is found before the document is read)
+    engine.require(methods)
     answers: list[Answer] = []
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None

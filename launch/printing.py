@@ -90,16 +90,34 @@ def print_table(answers: Sequence[Answer]) -> None:
         table.add_column(answer.method, justify="right")
     if len(answers) > 1:
         table.add_row("answer", *(Text(_brief(a, answers[:i])) for i, a in enumerate(answers)))
-    for name, value in _ROWS.items():
+    for name, value in {**_ROWS, **_database_rows(answers)}.items():
         table.add_row(name, *(value(a) for a in answers))
     baseline = next((a for a in answers if a.method == "lc"), None)
     if baseline is not None and len(answers) > 1:
         table.add_row("speed-up over lc", *(_speed_up(a, baseline) for a in answers))
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDE)
     console.print()
     console.print(table)
     compilation, loading = sum(a.seconds.compile for a in answers), answers[0].seconds.load
     print_line(f"\nTimings exclude compilation ({compilation:.1f} s) and loading ({loading:.1f} s).\n{_LEGEND}")
+
+
+def _database_rows(answers: Sequence[Answer]) -> dict[str, Callable[[Answer], str]]:
+    """Where accepted tokens come from, if any method looks drafts up."""
+    if not any(a.database_bytes for a in answers):
+        return {}
+
+    def from_source(name: str) -> Callable[[Answer], str]:
+        return lambda a: _number(a.acceptance.tokens_per_step_from(name))
+
+    sources = dict.fromkeys(name for answer in answers for name in answer.acceptance.by_source)
+    rows = {f"  from {name}": from_source(name) for name in sources}
+    if any(a.acceptance.drafter_forwards for a in answers):
+        rows["drafter forwards/drafted"] = lambda a: _number(a.acceptance.to_dict()["forwards_per_drafted_token"])
+    rows["databases, MB"] = lambda a: _number(sum(a.database_bytes.values()) / 1e6 if a.database_bytes else None)
+    return rows
 
 
 def print_tables(heading: str, tables: Sequence[ReportTable]) -> None:

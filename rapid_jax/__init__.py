@@ -15,6 +15,7 @@ _PUBLIC = {
     "Document": "rapid_jax.engine",
     "Engine": "rapid_jax.engine",
     "EngineConfig": "rapid_jax.config",
+    "HierarchyConfig": "rapid_jax.config",
     "METHODS": "rapid_jax.methods",
     "RetrievalConfig": "rapid_jax.config",
     "SamplingConfig": "rapid_jax.config",

@@ -30,6 +30,10 @@ class Acceptance:
     drafter_forwards: int = 0
     by_source: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    def tokens_per_step_from(self, source: str) -> float | None:
+        """Accepted tokens of one database over the steps; None where it was not asked."""
+        return _ratio(self.by_source[source], self.steps) if source in self.by_source else None
+
     def to_dict(self) -> dict[str, Any]:
         """The counts and their ratios; a ratio over nothing is None."""
         return {
@@ -41,7 +45,7 @@ class Acceptance:
             "kept_over_tested": _ratio(self.accepted, self.tested),
             "kept_over_proposed": _ratio(self.accepted, self.proposed),
             "drafter_forwards": self.drafter_forwards,
-            "forwards_per_drafted_token": _ratio(self.drafter_forwards, self.proposed),
+            "forwards_per_drafted_token": _ratio(self.drafter_forwards, self.proposed) if self.drafter_forwards else None,
             "accepted_by_source": dict(self.by_source),
         }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models.cache import ContextCache
 from rapid_jax.answer import Answer
 from rapid_jax.decoding.prefill import Progress, prefill_context
+from rapid_jax.hierarchy.memory import Remembered
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument
 from rapid_jax.retrieval import IndexedDocument, Passage
 from rapid_jax.timing import timed
@@ -30,6 +31,8 @@ class Document:
       prompt: makes a model's prompt around the document.
       prefill_seconds: time the prefill took, compilation excluded; 0 before it.
       index_seconds: time that chunking and embedding took; 0 before it.
+      earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
+      remembered: what the last answer to a conversation has taught them; None before it.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Document:
         tokenized: TokenizedDocument,
         prompt: Callable[[Any], Prompt | Conversation],
         progress: Progress | None = None,
+        earlier: Remembered | None = None,
     ):
         self.text = text
         self.tokenized = tokenized
@@ -46,6 +50,8 @@ class Document:
         self.head = prompt(engine.target).head()
         self.prefill_seconds = 0.0
         self.index_seconds = 0.0
+        self.earlier = earlier
+        self.remembered: Remembered | None = None
         self._engine = engine
         self._retrieve_from: str | None = None
         self._progress = progress
@@ -54,6 +60,11 @@ class Document:
     def num_tokens(self) -> int:
         """Tokens of the context: what precedes the document, and the document."""
         return len(self.head) + len(self.tokenized.tokens)
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether there is nothing but messages: no document, nothing to retrieve from."""
+        return not self.tokenized.tokens
 
     @functools.cached_property
     def context(self) -> ContextCache:

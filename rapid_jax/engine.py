@@ -22,8 +22,8 @@ from rapid_jax.config import EngineConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.decoding.prefill import Progress
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.document import Document, Stream
-from rapid_jax.hierarchy.setup import StaticDatabases
-from rapid_jax.methods import get_method
+from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy
+from rapid_jax.methods import Method, get_method
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
 from rapid_jax.retrieval import Retriever, make_embedder
 from rapid_jax.run import PassagesRead, Run
@@ -126,6 +126,19 @@ class Engine:
             config = assets.with_databases(config)
         return StaticDatabases(config, self.target.tokenizer, self.mesh)
 
+    def require(self, methods: Sequence[Method]) -> None:
+        """Loads what methods need beside the models, so that what is missing is found before anything slow.
+
+        Raises:
+          ValueError, FileNotFoundError: an encoder or a database that is not there, or not for this tokenizer.
+        """
+        if any(method.retrieves for method in methods):
+            self.retriever  # noqa: B018  (made on first use)
+        for method in methods:
+            if method.looks_up:
+                hierarchy = make_hierarchy(method.hierarchy(self.config.hierarchy), self.static_databases)
+                self.static_databases.arrays(hierarchy)
+
     def read(
         self,
         text: str,
@@ -165,11 +178,13 @@ class Engine:
             document.context  # noqa: B018  (computed on first use)
         return document
 
-    def converse(self, messages: Sequence[dict[str, str]]) -> Document:
+    def converse(self, messages: Sequence[dict[str, str]], *, after: Document | None = None) -> Document:
         """A conversation as a document of its own, answered with document.ask(the last message); nothing to retrieve.
 
         Args:
           messages: {"role", "content"} of each turn, the last of the user.
+          after: the same conversation one turn earlier, answered: methods that look drafts up go on with what it taught
+            their databases, where they would begin with the messages alone.
 
         Raises:
           ValueError: no turn, a template that refuses it, or more tokens than the model has room for.
@@ -181,7 +196,13 @@ class Engine:
         if len(head) > room:
             raise ValueError(f"the conversation has {len(head) + 2} tokens, the model has room for {room + 2}")
         nothing = TokenizedDocument([], "", 0, 0, 0)
-        return Document(self, "", nothing, lambda m: Conversation(m.tokenizer, messages))
+        return Document(
+            self,
+            "",
+            nothing,
+            lambda m: Conversation(m.tokenizer, messages),
+            earlier=None if after is None else after.remembered,
+        )
 
     def _document_limit(self, head: int) -> int:
         """Tokens that a document may have behind a head of so many tokens."""

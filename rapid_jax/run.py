@@ -19,6 +19,8 @@ from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting.setup import Drafting, Reading, draft_length, set_up
+from rapid_jax.hierarchy.memory import Memory, Remembered
+from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.methods import Method
 from rapid_jax.retrieval import RetrievedContext
 from rapid_jax.text import TextRow
@@ -72,8 +74,10 @@ class Run:
         self._draft_length = draft_length(method, speculation, engine.config.hierarchy)
         self._drafting: Drafting | None = None
         self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
-        if method.retrieves and not document.tokenized.tokens:
+        if method.retrieves and document.is_conversation:
             raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
+        if method.looks_up:  # a database that is not there is found before anything is read
+            make_hierarchy(method.hierarchy(engine.config.hierarchy), engine.static_databases)
         for question, query in zip(questions, retrieval_queries, strict=True):
             suffix = self._prompts[id(engine.target)].question(question)
             if method.reads_document:
@@ -114,7 +118,8 @@ class Run:
         while True:
             try:
                 report = bursts.send(stopped)
-            except StopIteration:
+            except StopIteration as end:
+                self._remember(end.value)
                 break
             self._report = report
             self._seconds["decode"] = time.perf_counter() - start
@@ -127,6 +132,13 @@ class Run:
                 stopped = np.zeros(len(report.done), bool)
                 stopped[: len(self._rows)] = [row.stopped for row in self._rows]
             yield pieces
+
+    def _remember(self, state: DecodeState) -> None:
+        """Leaves with a conversation what its databases have learned, for its next turn."""
+        document, memory = self._document, state.drafter_cache
+        if isinstance(memory, Memory) and document.is_conversation and len(self._rows) == 1:
+            (prompt,) = self._prompt_rows(self._engine.target)[:1]
+            document.remembered = Remembered(memory, (*prompt, *self._rows[0].token_ids))
 
     def answers(self) -> list[Answer]:
         """The answers, one a question.
@@ -207,6 +219,7 @@ class Run:
             vocab_size=engine.target.config.vocab_size,
             prompts=prompts,
             reading=reading,
+            earlier=self._document.earlier if len(self._rows) == 1 else None,
             mesh=engine.mesh,
         )
         jax.block_until_ready(drafting.cache)

@@ -71,13 +71,12 @@ class MethodContestant:
     def forced_acceptance(self) -> float | None:
         return self.forced if self.method.drafts else None
 
-    @property
-    def bytes_per_step(self) -> int:
+    def bytes_per_step(self, drafter_forwards: float) -> int:
         engine, new = self.engine, self.cell.new_tokens
         forwards = [Forward(engine.target, self.context.lengths, mean_tails(self.workload.target.questions, new))]
         if self.drafter_context is not None:
             tails = mean_tails(self.workload.drafter.questions, new)
-            forwards.append(Forward(engine.drafter, self.drafter_context.lengths, tails, self.cell.gamma))
+            forwards.append(Forward(engine.drafter, self.drafter_context.lengths, tails, drafter_forwards))
         return step_bytes(forwards)
 
     def run(self) -> Sample:
@@ -109,6 +108,7 @@ class MethodContestant:
             proposed=int(counters.proposed.sum()),
             tested=int(counters.tested.sum()),
             accepted=int(counters.accepted.sum()),
+            drafter_forwards=tuple(counters.drafter_forwards.tolist()),
         )
 
     def _start(self) -> tuple[StepSpec, Any, DecodeState]:

@@ -38,6 +38,7 @@ class Sample:
       decode_seconds: from the first step to the last token on the host.
       prefill_seconds: the contexts' (measured once) and the questions', compilation excluded.
       proposed, tested, accepted: drafted tokens of all rows; None where nobody counts them.
+      drafter_forwards: of a drafting model, of each row.
     """
 
     tokens: list[list[int]]
@@ -47,6 +48,7 @@ class Sample:
     proposed: int | None = None
     tested: int | None = None
     accepted: int | None = None
+    drafter_forwards: tuple[int, ...] = ()
 
 
 class Contestant(Protocol):
@@ -57,9 +59,8 @@ class Contestant(Protocol):
         """The method, or the other engine."""
         ...
 
-    @property
-    def bytes_per_step(self) -> int:
-        """See traffic.step_bytes."""
+    def bytes_per_step(self, drafter_forwards: float) -> int:
+        """See traffic.step_bytes; with so many forwards of a drafting model a step."""
         ...
 
     @property
@@ -93,6 +94,7 @@ class Measurement:
       tokens_per_step: tokens that a row emits in a step, the mean.
       step_seconds: decoding seconds over the steps of the longest row.
       prefill_seconds: see Sample.
+      drafter_forwards: of a drafting model in a step, the mean.
       bytes_per_step: that the step must read, computed (traffic.step_bytes).
       bandwidth_share: bytes_per_step over step_seconds, as a share of the measured bandwidth of the devices.
       speed_up: tokens_per_second over lc's of the same cell; None without lc.
@@ -108,6 +110,7 @@ class Measurement:
     tokens_per_step: float
     step_seconds: float
     prefill_seconds: float
+    drafter_forwards: float
     bytes_per_step: int
     bandwidth_share: float
     speed_up: float | None
@@ -176,6 +179,8 @@ def _measurement(
 ) -> Measurement:
     step_seconds = statistics.median(sample.decode_seconds / max(sample.steps) for sample in samples)
     tokens, steps = (sum(sum(map(len, s.tokens)) for s in samples), sum(sum(s.steps) for s in samples))
+    forwards = sum(sum(s.drafter_forwards) for s in samples) / steps
+    bytes_per_step = contestant.bytes_per_step(forwards)
     return Measurement(
         cell=cell,
         method=contestant.name,
@@ -183,8 +188,9 @@ def _measurement(
         tokens_per_step=tokens / steps,
         step_seconds=step_seconds,
         prefill_seconds=statistics.median(sample.prefill_seconds for sample in samples),
-        bytes_per_step=contestant.bytes_per_step,
-        bandwidth_share=contestant.bytes_per_step / step_seconds / bytes_per_second,
+        drafter_forwards=forwards,
+        bytes_per_step=bytes_per_step,
+        bandwidth_share=bytes_per_step / step_seconds / bytes_per_second,
         speed_up=speed / baseline if baseline else None,
         kept_over_tested=_ratio(samples, "tested"),
         kept_over_proposed=_ratio(samples, "proposed"),

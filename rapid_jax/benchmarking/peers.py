@@ -138,9 +138,9 @@ class Peer:
         prompt = self.prompt(document, questions)
         context = len(document.tokens)
         rows = len(questions)
-        bytes_per_step = step_bytes([Forward(target, [context] * rows, mean_tails(questions, new_tokens))])
+        read = step_bytes([Forward(target, [context] * rows, mean_tails(questions, new_tokens))])
         return [
-            PeerContestant(name, self, prompt, new_tokens, context_tokens=context, bytes_per_step=bytes_per_step)
+            PeerContestant(name, self, prompt, new_tokens, context_tokens=context, read=read)
             for name in self.names(rows)
         ]
 
@@ -172,7 +172,8 @@ class PeerContestant:
     Attributes:
       name: PLAIN or PROMPT_LOOKUP.
       peer, prompt, new_tokens: who generates, behind what, how much.
-      context_tokens, bytes_per_step: see measurement.Contestant.
+      context_tokens: see measurement.Contestant.
+      read: bytes that a step must read.
     """
 
     name: str
@@ -180,9 +181,12 @@ class PeerContestant:
     prompt: PeerPrompt
     new_tokens: int
     context_tokens: int
-    bytes_per_step: int
+    read: int
     retrieved_tokens: int | None = None
     forced_acceptance: float | None = None
+
+    def bytes_per_step(self, drafter_forwards: float) -> int:
+        return self.read
 
     def run(self) -> Sample:
         """Generates, then takes the new tokens out of the cache again."""

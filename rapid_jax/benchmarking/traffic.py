@@ -22,13 +22,13 @@ class Forward:
       model: who runs.
       contexts: tokens of each context that it reads: one number where all rows share a document, else B.
       tails: tokens of each row's tail, the mean over a run; B numbers.
-      times: how often it runs in a step.
+      times: how often it runs in a step, the mean.
     """
 
     model: LanguageModel
     contexts: Sequence[int]
     tails: Sequence[float]
-    times: int = 1
+    times: float = 1
 
 
 def step_bytes(forwards: Sequence[Forward]) -> int:

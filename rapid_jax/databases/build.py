@@ -10,9 +10,10 @@ from typing import Any
 
 from models.tokenizer import Tokenizer
 from rapid_jax import __version__
+from rapid_jax.databases.limits import KEPT, NGRAM, SHARD_TOKENS
 from rapid_jax.databases.manifest import FILE, Manifest, write_manifest
-from rapid_jax.databases.ngram_table import KEPT, NGRAM, count_ngrams, make_table, save_table
-from rapid_jax.databases.shards import SHARD_TOKENS, remove_shards, write_shards
+from rapid_jax.databases.ngram_table import count_ngrams, make_table, save_table
+from rapid_jax.databases.shards import remove_shards, write_shards
 from rapid_jax.engine import Engine
 from rapid_jax.evaluation.runner import Plan, run
 from rapid_jax.evaluation.store import ResultStore, read_results

@@ -15,9 +15,9 @@ import numpy as np
 
 from models.tokenizer import Tokenizer
 from rapid_jax.databases.arrays import map_array, save_array
+from rapid_jax.databases.limits import KEPT, NGRAM, VALUES
 from rapid_jax.databases.manifest import check_manifest
 
-NGRAM, KEPT, VALUES = 5, 100_000, 7  # tokens of an n-gram, n-grams in all, and of one key, in the HD paper
 OFFSETS_FILE, VALUES_FILE = "offsets.npy", "values.npy"
 
 

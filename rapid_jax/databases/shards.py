@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike
 from pydivsufsort import divsufsort
 
 from rapid_jax.databases.arrays import map_array, save_array
+from rapid_jax.databases.limits import MAX_SHARD_TOKENS, SHARD_TOKENS
 
 SENTINEL = -1  # stands behind every document; below every token id, so that a text comes before its continuations
-SHARD_TOKENS = 2**26
 ABOVE = 2**31 - 1  # above every token id
-MAX_SHARD_TOKENS = 2**31 - 2**16  # positions, and those of a continuation behind them, are int32
 
 
 @jax.tree_util.register_dataclass

@@ -15,11 +15,9 @@ import jax.numpy as jnp
 
 from models.tokenizer import Tokenizer
 from rapid_jax.databases import device_lookup, host_lookup
+from rapid_jax.databases.limits import LENGTH, MAX_MATCHES, MOST_MATCHES
 from rapid_jax.databases.manifest import Manifest, check_manifest
 from rapid_jax.databases.shards import Shard, map_shards
-
-LENGTH, MAX_MATCHES = 4, 5_000  # tokens of a continuation, and matches looked at, in the HD paper
-_MOST_MATCHES = 2**15  # its square must fit in int32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +44,8 @@ class SuffixLookup:
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length must be at least 1 token, got {self.length}")
-        if not 1 <= self.max_matches <= _MOST_MATCHES:
-            raise ValueError(f"max_matches must be in [1, {_MOST_MATCHES}], got {self.max_matches}")
+        if not 1 <= self.max_matches <= MOST_MATCHES:
+            raise ValueError(f"max_matches must be in [1, {MOST_MATCHES}], got {self.max_matches}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -75,11 +75,12 @@ def decode(
     *,
     burst_steps: int,
     mesh: Mesh | None = None,
-) -> Generator[Report, np.ndarray | None, None]:
+) -> Generator[Report, np.ndarray | None, DecodeState]:
     """Runs bursts until all rows are done; yields each burst's report as host arrays.
 
     The first value yielded is the report before any step: by then everything is compiled, and the clock may start.
-    Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on.
+    Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on. The generator
+    returns the last state.
     """
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     by_row = state.done.sharding
@@ -99,5 +100,5 @@ def decode(
             ended = ended | stop
             stopped = jax.device_put(ended, by_row)
         if np.all(host.done | ended):
-            return
+            return state
         report = following

@@ -16,7 +16,7 @@ from rapid_jax.drafting.base import Drafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
-from rapid_jax.hierarchy.memory import Memory
+from rapid_jax.hierarchy.memory import Memory, Remembered
 from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy, make_memory, memory_bytes
 from rapid_jax.methods import Method
 
@@ -72,6 +72,7 @@ def set_up(
     vocab_size: int,
     prompts: Sequence[Sequence[int]],
     reading: Reading | None,
+    earlier: Remembered | None = None,
     mesh: Mesh | None = None,
 ) -> Drafting:
     """Makes the drafter of a method.
@@ -83,6 +84,7 @@ def set_up(
       prompts: what the databases learn first, a row's token ids: of the drafting model where there is one, else of the
         target. Not read where the method looks nothing up.
       reading: of the drafting model; None where the method has none.
+      earlier: what an earlier turn has taught the databases; of a batch of one row.
       mesh: rows are split over its data axis.
 
     Raises:
@@ -99,9 +101,15 @@ def set_up(
         return Drafting(chain or NullDrafter(vocab_size), model, cache)
     config = method.hierarchy(hierarchy)
     databases = make_hierarchy(config, static)
-    new_tokens, seed = sampling.max_new_tokens, sampling.seed
     memory: Memory = make_memory(
-        databases, config, prompts, vocab_size=vocab_size, new_tokens=new_tokens, seed=seed, mesh=mesh
+        databases,
+        config,
+        prompts,
+        vocab_size=vocab_size,
+        new_tokens=sampling.max_new_tokens,
+        seed=sampling.seed,
+        earlier=earlier,
+        mesh=mesh,
     )
     arrays = static.arrays(databases)
     asked = (databases.databases, memory_bytes(memory, arrays))

@@ -31,6 +31,7 @@ class Plan:
       variations: a method is asked once for each that differs in what concerns it.
       batch: questions about one document that are decoded together.
       prompt_tokens: longer prompts lose their middle until they have so many; 0 leaves that to the model's limit.
+      keep_databases: n-gram databases go on from one turn of a conversation to the next.
     """
 
     benchmark: Benchmark
@@ -39,6 +40,7 @@ class Plan:
     variations: Sequence[Variation]
     batch: int
     prompt_tokens: int = 0
+    keep_databases: bool = False
 
     def ways(self) -> list[tuple[str, Variation]]:
         """Method and what it heeds of each variation, without repeats; methods take turns."""
@@ -147,15 +149,25 @@ def _ask(
         max_chunks=math.ceil(tokens / chunk) if tokens else None,
         **overrides,
     )
-    return [_follow(engine, plan, item, [answer], overrides) for item, answer in zip(batch, first, strict=False)]
+    answered = zip(batch, first, strict=False)
+    return [_follow(engine, plan, document, item, [answer], name, overrides) for item, answer in answered]
 
 
-def _follow(engine: Engine, plan: Plan, item: Item, answers: list[Answer], overrides: dict[str, Any]) -> list[Answer]:
-    """The turns after the first: without the document, so decoded plainly by the target."""
+def _follow(
+    engine: Engine,
+    plan: Plan,
+    document: Document,
+    item: Item,
+    answers: list[Answer],
+    name: str,
+    overrides: dict[str, Any],
+) -> list[Answer]:
+    """The turns after the first, without the document: with the same method, or plainly where it needs passages."""
     while (turn := plan.benchmark.follow_up(item, [answer.text for answer in answers])) is not None:
-        conversation = engine.converse(turn.messages)
+        document = engine.converse(turn.messages, after=document if plan.keep_databases else None)
         settings = {**overrides, "max_new_tokens": turn.max_new_tokens}
-        answers.append(conversation.ask(turn.messages[-1]["content"], "lc", **settings))
+        method = "lc" if METHODS[name].retrieves else name
+        answers.append(document.ask(turn.messages[-1]["content"], method, **settings))
     return answers
 
 

@@ -128,6 +128,8 @@ class Cost:
       batches: how many, a part of one counted as such.
       decode, retrieval, prefill: seconds of all batches; each counts the prefill of its document.
       tested, proposed, accepted: drafted tokens.
+      drafter_forwards: of a drafting model.
+      by_source: accepted tokens by the database that they come from.
     """
 
     answers: int
@@ -140,6 +142,8 @@ class Cost:
     proposed: int
     tested: int
     accepted: int
+    drafter_forwards: int
+    by_source: dict[str, int]
 
     @property
     def tokens_per_second(self) -> float:
@@ -173,23 +177,25 @@ def cost(records: Sequence[Record]) -> Cost:
     up to the rows that are there (a last batch is filled up with copies, whose time is nobody's).
     """
     batches = sum(1 / record["batch"]["size"] for record in records)
-    totals = dict.fromkeys(("tokens", "steps", "decode", "retrieval", "prefill", "proposed", "tested", "accepted"), 0.0)
+    counted = ("tokens", "steps", "proposed", "tested", "accepted", "drafter_forwards")
+    totals = dict.fromkeys((*counted, "decode", "retrieval", "prefill"), 0.0)
+    by_source: dict[str, int] = {}
     for record in records:
         for turn, answer in enumerate(record["turns"]):
             rows = record["batch"]["size"] if turn == 0 else 1
             totals["tokens"] += len(answer["token_ids"])
             for name in ("decode", "retrieval", "prefill"):
                 totals[name] += answer["seconds"][name] / rows
-            for name in ("steps", "proposed", "tested", "accepted"):
-                totals[name] += answer["acceptance"][name]
+            acceptance = answer["acceptance"]
+            for name in ("steps", "proposed", "tested", "accepted", "drafter_forwards"):
+                totals[name] += acceptance.get(name, 0)  # older results do not count the drafter's forwards
+            for name, count in acceptance.get("accepted_by_source", {}).items():
+                by_source[name] = by_source.get(name, 0) + count
     return Cost(
         answers=len(records),
         batches=batches,
-        tokens=int(totals["tokens"]),
-        steps=int(totals["steps"]),
-        proposed=int(totals["proposed"]),
-        tested=int(totals["tested"]),
-        accepted=int(totals["accepted"]),
+        **{name: int(totals[name]) for name in counted},
+        by_source=by_source,
         decode=totals["decode"],
         retrieval=totals["retrieval"],
         prefill=totals["prefill"],

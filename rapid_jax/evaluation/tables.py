@@ -123,6 +123,22 @@ def speed_by_task(series: Sequence[Series]) -> Table | None:
     return Table("Speed-up by task", ("method", *tasks), tuple(rows), note)
 
 
+def drafts(series: Sequence[Series]) -> Table | None:
+    """What databases contributed, and how many forwards the drafting model took."""
+    sources = list(dict.fromkeys(name for one in series for name in cost(one.records).by_source))
+    if not sources:
+        return None
+    rows = []
+    for one in series:
+        own = cost(one.records)
+        cells = [f"{own.by_source[name] / own.steps:.2f}" if name in own.by_source else "-" for name in sources]
+        forwards = f"{own.drafter_forwards / own.proposed:.2f}" if own.drafter_forwards else "-"
+        rows.append((one.key.label, f"{own.tokens_per_step:.2f}", *cells, forwards))
+    columns = ("method", "tokens/step", *(f"from {name}" for name in sources), "drafter forwards/drafted")
+    note = "Accepted tokens a step by the database that they come from; forwards of a drafting model a drafted token."
+    return Table("Drafts from databases", columns, tuple(rows), note)
+
+
 def against_target(series: Sequence[Series], metric: str) -> Table | None:
     """Which questions each method wins or loses against the plain target."""
     rows = []

@@ -45,6 +45,27 @@ def build_table(tokens: Sequence[int], *, vocab_size: int, values: int, ngram: i
     return table
 
 
+def extend_table(table: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """A row's table after the n-grams of some more text, inserted one after another.
+
+    Args:
+      table: int32 [V,N,n-1], on the host; it is left as it is.
+      tokens: the text, with the n - 1 tokens before what is new, so that no n-gram is left out.
+
+    Returns:
+      int32 [V,N,n-1].
+    """
+    table = table.copy()
+    for start in range(len(tokens) - table.shape[2]):
+        key, new = tokens[start], np.asarray(tokens[start + 1 : start + 1 + table.shape[2]], np.int32)
+        held = table[key]
+        same = np.flatnonzero((held == new).all(axis=1))
+        out = same[0] if len(same) else len(held) - 1
+        held[1 : out + 1] = held[:out].copy()
+        held[0] = new
+    return table
+
+
 def insert(table: jax.Array, grams: jax.Array, valid: jax.Array) -> jax.Array:
     """Inserts n-grams, the last one becoming the latest.
 

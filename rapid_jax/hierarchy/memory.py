@@ -33,6 +33,19 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Remembered:
+    """What the databases knew at the end of an answer, for the next turn of the conversation; of a single row.
+
+    Attributes:
+      memory: see there.
+      tokens: all that it was made of: the prompt and the answer.
+    """
+
+    memory: Memory
+    tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Hierarchy:
     """The static part: which databases, in which order.
 

@@ -20,7 +20,7 @@ from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.hierarchy import context_table, window
 from rapid_jax.hierarchy.config import HierarchyConfig
 from rapid_jax.hierarchy.history import History
-from rapid_jax.hierarchy.memory import Hierarchy, Memory
+from rapid_jax.hierarchy.memory import Hierarchy, Memory, Remembered
 
 _PATHS = {"model": "model_database", "statistics": "statistics_database"}
 
@@ -118,6 +118,7 @@ def make_memory(
     vocab_size: int,
     new_tokens: int,
     seed: int,
+    earlier: Remembered | None = None,
     mesh: Mesh | None = None,
 ) -> Memory:
     """What each row knows before its first step: its prompt.
@@ -128,6 +129,7 @@ def make_memory(
       vocab_size: V.
       new_tokens: generated at most.
       seed: of the lookahead window's start.
+      earlier: what an earlier turn of the one row's conversation has taught; the prompt adds what it goes on with.
       mesh: rows are split over its data axis.
 
     Raises:
@@ -143,11 +145,7 @@ def make_memory(
     if "context" in hierarchy.databases:
         needed = len(prompts) * vocab_size * config.values * (hierarchy.ngram - 1) * 4
         check_bytes("context", needed, config.device_bytes)
-        made = {
-            key: context_table.build_table(key, vocab_size=vocab_size, values=config.values, ngram=hierarchy.ngram)
-            for key in {tuple(prompt) for prompt in prompts}
-        }
-        memory.table = put([made[tuple(prompt)] for prompt in prompts])
+        memory.table = put(_tables(hierarchy, config, prompts, vocab_size, earlier))
     if "history" in hierarchy.databases:
         capacity = token_bucket(max(map(len, prompts)) + new_tokens)
         rows = np.zeros((len(prompts), capacity), np.int32)
@@ -158,7 +156,32 @@ def make_memory(
         rng = np.random.default_rng(seed)
         shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.window)
         memory.grid = put([window.seed_grid(prompt, **shape, rng=rng) for prompt in prompts])
+        if earlier is not None and earlier.memory.grid is not None:
+            memory.grid = earlier.memory.grid
     return memory
+
+
+def _tables(
+    hierarchy: Hierarchy,
+    config: HierarchyConfig,
+    prompts: Sequence[Sequence[int]],
+    vocab_size: int,
+    earlier: Remembered | None,
+) -> list[np.ndarray]:
+    """Each row's context database."""
+    if earlier is not None and earlier.memory.table is not None:
+        (prompt,) = prompts
+        shared = next(
+            (i for i, (new, old) in enumerate(zip(prompt, earlier.tokens, strict=False)) if new != old),
+            min(len(prompt), len(earlier.tokens)),
+        )
+        news = prompt[max(shared - hierarchy.ngram + 1, 0) :]
+        return [context_table.extend_table(np.asarray(earlier.memory.table[0]), news)]
+    made = {
+        key: context_table.build_table(key, vocab_size=vocab_size, values=config.values, ngram=hierarchy.ngram)
+        for key in {tuple(prompt) for prompt in prompts}
+    }
+    return [made[tuple(prompt)] for prompt in prompts]
 
 
 def memory_bytes(memory: Memory, arrays: dict[str, Any]) -> dict[str, int]:

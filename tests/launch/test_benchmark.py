@@ -46,6 +46,8 @@ WRONG_FLAGS = [
         ["--random_weights", "--preset=tiny", "--acceptance=1", "--context_lengths=8193"],
         "8193 tokens are more than the model has room for, 8192",
     ),
+    (["--methods=lc,hd", "--acceptance=0.5"], "drafts of hd come from real text"),
+    (["--random_weights", "--preset=tiny", "--acceptance=1", "--methods=rapid+hd"], "no acceptance can be forced"),
     (["--plot=speed.pdf"], "--plot=speed.pdf must end in .png or .svg"),
     (["--plot=speed.png", "--methods=lc"], "--methods needs lc and one more"),
     (["--plot=speed.png", "--methods=sd,rapid"], "--methods needs lc and one more"),
@@ -55,6 +57,7 @@ WRONG_FLAGS = [
 FIELDS = {
     *("method", "context_length", "batch", "gamma", "new_tokens", "tokens_per_second", "tokens_per_step"),
     *("step_seconds", "prefill_seconds", "bytes_per_step", "bandwidth_share", "speed_up", "acceptance"),
+    "drafter_forwards",
     *("forced_acceptance", "context_tokens", "retrieved_tokens", "repeats", "dtype", "model", "drafter"),
     *("hardware", "versions", "other_load"),
 }

@@ -185,6 +185,15 @@ def test_vocabularies(byte_level_dir, sentencepiece_dir, tmp_path):
     assert "'<|extra|>'" in same_vocabulary(larger, tokenizer)
 
 
+def test_fingerprints_tell_vocabularies_apart(byte_level_dir, sentencepiece_dir):
+    """What was stored as ids must not be read with another tokenizer's; where it was loaded from does not matter."""
+    tokenizer = load_tokenizer(byte_level_dir)
+    assert load_tokenizer(byte_level_dir).fingerprint == tokenizer.fingerprint
+    larger = load_tokenizer(byte_level_dir)
+    larger.hf.add_tokens(["<|extra|>"])
+    assert len({tokenizer.fingerprint, larger.fingerprint, load_tokenizer(sentencepiece_dir).fingerprint}) == 3
+
+
 def test_unigram_model_that_transformers_would_misread(tmp_path):
     """A SentencePiece unigram model would be split as if it were byte-pair encoding."""
     with pytest.raises(

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rapid_jax.config import EngineConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
 
 BAD = [
     (SpeculationConfig, "gamma", 0, "gamma must be at least 1 token, got 0"),
@@ -47,6 +47,18 @@ BAD = [
     (EngineConfig, "prompt", "{question} {document}", "prompt must hold"),
     (EngineConfig, "prompt", "{document} {question} {question}", "prompt must hold"),
     (EngineConfig, "prompt", 5, "prompt must be a string"),
+    (HierarchyConfig, "databases", (), "databases must be different names of history, context, model, statistics"),
+    (HierarchyConfig, "databases", ("context", "context"), "databases must be different names"),
+    (HierarchyConfig, "databases", ("corpus",), r"at least one, got \('corpus',\)"),
+    (HierarchyConfig, "databases", "context", "databases must be different names"),
+    (HierarchyConfig, "candidates", 0, "candidates must be a whole number of at least 1, got 0"),
+    (HierarchyConfig, "length", 1.5, "length must be a whole number"),
+    (HierarchyConfig, "ngram", 1, "ngram must be a whole number of at least 2, got 1"),
+    (HierarchyConfig, "values", True, "values must be a whole number"),
+    (HierarchyConfig, "window", -1, "window must be a whole number of at least 0, got -1"),
+    (HierarchyConfig, "match", 0, "match must be"),
+    (HierarchyConfig, "device_bytes", -1, "device_bytes must be"),
+    (HierarchyConfig, "model_database", None, "model_database must be a directory, got None"),
     (RetrievalConfig, "embedder", "bm25", "unknown embedder 'bm25'"),
     (RetrievalConfig, "chunk_tokens", 3, "chunk_tokens must be at least 16"),
     (RetrievalConfig, "threshold", 2.0, "threshold must be a cosine"),

@@ -2,18 +2,38 @@
 
 import pytest
 
+from rapid_jax.hierarchy.config import HierarchyConfig
 from rapid_jax.methods import METHODS, get_method
 
 
-def test_the_four_methods():
+def test_the_methods():
     """Comparisons are fair only if a method differs from the next in the column that it should."""
-    columns = {name: (m.reads_document, m.drafts, m.transfers, m.retrieves) for name, m in METHODS.items()}
+    columns = {n: (m.reads_document, m.drafts, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()}
+    alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {
-        "lc": (True, False, False, False),
-        "rag": (False, False, False, True),
-        "sd": (True, True, False, True),
-        "rapid": (True, True, True, True),
+        "lc": (True, False, False, False, False),
+        "rag": (False, False, False, False, True),
+        "sd": (True, True, False, False, True),
+        "rapid": (True, True, True, False, True),
+        **dict.fromkeys(("hd", "pld", "lookahead", "rest"), alone),
+        "rapid+hd": on_the_drafter,
+        "sd+hd": (True, True, False, True, True),
     }
+
+
+def test_single_databases_are_configurations_of_one_drafter():
+    """A table of prompt lookup, Lookahead, REST and HD compares databases, not implementations."""
+    config = HierarchyConfig(candidates=3, length=6, window=5)
+    found = {name: METHODS[name].hierarchy(config) for name in ("hd", "pld", "lookahead", "rest", "rapid+hd")}
+    assert found["hd"] == config
+    assert {name: c.databases for name, c in found.items() if name not in ("hd", "rapid+hd")} == {
+        "pld": ("history",),
+        "lookahead": ("context",),
+        "rest": ("statistics",),
+    }
+    assert (found["pld"].candidates, found["pld"].length, found["pld"].match) == (1, 10, 3)
+    assert found["lookahead"].window == 5 and found["rest"].window == found["rapid+hd"].window == 0
+    assert found["rapid+hd"].databases == config.databases
 
 
 def test_names_and_help_lines():
@@ -25,5 +45,5 @@ def test_names_and_help_lines():
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
     """A typing error names what there is."""
-    with pytest.raises(ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid"):
+    with pytest.raises(ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, hd"):
         get_method("rapids")

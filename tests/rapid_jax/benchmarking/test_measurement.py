@@ -20,13 +20,15 @@ class Scripted:
     steps: list
     log: list
     counts: tuple = (None, None, None)
-    bytes_per_step: int = 1000
     context_tokens: int = 1000
     retrieved_tokens: int | None = None
     forced_acceptance: float | None = None
 
     def __post_init__(self):
         self._runs = itertools.count()
+
+    def bytes_per_step(self, drafter_forwards):
+        return round(1000 + 100 * drafter_forwards)
 
     def run(self):
         run = next(self._runs)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from models.decoder import Decoder
+from rapid_jax.benchmarking.acceptance import ForcedAcceptance
+from rapid_jax.decoding.prefill import prefill_tail
 from rapid_jax.decoding.sampling import warp_logits
 from rapid_jax.decoding.step import burst
+from rapid_jax.drafting import EarlyStopDrafter
 from rapid_jax.verification import output_distribution, retrieval_augmented_target
 
 VOCAB = 8
@@ -22,7 +25,15 @@ SPECS = {
     "plain": dict(),
     "warped": dict(temperature=0.7, top_k=5, top_p=0.9),
     "exact": dict(residual="exact", tail="augmented"),
+    "several": dict(first_candidates=3),
+    "several warped": dict(first_candidates=4, temperature=0.7, top_k=5, top_p=0.9),
+    "several exact": dict(first_candidates=3, residual="exact"),
+    "early": dict(stop_threshold=0.41),
+    "early warped": dict(stop_threshold=0.45, temperature=0.7, top_k=5, top_p=0.9),
+    "several early": dict(first_candidates=3, stop_threshold=0.41),
 }
+# Options of the drafter that must not change what is said, only how fast.
+OPTIONS = {name: SPECS[name] for name in ("several", "early", "several early")}
 
 
 def law(logits, *, temperature=1.0, top_k=0, top_p=1.0, **_):
@@ -62,7 +73,7 @@ def prompt(lab):
     return np.array(lab.document + lab.questions[0])
 
 
-@pytest.mark.parametrize("name", ["plain", "warped"])
+@pytest.mark.parametrize("name", [name for name in SPECS if "exact" not in name])
 def test_speculative_sampling_draws_from_the_target(lab, sampled, prompt, name):
     """eta = 0 is lossless: first two tokens follow the target's own joint law, computed by a plain forward."""
     prompts = np.concatenate([np.tile(prompt, (VOCAB, 1)), np.arange(VOCAB)[:, None]], axis=1)
@@ -77,7 +88,7 @@ def test_speculative_sampling_draws_from_the_target(lab, sampled, prompt, name):
     assert chi_square(joint, first[:, None] * second) < BOUND[63]
 
 
-@pytest.mark.parametrize("name, eta", [("plain", 5.0), ("exact", 5.0)])
+@pytest.mark.parametrize("name, eta", [("plain", 5.0), ("exact", 5.0), ("several exact", 5.0), ("early", 5.0)])
 def test_transfer_draws_from_the_documented_law(lab, sampled, prompt, name, eta):
     """eta > 0: the first token follows output_distribution(q, p, p_hat) of the residual that was chosen."""
     drafter_prompt = np.array([lab.passage + lab.questions[0]])
@@ -138,6 +149,49 @@ def test_counters_agree_with_each_other(long_run):
     assert (long_run.num_tokens <= emitted).all() and (emitted < long_run.num_tokens + 4).all()
 
 
+@pytest.fixture(scope="module")
+def long_runs(lab):
+    """The same four questions with each of the drafter's options."""
+    return {name: lab.run(lab.spec(**options), lab.questions, budget=16) for name, options in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_counters_of_the_options_agree_with_each_other(long_runs, name):
+    """One token a position is tested, an accepted alternative counts as one, forwards are those of the longest row."""
+    c, report = long_runs[name].counters, long_runs[name]
+    alternatives = OPTIONS[name].get("first_candidates", 1) - 1
+    chain = c.proposed - alternatives * c.steps
+    assert (c.steps <= c.tested).all() and (c.tested <= chain).all() and (c.accepted <= c.tested).all()
+    assert (c.tested <= c.accepted + c.steps).all()
+    emitted = c.accepted + c.steps
+    assert (report.num_tokens <= emitted).all() and (emitted < report.num_tokens + 4).all()
+    assert (chain <= c.drafter_forwards).all() and (c.drafter_forwards <= 3 * c.steps).all()
+    if "early" in name:
+        assert (c.drafter_forwards < 3 * c.steps).any() and (chain > c.steps).any()
+    else:
+        assert (chain == 3 * c.steps).all()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_results_of_the_options_depend_on_nothing_but_the_row(lab, long_runs, name):
+    """Other neighbours, a neighbour that ends early and another burst size leave a row's tokens and drafts alone."""
+    order, spec = [2, 0, 3, 1], lab.spec(**OPTIONS[name])
+    questions = [lab.questions[i] for i in order]
+    moved = lab.run(spec, questions, budget=[16, 16, 2, 16], rows=order, burst_steps=1)
+    for place, row in enumerate(order):
+        size = 2 if place == 2 else 16
+        assert rows_of(moved)[place] == rows_of(long_runs[name])[row][:size]
+        if size == 16:
+            for counter in ("steps", "proposed", "tested", "accepted"):
+                assert getattr(moved.counters, counter)[place] == getattr(long_runs[name].counters, counter)[row]
+
+
+def test_alternatives_save_steps(lab):
+    """What they are for: a rejected first token need not end the step with a single one."""
+    steps = [lab.run(lab.spec(first_candidates=k), [lab.questions[0]] * 64).counters.steps.sum() for k in (1, 2, 4)]
+    assert steps[0] > 1.05 * steps[1] > 1.05 * steps[2]
+
+
 def test_plain_decoding_counts_a_step_a_token(lab):
     """lc in the same loop: no draft, one token a step."""
     report = lab.run(lab.spec(gamma=0, temperature=0.0), lab.questions, budget=6)
@@ -164,7 +218,8 @@ def test_seeds_and_row_numbers_change_sampled_results(lab, long_run):
     assert len(set(map(tuple, same_question))) > 1
 
 
-def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab):
+@pytest.mark.parametrize("name", ["plain", "several early"])
+def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab, name):
     """Accelerators decode in bfloat16: a float32 that slips into the state would fail to trace there, and only there."""
     low = Decoder(lab.target.decoder.config, jnp.bfloat16)
     spec = lab.spec()
@@ -173,18 +228,31 @@ def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab):
         lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, started
     )
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), lab.target.params)
-    spec = dataclasses.replace(spec, target=low, drafter=dataclasses.replace(spec.drafter, decoder=low))
+    drafter = dataclasses.replace(spec.drafter, decoder=low)
+    if name != "plain":
+        drafter = EarlyStopDrafter(dataclasses.replace(drafter, first_candidates=3), 0.4)
+        state = dataclasses.replace(state, drafter_cache=drafter.initial_cache(state.drafter_cache))
+    spec = dataclasses.replace(spec, target=low, drafter=drafter)
     run = functools.partial(burst, spec, 2)
     after, report = jax.eval_shape(run, params, context, drafter_model, jnp.float32(1), state.done, state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert report.output.dtype == jnp.int32
 
 
-def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab):
+GREEDY = {"plain": {}, **OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def greedy(lab):
+    """Greedy tokens, a list a row, by options."""
+    return {name: lab.tokens(lab.spec(**{**options, "temperature": 0.0}), lab.questions) for name, options in GREEDY.items()}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab, greedy, name):
     """eta = 0 at T = 0: token for token, but for near-ties of the target's two best logits."""
     plain = lab.tokens(lab.spec(gamma=0, temperature=0.0), lab.questions)
-    drafted = lab.tokens(lab.spec(temperature=0.0), lab.questions)
-    for question, a, b in zip(lab.questions, plain, drafted, strict=True):
+    for question, a, b in zip(lab.questions, plain, greedy[name], strict=True):
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
             if x != y:
                 logits = lab.target.logits([lab.document + question + a[:index]])[0, -1]
@@ -192,10 +260,55 @@ def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab):
                 break
 
 
-def test_greedy_tokens_are_the_argmax_of_a_plain_forward(lab):
+@pytest.mark.parametrize("name", GREEDY)
+def test_greedy_tokens_are_the_argmax_of_a_plain_forward(lab, greedy, name):
     """Caches, positions and commits against one forward over the whole text (teacher forcing)."""
-    for question, tokens in zip(lab.questions, lab.tokens(lab.spec(temperature=0.0), lab.questions), strict=True):
+    for question, tokens in zip(lab.questions, greedy[name], strict=True):
         prompt = lab.document + question
         logits = np.asarray(lab.target.logits([prompt + tokens]))[0, len(prompt) - 1 : -1]
         chosen = np.take_along_axis(logits, np.array(tokens)[:, None], axis=1)[:, 0]
         assert (logits.max(-1) - chosen < 1e-4).all()
+
+
+@pytest.fixture(scope="module")
+def deep_lab(lab, make_small_model):
+    """Models of two layers: keys and values of the second depend on what a token has seen."""
+    deep = type(lab)()
+    deep.target, deep.drafter = make_small_model(1, num_layers=2), make_small_model(2, num_layers=2)
+    return deep
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_tails_hold_what_a_prefill_of_the_text_would_write(deep_lab, name):
+    """Masks, positions and kept rows: one wrong key or value stays in the cache for the rest of the answer."""
+    lab, questions = deep_lab, [*deep_lab.questions, *deep_lab.questions]
+    spec = lab.spec(**GREEDY[name])
+    context, drafter_model, state = lab.start(spec, questions, budget=24)
+    run = jax.jit(functools.partial(burst, spec, 6))
+    state, report = run(lab.target.params, context, drafter_model, jnp.float32(0), state.done, state)
+    texts = [question + row for question, row in zip(questions, rows_of(report), strict=True)]
+    assert report.counters.accepted.sum() > 4 and not report.done.any()
+    drafter_tail = getattr(state.drafter_cache, "tail", state.drafter_cache)
+    readers = (
+        (lab.target, context, state.target_tail, 1),
+        (lab.drafter, drafter_model[1], drafter_tail, 2),
+    )
+    for model, read, tail, missing in readers:
+        rows = [text[:-missing] for text in texts]
+        settings = dict(capacity=64, chunk=32, dtype=jnp.float32)
+        expected = prefill_tail(lab.programs, model.decoder, model.params, read, rows, **settings)
+        np.testing.assert_array_equal(tail.length, expected.length)
+        for found, wanted in zip(tail.k + tail.v, expected.k + expected.v, strict=True):
+            for row, length in enumerate(tail.length):
+                np.testing.assert_allclose(found[row, :, :length], wanted[row, :, :length], atol=2e-4)
+
+
+def test_forced_acceptance_refuses_alternatives_in_one_line(lab):
+    """It would not know what to do with them, and a benchmark must not print a rate that was not forced."""
+    spec = dataclasses.replace(lab.spec(first_candidates=2), verify=ForcedAcceptance(0.5))
+    context, drafter_model, state = lab.start(spec, lab.questions)
+    with pytest.raises(ValueError, match="set first_candidates to 1") as error:
+        jax.eval_shape(
+            functools.partial(burst, spec, 1), lab.target.params, context, drafter_model, jnp.float32(0), state.done, state
+        )
+    assert "\n" not in str(error.value)

@@ -5,14 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
-from rapid_jax.drafting.base import Outcome
+from tests.rapid_jax.drafting.chains import PASSAGE, ROWS, VOCAB, check_law, outcome, read, run
 
-VOCAB, GAMMA = 8, 3
-PASSAGE = [2, 6, 5, 3, 5]
-ROWS = [[1, 6, 0, 3], [7, 4]]
+GAMMA = 3
 
 
 @pytest.fixture(scope="module")
@@ -25,41 +22,8 @@ def programs():
     return Programs()
 
 
-def make_drafter(model, temperature=1.0):
-    return LanguageModelDrafter(model.decoder, GAMMA, VOCAB, temperature, 0, 1.0)
-
-
-def read(programs, model, rows):
-    """(drafter model, tail, last tokens) after prefill."""
-    settings = dict(chunk=32, dtype=jnp.float32)
-    context = prefill_context(programs, model.decoder, model.params, [PASSAGE], **settings)
-    tail = prefill_tail(
-        programs, model.decoder, model.params, context, [row[:-2] for row in rows], capacity=32, **settings
-    )
-    return (model.params, context), tail, jnp.array([row[-2:] for row in rows], jnp.int32)
-
-
-def run(programs, drafter, drafter_model, tail, last, seed=0):
-    args = (drafter_model, tail, last, jax.random.split(jax.random.key(seed), len(last)))
-    return programs.get(drafter.draft, (), args)(*args)
-
-
-def law(model, row, tokens):
-    """The drafter's own distributions [GAMMA,V] after `row` and each drafted token, by a plain forward."""
-    ids = PASSAGE + row + list(tokens[:-1])
-    padded = np.array([ids + [0] * (32 - len(ids))])
-    return np.asarray(jax.nn.softmax(model.logits(padded)[0, len(PASSAGE + row) - 1 : len(ids)]))
-
-
-def check_law(model, draft, rows):
-    for row, tokens, probs in zip(rows, np.asarray(draft.tokens), np.asarray(draft.probs), strict=True):
-        np.testing.assert_allclose(probs, law(model, row, tokens), atol=1e-5)
-
-
-def outcome(rows, counts):
-    """The outcome that added the last counts[b] tokens of each row."""
-    tokens = [row[len(row) - count :] + [0] * (GAMMA + 1 - count) for row, count in zip(rows, counts, strict=True)]
-    return Outcome(jnp.array(tokens, jnp.int32), jnp.array(counts, jnp.int32), jnp.zeros((len(rows), 0, VOCAB)))
+def make_drafter(model, temperature=1.0, first_candidates=1):
+    return LanguageModelDrafter(model.decoder, GAMMA, VOCAB, temperature, 0, 1.0, first_candidates)
 
 
 def test_q_is_the_law_that_each_token_was_drawn_from(programs, model):
@@ -89,14 +53,67 @@ def test_after_a_commit_the_next_draft_reads_all_committed_tokens(programs, mode
     drafter = make_drafter(model)
     drafter_model, before, last = read(programs, model, ROWS)
     draft, after = run(programs, drafter, drafter_model, before, last)
-    rows = []
-    for row, tokens, count in zip(ROWS, np.asarray(draft.tokens).tolist(), counts, strict=True):
+    emitted = []
+    for tokens, count in zip(np.asarray(draft.tokens).tolist(), counts, strict=True):
         bonus = [(tokens[count - 1] + 1) % VOCAB if count <= GAMMA else 5]  # what replaced a rejected token
-        rows.append(row + (tokens[: count - 1] + bonus if count else []))
-    tail = drafter.commit(before, after, outcome(rows, counts))
+        emitted.append(tokens[: count - 1] + bonus if count else [])
+    tail = drafter.commit(before, after, outcome(GAMMA, emitted))
+    rows = [row + new for row, new in zip(ROWS, emitted, strict=True)]
     last = jnp.array([row[-2:] for row in rows], jnp.int32)
     following, _ = run(programs, drafter, drafter_model, tail, last, seed=1)
     check_law(model, following, rows)
+
+
+def test_alternatives_are_other_first_tokens_beside_the_same_chain(programs, model):
+    """The chain is what a single candidate drafts with the same key; the alternatives repeat nothing."""
+    read_model = read(programs, model, ROWS)
+    single, _ = run(programs, make_drafter(model), *read_model)
+    several, _ = run(programs, make_drafter(model, first_candidates=4), *read_model)
+    for name in ("tokens", "probs", "lengths", "forwards"):
+        np.testing.assert_array_equal(getattr(single, name), getattr(several, name))
+    assert single.alternatives is None and several.alternatives.tokens.shape == (2, 3)
+    assert (several.alternatives.count == 3).all()
+    first = np.concatenate([several.tokens[:, :1], several.alternatives.tokens], axis=1)
+    assert all(len(set(row)) == 4 for row in first.tolist())
+
+
+def test_greedy_alternatives_are_the_next_best_tokens(programs, model):
+    """At temperature 0 the candidates of the first position are q's best, in order."""
+    draft, _ = run(programs, make_drafter(model, 0.0, 4), *read(programs, model, ROWS))
+    best = np.argsort(-np.asarray(draft.probs)[:, 0], axis=-1)[:, :4]
+    np.testing.assert_array_equal(draft.tokens[:, 0], best[:, 0])
+    np.testing.assert_array_equal(draft.alternatives.tokens, best[:, 1:])
+
+
+def test_a_comb_lets_an_alternative_see_the_last_token_and_itself(model):
+    """It stands where the chain's first token stands, and must not look at it."""
+    layout = make_drafter(model, first_candidates=3).layout
+    assert layout.offsets.tolist() == [0, 1, 2, 3, 1, 1]
+    expected = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 4], [0, 5]]
+    assert [np.flatnonzero(row).tolist() for row in layout.mask] == expected
+    assert make_drafter(model).layout.mask is None
+
+
+def test_after_an_accepted_alternative_nothing_is_missing_in_the_tail(programs, model):
+    """The drafter has read neither the alternative nor its bonus: they are the last two, which the next draft takes."""
+    drafter = make_drafter(model, first_candidates=3)
+    drafter_model, before, last = read(programs, model, ROWS)
+    draft, after = run(programs, drafter, drafter_model, before, last)
+    emitted = [[int(draft.alternatives.tokens[0, 1]), 5], [int(draft.tokens[1, 0]), 2]]
+    tail = drafter.commit(before, after, outcome(GAMMA, emitted))
+    rows = [row + new for row, new in zip(ROWS, emitted, strict=True)]
+    assert tail.length.tolist() == [len(row) - 2 for row in rows]
+    last = jnp.array([row[-2:] for row in rows], jnp.int32)
+    following, _ = run(programs, drafter, drafter_model, tail, last, seed=1)
+    check_law(model, following, rows)
+
+
+@pytest.mark.parametrize("count", [0, VOCAB + 1])
+def test_more_first_candidates_than_tokens_are_refused(model, count):
+    """In one line, before anything is traced."""
+    with pytest.raises(ValueError, match="first_candidates must be between 1 and the vocabulary's 8 tokens") as error:
+        make_drafter(model, first_candidates=count)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [7, 11])
@@ -128,5 +145,4 @@ def test_no_draft_at_all():
     drafter = NullDrafter(VOCAB)
     draft, cache = drafter.draft((), (), jnp.zeros((3, 2), jnp.int32), jax.random.split(jax.random.key(0), 3))
     assert draft.tokens.shape == (3, 0) and draft.probs.shape == (3, 0, VOCAB)
-    nothing = Outcome(jnp.zeros((3, 1), jnp.int32), jnp.ones(3, jnp.int32), jnp.zeros((3, 0, VOCAB)))
-    assert drafter.gamma == 0 and drafter.commit((), cache, nothing) == ()
+    assert drafter.gamma == 0 and drafter.commit((), cache, outcome(0, [[1], [2], [3]])) == ()

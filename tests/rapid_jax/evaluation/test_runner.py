@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from rapid_jax import Engine
-from rapid_jax.config import EngineConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.evaluation import rules
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.runner import Plan, run
@@ -38,6 +38,13 @@ class TwoDocuments:
         return {"score": float(len(answers))}
 
 
+class Conversations(TwoDocuments):
+    """The conversation alone."""
+
+    def sources(self):
+        return iter(list(super().sources())[2:])
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint):
     config = EngineConfig(
@@ -45,6 +52,7 @@ def engine(tiny_checkpoint):
         prefill_chunk=256,
         retrieval=RetrievalConfig(chunk_tokens=128, threshold=-1.0),
         speculation=SpeculationConfig(gamma=3),
+        hierarchy=HierarchyConfig(candidates=2, length=3, ngram=3, window=2),
         sampling=SamplingConfig(max_new_tokens=6),
     )
     return Engine.load(config=config)
@@ -132,6 +140,24 @@ def test_prompts_are_cut_in_the_middle_to_the_context_length(engine, tmp_path):
     assert 296 <= context["target_tokens"] <= 304 and context["truncated_tokens"] > 0
     (record, *_) = answers(engine, tmp_path / "whole", Plan(Documents(), 300, ["lc"], [Variation()], 1))
     assert record["turns"][0]["context"]["truncated_tokens"] == 0
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_databases_are_kept_or_rebuilt_from_turn_to_turn(engine, tmp_path, kept, monkeypatch):
+    """Either way the answers are those of plain decoding; kept ones know what an earlier turn taught them."""
+    taught = []
+    original = Engine.converse
+
+    def converse(self, messages, *, after=None):
+        taught.append(after is not None and after.remembered is not None)
+        return original(self, messages, after=after)
+
+    monkeypatch.setattr(Engine, "converse", converse)
+    plan = Plan(Conversations(), 0, ["lc", "hd"], [Variation()], 1, keep_databases=kept)
+    plain, drafted = answers(engine, tmp_path, plan)
+    assert [t["token_ids"] for t in drafted["turns"]] == [t["token_ids"] for t in plain["turns"]]
+    assert len(drafted["turns"]) == 2 and drafted["turns"][1]["acceptance"]["proposed"] > 0
+    assert taught == [False, False, False, kept]  # two turns of lc, which teaches nothing, then two of hd
 
 
 def test_a_conversation_cannot_be_retrieved_from(engine, tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rapid_jax.hierarchy.context_table import FREE, build_table, insert, lookup
+from rapid_jax.hierarchy.context_table import FREE, build_table, extend_table, insert, lookup
 
 
 class Model:
@@ -67,6 +67,17 @@ def test_a_prompt_gives_what_its_ngrams_give_one_after_another(vocab, values, ng
     for start in range(len(tokens) - ngram + 1):
         model.insert(tokens[start : start + ngram])
     check(build_table(tokens, vocab_size=vocab, values=values, ngram=ngram)[None], [model], vocab)
+
+
+def test_a_table_goes_on_with_more_text():
+    """The next turn of a conversation adds to what the turns before it have taught."""
+    tokens = np.random.default_rng(5).integers(0, 4, 300).tolist()
+    settings = dict(vocab_size=4, values=5, ngram=4)
+    before = build_table(tokens[:200], **settings)
+    kept = before.copy()
+    np.testing.assert_array_equal(extend_table(before, tokens[197:]), build_table(tokens, **settings))
+    np.testing.assert_array_equal(before, kept)
+    np.testing.assert_array_equal(extend_table(before, tokens[:3]), before)
 
 
 def test_lookups_give_the_latest_first():
