@@ -45,7 +45,9 @@ class Acceptance:
             "kept_over_tested": _ratio(self.accepted, self.tested),
             "kept_over_proposed": _ratio(self.accepted, self.proposed),
             "drafter_forwards": self.drafter_forwards,
-            "forwards_per_drafted_token": _ratio(self.drafter_forwards, self.proposed) if self.drafter_forwards else None,
+            "forwards_per_drafted_token": _ratio(self.drafter_forwards, self.proposed)
+            if self.drafter_forwards
+            else None,
             "accepted_by_source": dict(self.by_source),
         }
 

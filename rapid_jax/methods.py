@@ -44,7 +44,7 @@ class Method:
         return dataclasses.replace(config, **dict(self.fixed))
 
 
-_PLD = (("databases", ("history",)), ("candidates", 1), ("length", 10), ("match", 3), ("window", 0))
+_PLD = (("databases", ("history",)), ("candidates", 1), ("length", 10), ("match", 3), ("min_match", 1), ("window", 0))
 _LOOKAHEAD = (("databases", ("context",)),)
 _REST = (("databases", ("statistics",)), ("window", 0))
 _ON_DRAFTER = (("window", 0),)

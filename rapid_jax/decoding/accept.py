@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rapid_jax.decoding.sampling import position_keys, warp_logits
 from rapid_jax.drafting.base import Alternatives, CandidateDraft, ChainDraft
 from rapid_jax.verification import retrieval_augmented_target, target_distribution, verify_chain
-from rapid_jax.verification.candidates import follow_candidates
+from rapid_jax.verification.candidates import follow_candidates, row_depths
 from rapid_jax.verification.chain import draw_next
 from rapid_jax.verification.multi_candidate import verify_alternatives
 
@@ -151,14 +151,15 @@ def accept_candidates(
       draft: see there.
       logits: the target's [B,1+C*m,V], not warped yet.
     """
-
-    def draw(depth: int, row: jax.Array) -> jax.Array:
-        behind = jnp.take_along_axis(logits, row[:, None, None], axis=1)[:, 0]
-        law = target_distribution(_warped(spec, behind), temperature=spec.warped_temperature)
-        _, verify_keys = position_keys(keys, num_tokens + depth)
-        return jax.vmap(draw_next)(verify_keys, law)
-
-    followed = follow_candidates(draft.tokens, draft.lengths, draw)
+    warped = _warped(spec, logits)
+    if spec.temperature == 0:
+        drawn = jnp.argmax(warped, axis=-1).astype(jnp.int32)
+    else:
+        laws = target_distribution(warped, temperature=spec.warped_temperature)
+        depths = jnp.asarray(row_depths(*draft.tokens.shape[1:]), jnp.int32)
+        _, verify_keys = jax.vmap(position_keys, (None, 1), 1)(keys, num_tokens[:, None] + depths[None, :])
+        drawn = jax.vmap(jax.vmap(draw_next))(verify_keys, laws)
+    followed = follow_candidates(draft.tokens, draft.lengths, drawn)
     chosen = followed.chosen[:, None]
     source = jnp.take_along_axis(draft.sources, chosen, axis=1)
     is_source = source == jnp.arange(len(spec.drafter.sources))[None, :]

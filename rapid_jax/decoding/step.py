@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from models.cache import ContextCache, commit
-from models.decoder import Decoder, hidden_states, output_logits
+from models.decoder import Decoder, output_logits
 from rapid_jax.decoding.accept import Accepted, accept_candidates, accept_chain
+from rapid_jax.decoding.forward import read_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import position_keys
 from rapid_jax.decoding.state import Counters, DecodeState, Report
-from rapid_jax.drafting.base import ChainDraft, Draft, Drafter, Outcome
+from rapid_jax.drafting.base import CandidateDraft, ChainDraft, Draft, Drafter, Outcome
 from rapid_jax.verification import verify_chain
 
 
@@ -67,10 +68,20 @@ def step(
     tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.in_flight], axis=1)
     positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
     mask = None if layout.mask is None else jnp.asarray(layout.mask)
-    hidden, block = hidden_states(spec.target, params, tokens, positions, context, state.target_tail, mask=mask)
-    if layout.logit_rows is not None:
-        hidden = hidden[:, layout.logit_rows]
-    logits = output_logits(spec.target, params, hidden)
+    wanted = slice(None) if layout.logit_rows is None else layout.logit_rows
+    proposed = None
+    if isinstance(draft, CandidateDraft) and not draft.extra.shape[1]:
+        proposed = jnp.any((draft.lengths > 0) & ~state.done[:, None])
+    logits, block = read_block(
+        spec.target,
+        params,
+        tokens,
+        positions,
+        (context, state.target_tail),
+        lambda hidden: output_logits(spec.target, params, hidden[:, wanted]),
+        mask=mask,
+        proposed=proposed,
+    )
     if isinstance(draft, ChainDraft):
         verified = draft.in_flight.shape[1] + 1
         accepted = accept_chain(spec, state.keys, state.num_tokens, draft, logits[:, :verified], eta)

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.cache import Block, ContextCache, TailCache, commit
-from models.decoder import hidden_states
+from rapid_jax.decoding.forward import read_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import sample
 from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.hierarchy.drafter import candidate_layout
 from rapid_jax.hierarchy.memory import Hierarchy, Memory
-from rapid_jax.verification.candidates import follow_candidates
+from rapid_jax.verification.candidates import follow_candidates, row_depths
 
 Model = tuple[dict, ContextCache, dict[str, Any]]  # parameters, context, static databases
 Cache = tuple[TailCache, Memory]
@@ -100,17 +100,26 @@ class AssistedDrafter:
         tokens = jnp.concatenate([head, candidates.reshape(batch, -1)], axis=1)
         known = jnp.minimum(tokens, self.model.decoder.config.vocab_size - 1)
         positions = next_positions(1, context, tail, progress.drafted) + offsets[None, :]
-        hidden, block = hidden_states(
-            self.model.decoder, params, known, positions, context, tail, progress.drafted, mask=mask
+        logits, block = read_block(
+            self.model.decoder,
+            params,
+            known,
+            positions,
+            (context, tail, progress.drafted),
+            lambda hidden: self.model.warped_logits(params, hidden),
+            mask=mask,
+            proposed=jnp.any((lengths > 0) & (progress.count < self.gamma)[:, None]),
+            head=before + 1,
         )
-        logits = self.model.warped_logits(params, hidden[:, before:])
+        logits = logits[:, before:]
 
-        def draw(depth: int, row: jax.Array) -> jax.Array:
-            own = jax.vmap(jax.random.fold_in)(keys, progress.count + depth)
-            behind = jnp.take_along_axis(logits, row[:, None, None], axis=1)[:, 0]
-            return sample(own, behind, greedy=self.model.temperature == 0)
-
-        followed = follow_candidates(candidates, lengths, draw)
+        if self.model.temperature == 0:
+            drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        else:
+            depths = progress.count[:, None] + row_depths(*candidates.shape[1:])[None, :]
+            own = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, depths)
+            drawn = jax.vmap(sample)(own, logits)
+        followed = follow_candidates(candidates, lengths, drawn)
         new = jnp.minimum(followed.num_accepted + 1, self.gamma - progress.count)
         laws = jax.nn.softmax(jnp.take_along_axis(logits, followed.rows[:, :, None], axis=1))
         offset = jnp.arange(length + 1)[None, :]

@@ -24,6 +24,7 @@ class HierarchyConfig:
       window: columns of the lookahead window (arXiv 2402.02057), which adds (ngram - 1) * window - 1 rows to a
         verification; 0 is none. It is there only where the context database is.
       match: last tokens that the history is searched for, the longest match first.
+      min_match: of them must be found; where fewer are, the history has no candidate.
       model_database, statistics_database: directories that launch.build_database made; "" is none.
       device_bytes: a context or model database may take so many bytes of the device; a larger statistics database
         stays on the host.
@@ -36,6 +37,7 @@ class HierarchyConfig:
     values: int = 7
     window: int = 7
     match: int = 3
+    min_match: int = 1
     model_database: str = ""
     statistics_database: str = ""
     device_bytes: int = 2**30
@@ -45,8 +47,9 @@ class HierarchyConfig:
         names = self.databases
         if not isinstance(names, tuple) or not names or not set(names) <= set(DATABASES) or len({*names}) < len(names):
             raise ValueError(f"databases must be different names of {known}, at least one, got {names!r}")
-        for name, least in (("candidates", 1), ("length", 1), ("ngram", 2), ("values", 1), ("match", 1)):
+        for name, least in (("candidates", 1), ("length", 1), ("ngram", 2), ("values", 1), ("min_match", 1)):
             self._check(name, least)
+        self._check("match", self.min_match)
         self._check("window", 0)
         self._check("device_bytes", 0)
         for name in ("model_database", "statistics_database"):

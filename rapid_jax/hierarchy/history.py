@@ -30,14 +30,17 @@ def append(history: History, tokens: jax.Array, count: jax.Array) -> History:
     return History(history.tokens.at[rows, slots].set(tokens, mode="drop"), history.length + count)
 
 
-def lookup(history: History, recent: jax.Array, count: int, length: int) -> tuple[jax.Array, jax.Array]:
+def lookup(
+    history: History, recent: jax.Array, count: int, length: int, *, min_match: int = 1
+) -> tuple[jax.Array, jax.Array]:
     """What followed the last tokens where they stood before: the longest match first, then the latest.
 
     Args:
       history: not longer than what precedes the token to come; it may lack the newest tokens.
-      recent: int32 [B,M], the last tokens before the one to come; matches of M, M - 1, ..., 1 of them count.
+      recent: int32 [B,M], the last tokens before the one to come; matches of M, M - 1, ..., min_match of them count.
       count: candidates at most.
       length: tokens of a candidate.
+      min_match: shorter matches do not count.
 
     Returns:
       (tokens int32 [B,count,length], lengths int32 [B,count]); length 0 is no candidate.
@@ -50,7 +53,7 @@ def lookup(history: History, recent: jax.Array, count: int, length: int) -> tupl
         before = jnp.pad(history.tokens[:, : slots - back], ((0, 0), (back, 0)), constant_values=-1)
         agrees = agrees & (before == recent[:, -back][:, None])
         matched = matched + agrees
-    found = (matched > 0) & (position < history.length[:, None])
+    found = (matched >= min_match) & (position < history.length[:, None])
     score = jnp.where(found, matched * slots + position, -1)
     candidates, lengths = [], []
     for _ in range(count):

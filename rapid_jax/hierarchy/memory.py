@@ -55,7 +55,7 @@ class Hierarchy:
       length: m, tokens of a candidate at most.
       ngram: n of the context database and of the window.
       window: W columns of the lookahead window, 0 for none.
-      match: last tokens that the history is searched for.
+      match, min_match: last tokens that the history is searched for, and of which so many must be found.
       statistics: how the statistics database is asked, where there is one.
     """
 
@@ -65,6 +65,7 @@ class Hierarchy:
     ngram: int
     window: int
     match: int
+    min_match: int = 1
     statistics: SuffixLookup | None = None
 
     @property
@@ -90,7 +91,8 @@ class Hierarchy:
         for name in self.databases:
             if name == "history":
                 assert memory.history is not None
-                found.append(history.lookup(memory.history, recent[:, -self.match :], self.candidates, self.length))
+                past, last = memory.history, recent[:, -self.match :]
+                found.append(history.lookup(past, last, self.candidates, self.length, min_match=self.min_match))
             elif name == "context":
                 assert memory.table is not None
                 found.append(context_table.lookup(memory.table, recent[:, -1], self.candidates))

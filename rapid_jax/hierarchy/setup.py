@@ -106,6 +106,7 @@ def make_hierarchy(config: HierarchyConfig, static: StaticDatabases) -> Hierarch
         ngram=config.ngram,
         window=config.window if "context" in names else 0,
         match=config.match,
+        min_match=config.min_match,
         statistics=static.suffix_lookup(config.length) if "statistics" in names else None,
     )
 

@@ -10,7 +10,6 @@ it, so that the output has the target's law exactly, greedy and sampled, whateve
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +35,20 @@ class Followed:
     rows: jax.Array
 
 
-def follow_candidates(
-    candidates: jax.Array, lengths: jax.Array, draw: Callable[[int, jax.Array], jax.Array]
-) -> Followed:
-    """Draws from the target along the candidates until none agrees.
+def row_depths(candidates: int, length: int) -> np.ndarray:
+    """Draws of a step before the one behind each block row, int [1+C*m]."""
+    return np.concatenate([[0], np.tile(np.arange(1, length + 1), candidates)])
+
+
+def follow_candidates(candidates: jax.Array, lengths: jax.Array, drawn: jax.Array) -> Followed:
+    """Follows the target's draws along the candidates until none agrees.
 
     Args:
       candidates: int32 [B,C,m].
       lengths: int32 [B,C] in [0, m]; tokens at and beyond it are no part of a candidate.
-      draw: (depth, block row int32 [B]) -> int32 [B]: what the target draws behind a token of the block, as its
-        depth-th draw of this step. Row 0 is the last committed token, row 1 + c * m + j token j of candidate c.
+      drawn: int32 [B,1+C*m], what the target draws behind every block row, with the same noise in all rows of one depth
+        (`row_depths`). Row 0 is the last committed token, row 1 + c * m + j token j of candidate c. Of rows behind
+        equal tokens, whose draws differ by rounding at most, the first one counts.
 
     Returns:
       What was drawn and accepted.
@@ -53,26 +56,25 @@ def follow_candidates(
     Raises:
       ValueError: shapes that do not fit each other.
     """
-    if candidates.ndim != 3 or lengths.shape != candidates.shape[:2]:
-        raise ValueError(f"candidates must be [B,C,m] and lengths [B,C], got {candidates.shape} and {lengths.shape}")
-    batch, _, length = candidates.shape
-    alive = lengths > 0
-    going = jnp.ones((batch,), bool)
-    chosen = jnp.zeros((batch,), jnp.int32)
-    row = jnp.zeros((batch,), jnp.int32)
-    accepted = jnp.zeros((batch,), jnp.int32)
-    drawn, rows = [], []
-    for depth in range(length + 1):
-        rows.append(row)
-        drawn.append(draw(depth, row))
-        if depth == length:
-            break
-        alive = alive & (candidates[:, :, depth] == drawn[depth][:, None]) & (depth < lengths)
-        going = going & jnp.any(alive, axis=1)
-        chosen = jnp.where(going, jnp.argmax(alive, axis=1).astype(jnp.int32), chosen)
-        row = jnp.where(going, 1 + chosen * length + depth, row)
-        accepted = accepted + going
-    return Followed(jnp.stack(drawn, axis=1), accepted, chosen, jnp.stack(rows, axis=1))
+    batch, count, length = candidates.shape if candidates.ndim == 3 else (0, 0, 0)
+    if lengths.shape != candidates.shape[:2] or drawn.shape != (batch, 1 + count * length):
+        raise ValueError(
+            f"candidates must be [B,C,m], lengths [B,C] and drawn [B,1+C*m], got {candidates.shape}, {lengths.shape} "
+            f"and {drawn.shape}"
+        )
+    alike = jnp.cumprod(candidates[:, :, None] == candidates[:, None], axis=-1)  # [B,C,C,m], equal up to a token
+    rows = 1 + jnp.argmax(alike, axis=2) * length + jnp.arange(length)[None, None, :]
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (1, 0))).astype(jnp.int32)  # [B,C,m+1], the last committed token first
+    tokens = jnp.take_along_axis(drawn, rows.reshape(batch, -1), axis=1).reshape(rows.shape)
+    agrees = (candidates == tokens[..., :length]) & (jnp.arange(length)[None, None, :] < lengths[..., None])
+    accepted = jnp.sum(jnp.cumprod(agrees, axis=-1), axis=-1, dtype=jnp.int32)
+    chosen = jnp.argmax(accepted, axis=1).astype(jnp.int32)
+
+    def of_chosen(values: jax.Array) -> jax.Array:
+        index = chosen.reshape(batch, 1, *[1] * (values.ndim - 2))
+        return jnp.take_along_axis(values, index, axis=1)[:, 0]
+
+    return Followed(of_chosen(tokens), of_chosen(accepted), chosen, of_chosen(rows))
 
 
 def candidate_mask(candidates: int, length: int) -> np.ndarray:

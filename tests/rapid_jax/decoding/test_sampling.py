@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rapid_jax.decoding.sampling import sample, warp_logits
+from rapid_jax.decoding.sampling import sample, sample_distinct, warp_logits
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +190,32 @@ def test_wrong_number_of_keys_is_refused():
     """Keys of another batch must not be reused silently."""
     with pytest.raises(ValueError, match="one per row"):
         sample(jax.random.split(jax.random.key(0), 3), np.zeros((4, 5), np.float32))
+
+
+def test_distinct_tokens_are_draws_without_replacement():
+    """The acceptance of a second candidate divides by q without the first: that must be its law. 5 standard errors."""
+    q, rows = np.array([0.45, 0.25, 0.15, 0.1, 0.05]), 200_000
+    logits = jnp.broadcast_to(jnp.log(jnp.float32(q)), (rows, 5))
+    tokens, possible = jax.jit(sample_distinct, static_argnums=2)(jax.random.key(0), logits, 3)
+    np.testing.assert_array_equal(tokens[:, 0], sample(jax.random.key(0), logits))
+    assert (np.asarray(possible) == 3).all()
+    counts = np.zeros((5, 5, 5))
+    np.add.at(counts, tuple(np.asarray(tokens).T), 1)
+    for (a, b, c), count in np.ndenumerate(counts):
+        distinct = len({a, b, c}) == 3
+        mass = q[a] * q[b] / (1 - q[a]) * q[c] / (1 - q[a] - q[b]) if distinct else 0.0
+        assert abs(count / rows - mass) <= 5 * np.sqrt(mass * (1 - mass) / rows)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_tokens_without_probability_come_last_and_are_not_counted(greedy):
+    """Masked tokens, and those whose probability float32 rounds to 0, can be no candidates."""
+    logits = np.float32([[0, -np.inf, 1, -np.inf, -1], [0, -200, -201, -np.inf, -202], [1, 2, 3, 4, 5]])
+    tokens, possible = sample_distinct(jax.random.key(1), logits, 4, greedy=greedy)
+    assert possible.tolist() == [3, 1, 4] and tokens.dtype == possible.dtype == jnp.int32
+    for row, count, allowed in zip(np.asarray(tokens), possible.tolist(), ({0, 2, 4}, {0}, set(range(5))), strict=True):
+        assert len(set(row.tolist())) == 4 and set(row[:count].tolist()) <= allowed
+    if greedy:
+        assert tokens[0, :3].tolist() == [2, 0, 4] and tokens[2].tolist() == [4, 3, 2, 1]
+        tied = sample_distinct(jax.random.key(1), np.float32([[2, 3, 3, 2]]), 3, greedy=True)[0]
+        assert tied[0].tolist() == [1, 2, 0]

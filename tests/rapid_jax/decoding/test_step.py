@@ -19,7 +19,7 @@ from rapid_jax.verification import output_distribution, retrieval_augmented_targ
 VOCAB = 8
 SAMPLES = 4096  # rows of one batch: the same prompt, another random key each
 # Chi-square beyond these bounds has probability below 1e-6 under the law; seeds are fixed, so nothing here is flaky.
-BOUND = {7: 42.0, 63: 138.0}
+BOUND = {7: 42.0, 63: 138.0, 511: 684.0}
 
 SPECS = {
     "plain": dict(),
@@ -100,6 +100,25 @@ def test_transfer_draws_from_the_documented_law(lab, sampled, prompt, name, eta)
     counts = np.bincount(sampled(name, eta).output[:, 0], minlength=VOCAB)
     assert chi_square(counts, expected) < BOUND[7]
     assert chi_square(counts, np.asarray(p, np.float64)) > BOUND[7], "the test could not tell transfer from none"
+
+
+def test_rows_that_stop_at_different_tokens_draw_from_the_target(lab):
+    """Some first tokens end the draft and others do not: that choice must not favour any token that follows."""
+    question = lab.questions[3]
+    options = dict(stop_threshold=0.41)
+    report = lab.run(lab.spec(gamma=3, **options), [question] * SAMPLES, budget=3, burst_steps=3)
+    first_steps = lab.run(lab.spec(gamma=3, **options), [question] * 64, budget=3, burst_steps=1)
+    assert len(set(first_steps.counters.proposed.tolist())) > 1 and (report.num_tokens == 3).all()
+    pairs = np.stack(np.meshgrid(np.arange(VOCAB), np.arange(VOCAB), indexing="ij"), axis=-1).reshape(-1, 2)
+    texts = np.concatenate([np.tile(lab.document + question, (len(pairs), 1)), pairs], axis=1)
+    laws = law(lab.target.logits(texts)[:, -3:]).reshape(VOCAB, VOCAB, 3, VOCAB)
+    expected = laws[0, 0, 0][:, None, None] * laws[:, 0, 1][:, :, None] * laws[:, :, 2]
+    joint = np.zeros((VOCAB, VOCAB, VOCAB))
+    np.add.at(joint, tuple(report.output[:, :3].T), 1)
+    assert chi_square(joint, expected) < BOUND[511]
+    assert chi_square(joint.sum((1, 2)), expected.sum((1, 2))) < BOUND[7]
+    assert chi_square(joint.sum(2), expected.sum(2)) < BOUND[63]
+    assert chi_square(joint.sum((0, 1)), expected.sum((0, 1))) < BOUND[7]
 
 
 def test_the_statistic_can_tell_neighbouring_laws_apart(lab, sampled, prompt):
@@ -245,7 +264,9 @@ GREEDY = {"plain": {}, **OPTIONS}
 @pytest.fixture(scope="module")
 def greedy(lab):
     """Greedy tokens, a list a row, by options."""
-    return {name: lab.tokens(lab.spec(**{**options, "temperature": 0.0}), lab.questions) for name, options in GREEDY.items()}
+    return {
+        name: lab.tokens(lab.spec(**{**options, "temperature": 0.0}), lab.questions) for name, options in GREEDY.items()
+    }
 
 
 @pytest.mark.parametrize("name", GREEDY)
@@ -299,8 +320,8 @@ def test_tails_hold_what_a_prefill_of_the_text_would_write(deep_lab, name):
         expected = prefill_tail(lab.programs, model.decoder, model.params, read, rows, **settings)
         np.testing.assert_array_equal(tail.length, expected.length)
         for found, wanted in zip(tail.k + tail.v, expected.k + expected.v, strict=True):
-            for row, length in enumerate(tail.length):
-                np.testing.assert_allclose(found[row, :, :length], wanted[row, :, :length], atol=2e-4)
+            for row, length in enumerate(tail.length):  # values of up to 100
+                np.testing.assert_allclose(found[row, :, :length], wanted[row, :, :length], atol=1e-2)
 
 
 def test_forced_acceptance_refuses_alternatives_in_one_line(lab):
@@ -309,6 +330,12 @@ def test_forced_acceptance_refuses_alternatives_in_one_line(lab):
     context, drafter_model, state = lab.start(spec, lab.questions)
     with pytest.raises(ValueError, match="set first_candidates to 1") as error:
         jax.eval_shape(
-            functools.partial(burst, spec, 1), lab.target.params, context, drafter_model, jnp.float32(0), state.done, state
+            functools.partial(burst, spec, 1),
+            lab.target.params,
+            context,
+            drafter_model,
+            jnp.float32(0),
+            state.done,
+            state,
         )
     assert "\n" not in str(error.value)

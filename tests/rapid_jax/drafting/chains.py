@@ -37,7 +37,9 @@ def law(model, row, tokens):
 
 def check_law(model, draft, rows):
     """q of every proposed token is its law, and 0 behind them."""
-    for row, tokens, probs, length in zip(rows, *map(np.asarray, (draft.tokens, draft.probs, draft.lengths)), strict=True):
+    for row, tokens, probs, length in zip(
+        rows, *map(np.asarray, (draft.tokens, draft.probs, draft.lengths)), strict=True
+    ):
         np.testing.assert_allclose(probs[:length], law(model, row, tokens[:length]), atol=1e-5)
         assert not probs[length:].any()
 

@@ -1,34 +1,39 @@
 """Prompt lookup against a plain search."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rapid_jax.hierarchy.history import History, append, lookup
 
 
-def search(past, recent, count, length):
+def search(past, recent, count, length, min_match=1):
     """(longest match, latest place) first: what followed."""
     places = []
     for place in range(1, len(past)):
         matched = 0
         while matched < len(recent) and matched < place and past[place - 1 - matched] == recent[-1 - matched]:
             matched += 1
-        if matched:
+        if matched >= min_match:
             places.append((matched, place))
     return [past[place : place + length] for _, place in sorted(places, reverse=True)[:count]]
 
 
-def test_lookups_follow_a_plain_search():
+@pytest.mark.parametrize("min_match", [1, 2])
+def test_lookups_follow_a_plain_search(min_match):
     """3,000 rows of random pasts over few tokens, so that there are matches of every length."""
     generator = np.random.default_rng(0)
     batch, slots, count, length = 3000, 24, 3, 4
     tokens = generator.integers(0, 3, (batch, slots)).astype(np.int32)
     sizes = generator.integers(1, slots + 1, batch).astype(np.int32)
     recent = generator.integers(0, 3, (batch, 3)).astype(np.int32)
-    found, lengths = jax.jit(lookup, static_argnums=(2, 3))(History(tokens, sizes), recent, count, length)
+    ask = jax.jit(functools.partial(lookup, min_match=min_match), static_argnums=(2, 3))
+    found, lengths = ask(History(tokens, sizes), recent, count, length)
     for b in range(batch):
-        expected = search(tokens[b, : sizes[b]].tolist(), recent[b].tolist(), count, length)
+        expected = search(tokens[b, : sizes[b]].tolist(), recent[b].tolist(), count, length, min_match)
         ours = [row[:n].tolist() for row, n in zip(np.asarray(found[b]), np.asarray(lengths[b]), strict=True) if n]
         assert ours == expected
 

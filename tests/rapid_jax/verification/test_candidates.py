@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rapid_jax.verification.candidates import candidate_mask, follow_candidates
+from rapid_jax.verification.candidates import candidate_mask, follow_candidates, row_depths
 
 
 def make_target(vocab, seed, peak=3.0):
@@ -49,24 +49,17 @@ def emitted_law(law, candidates, lengths):
         draws = np.zeros((len(paths), length + 1), np.int32)
         for row, (path, _) in zip(draws, paths, strict=True):
             row[: len(path)] = path
-        asked = []
-
-        def draw(depth, row, draws=draws, asked=asked):
-            asked.append(np.asarray(row))
-            return jnp.asarray(draws[:, depth])
-
         batch = len(paths)
         followed = follow_candidates(
             jnp.broadcast_to(jnp.asarray(candidates, jnp.int32), (batch, *candidates.shape)),
             jnp.broadcast_to(jnp.asarray(lengths, jnp.int32), (batch, len(lengths))),
-            draw,
+            jnp.asarray(draws[:, row_depths(*candidates.shape)]),
         )
-        count = np.asarray(followed.num_accepted) + 1
-        np.testing.assert_array_equal(np.stack(asked, axis=1), followed.rows)
+        count, asked = np.asarray(followed.num_accepted) + 1, np.asarray(followed.rows)
         open_paths = []
         for index, (path, weight) in enumerate(paths):
             depth = len(path) - 1
-            weight = weight * float(laws[asked[depth][index], path[-1]])
+            weight = weight * float(laws[asked[index, depth], path[-1]])
             if count[index] > len(path):
                 open_paths.append((path, weight))
             elif weight:
@@ -143,11 +136,12 @@ def test_a_batch_of_random_cases_against_a_plain_walk():
     candidates = generator.integers(0, vocab, (batch, count, length)).astype(np.int32)
     lengths = generator.integers(0, length + 1, (batch, count)).astype(np.int32)
     behind = generator.integers(0, vocab, (batch, 1 + count * length)).astype(np.int32)
-
-    def draw(depth, row):
-        return jnp.take_along_axis(jnp.asarray(behind), row[:, None], axis=1)[:, 0]
-
-    followed = jax.jit(lambda c, n: follow_candidates(c, n, draw))(candidates, lengths)
+    for b in range(batch):  # behind equal tokens the target draws alike
+        first = {}
+        for row in range(1, behind.shape[1]):
+            c, j = divmod(row - 1, length)
+            behind[b, row] = first.setdefault(tuple(candidates[b, c, : j + 1]), behind[b, row])
+    followed = jax.jit(follow_candidates)(candidates, lengths, behind)
     accepted = set()
     for b in range(batch):
         alive, row, expected = [c for c in range(count) if lengths[b, c]], 0, []
@@ -185,4 +179,6 @@ def test_the_mask_is_group_causal():
 def test_shapes_that_do_not_fit_are_refused():
     """A transposed draft must not be read as another one."""
     with pytest.raises(ValueError, match="candidates must be"):
-        follow_candidates(jnp.zeros((2, 3, 4), jnp.int32), jnp.zeros((2, 4), jnp.int32), lambda depth, row: row)
+        follow_candidates(jnp.zeros((2, 3, 4), jnp.int32), jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 13), jnp.int32))
+    with pytest.raises(ValueError, match=r"and drawn \[B,1\+C\*m\], got"):
+        follow_candidates(jnp.zeros((2, 3, 4), jnp.int32), jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 5), jnp.int32))
