@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from rapid_jax.hierarchy.config import HierarchyConfig
 
@@ -31,7 +32,7 @@ def model_path() -> str:
 
 def with_databases(config: HierarchyConfig) -> HierarchyConfig:
     """The configuration with the embedded model's own databases where it names none."""
-    own = {
+    own: dict[str, Any] = {
         name: str(DATABASES / folder)
         for name, folder in (("model_database", "model"), ("statistics_database", "corpus"))
         if not getattr(config, name) and (DATABASES / folder).is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rapid_jax.hierarchy.config import HierarchyConfig
 
@@ -27,7 +28,7 @@ class Method:
     transfers: bool
     looks_up: bool
     summary: str
-    fixed: tuple[tuple[str, object], ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
 
     @property
     def retrieves(self) -> bool:
@@ -41,7 +42,8 @@ class Method:
 
     def hierarchy(self, config: HierarchyConfig) -> HierarchyConfig:
         """The configuration of the databases that this method asks."""
-        return dataclasses.replace(config, **dict(self.fixed))
+        fixed: dict[str, Any] = dict(self.fixed)
+        return dataclasses.replace(config, **fixed)
 
 
 _PLD = (("databases", ("history",)), ("candidates", 1), ("length", 10), ("match", 3), ("min_match", 1), ("window", 0))

@@ -18,7 +18,7 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting.setup import Drafting, Reading, draft_length, set_up
+from rapid_jax.drafting.setup import Drafting, Reading, check_options, draft_length, set_up
 from rapid_jax.hierarchy.memory import Memory, Remembered
 from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.methods import Method
@@ -76,6 +76,7 @@ class Run:
         self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
         if method.retrieves and document.is_conversation:
             raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
+        check_options(method, speculation)
         if method.looks_up:  # a database that is not there is found before anything is read
             make_hierarchy(method.hierarchy(engine.config.hierarchy), engine.static_databases)
         for question, query in zip(questions, retrieval_queries, strict=True):

@@ -102,7 +102,7 @@ def _try_alternatives(
     logits: jax.Array,
     accepted: Accepted,
 ) -> Accepted:
-    """The same with another first token in rows that rejected the chain's.
+    """What is emitted once alternatives are tried in the rows that rejected the first token of the chain.
 
     Args:
       keys: one a row [B], not used before.

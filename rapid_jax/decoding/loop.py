@@ -60,7 +60,14 @@ def initial_state(
         budget=put(budget.astype(np.int32)),
         done=put(budget == 0),
         keys=put(keys),
-        counters=Counters(*(zeros() for _ in range(5)), put(np.zeros((batch, num_sources), np.int32))),
+        counters=Counters(
+            steps=zeros(),
+            proposed=zeros(),
+            tested=zeros(),
+            accepted=zeros(),
+            drafter_forwards=zeros(),
+            by_source=put(np.zeros((batch, num_sources), np.int32)),
+        ),
     )
 
 

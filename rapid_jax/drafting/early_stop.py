@@ -8,7 +8,8 @@ the first token is always drafted, and the doubtful token itself is kept, becaus
 q is what the acceptance test knows as q, after temperature, top-k and top-p; at temperature 0 the softmax at 1.
 
 Lambda follows the acceptance of the row's own drafts. The drafted tokens that are proposed keep their distribution,
-because stopping looks at no token behind the last one: what is lossless stays lossless.
+because stopping looks at no token behind the last one: what is lossless (eta = 0) stays lossless. At eta > 0 the token
+behind a whole draft is drawn from p, there being no q: shorter drafts transfer less, as a smaller gamma does.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from models.language_model import LanguageModel
 from rapid_jax.config import HierarchyConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.drafting.base import Drafter
+from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
@@ -55,6 +56,15 @@ class Drafting:
     database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
+def check_options(method: Method, speculation: SpeculationConfig) -> None:
+    """Raises ValueError where a drafter that looks its own drafts up is asked for what it cannot do."""
+    for name, off in (("early_stop", False), ("first_candidates", 1)):
+        if method.drafts and method.looks_up and getattr(speculation, name) != off:
+            raise ValueError(
+                f"{method.name} does not take {name}: ask {method.name.removesuffix('+hd')} or set it to {off}"
+            )
+
+
 def draft_length(method: Method, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
     """Drafted tokens that a step of the method can accept at most."""
     if method.drafts:
@@ -90,14 +100,20 @@ def set_up(
     Raises:
       ValueError, FileNotFoundError: a database that is not there or does not fit.
     """
+    check_options(method, speculation)
     model: Any = ()
     cache: Any = ()
     chain: LanguageModelDrafter | None = None
     if reading is not None:
         warping = (sampling.temperature, sampling.top_k, sampling.top_p)
-        chain = LanguageModelDrafter(reading.model.decoder, speculation.gamma, vocab_size, *warping)
+        chain = LanguageModelDrafter(
+            reading.model.decoder, speculation.gamma, vocab_size, *warping, speculation.first_candidates
+        )
         model, cache = (reading.model.params, reading.context), reading.tail
     if not method.looks_up:
+        if chain is not None and speculation.early_stop:
+            stopping = EarlyStopDrafter(chain, speculation.stop_threshold)
+            return Drafting(stopping, model, stopping.initial_cache(cache))
         return Drafting(chain or NullDrafter(vocab_size), model, cache)
     config = method.hierarchy(hierarchy)
     databases = make_hierarchy(config, static)

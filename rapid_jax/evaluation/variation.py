@@ -12,13 +12,13 @@ from rapid_jax.config import SamplingConfig, SpeculationConfig
 from rapid_jax.methods import Method
 
 _TRANSFER = ("eta", "tail", "residual", "alpha")
-_DRAFT = ("gamma", "drafter")
+_DRAFT = ("gamma", "early_stop", "stop_threshold", "first_candidates", "drafter")
 _RETRIEVAL = ("retrieval_tokens", "unrelated")
 _SAMPLING = ("temperature", "top_k", "top_p", "seed", "max_new_tokens")
 _CONFIGS = (SpeculationConfig, SamplingConfig)
 _FIELDS = {field.name: field.default for config in _CONFIGS for field in dataclasses.fields(config)}
 _KINDS: dict[str, type] = {
-    **{name: type(_FIELDS[name]) for name in ("eta", "tail", "residual", "alpha", "gamma", *_SAMPLING)},
+    **{name: type(_FIELDS[name]) for name in (*_TRANSFER, *_DRAFT[:-1], *_SAMPLING)},
     "drafter": str,
     "retrieval_tokens": int,
     "unrelated": bool,
@@ -30,8 +30,8 @@ NAMES = tuple(_KINDS)
 class Variation:
     """One point of a sweep: (name, value) pairs in the order of NAMES.
 
-    eta, tail, residual, alpha, gamma and the sampling fields override the config's; `drafter` is a checkpoint ("" is
-    self-speculation); `retrieval_tokens` is the length of the retrieved context; `unrelated` retrieves from another
+    eta, tail, residual, alpha, gamma, the drafter's options and the sampling fields override the config's;
+    `drafter` is a checkpoint ("" is self-speculation); `retrieval_tokens` is the length of the retrieved context; `unrelated` retrieves from another
     document.
     """
 

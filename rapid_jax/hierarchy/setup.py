@@ -152,7 +152,7 @@ def make_memory(
         rows = np.zeros((len(prompts), capacity), np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
             row[: len(prompt)] = prompt
-        memory.history = History(put(list(rows)), put([np.int32(len(prompt)) for prompt in prompts]))
+        memory.history = History(put(list(rows)), put([np.asarray(len(prompt), np.int32) for prompt in prompts]))
     if hierarchy.window:
         rng = np.random.default_rng(seed)
         shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.window)

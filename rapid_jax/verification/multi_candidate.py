@@ -16,7 +16,8 @@ in the place of one; the residual "rapid" has no such extension.
 At temperature 0 p_hat is a point mass and the candidates are the best tokens of q: the one that is the argmax of p_hat
 is accepted, and if none is, P_{k+1} is p_hat.
 
-x_1 is the first token of a drafted chain, and its test is `verify_chain`'s.
+x_1 is the first token of a drafted chain, and its test is `verify_chain`'s. The token behind an accepted alternative is
+a bonus, drawn from p.
 """
 
 import jax

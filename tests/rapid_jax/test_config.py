@@ -23,7 +23,7 @@ BAD = [
     (SpeculationConfig, "stop_threshold", True, "stop_threshold must be in"),
     (SpeculationConfig, "first_candidates", 0, "first_candidates must be at least 1 token, got 0"),
     (SpeculationConfig, "first_candidates", 1.5, "first_candidates must be at least 1 token"),
-    (SpeculationConfig, "first_candidates", 3, "first_candidates 3 needs residual exact .or eta 0., got residual rapid"),
+    (SpeculationConfig, "first_candidates", 3, "first_candidates 3 needs residual exact .or eta 0., got"),
     (SamplingConfig, "temperature", -1, "temperature must be 0 .greedy. or at least 1e-6, got -1"),
     (SamplingConfig, "temperature", 1e-9, "temperature must be 0"),
     (SamplingConfig, "temperature", None, "temperature must be 0"),

@@ -62,3 +62,18 @@ def test_databases_are_bounded_by_the_configuration(engine, document_text):
     bounded = reconfigured(engine, HierarchyConfig(device_bytes=1000))
     with pytest.raises(ValueError, match=r"the context database takes [\d,]+ bytes on the device, .* allows 1,000"):
         bounded.read(document_text).ask("Who keeps the kettle?", "hd")
+
+
+@pytest.mark.parametrize("option", [dict(early_stop=True), dict(first_candidates=2, residual="exact")])
+def test_options_of_the_drafter_alone(looking_up, document_text, questions, option):
+    """sd takes them and stays lossless; a drafter with databases refuses what it cannot do."""
+    document = looking_up.read(document_text)
+    plain = looking_up.ask_many(document, questions, "lc")
+    drafted = looking_up.ask_many(document, questions, "sd", **option)
+    assert [a.token_ids for a in drafted] == [a.token_ids for a in plain]
+    usual = looking_up.ask_many(document, questions, "sd")
+    proposed = [sum(a.acceptance.proposed for a in answers) / sum(a.acceptance.steps for a in answers)
+                for answers in (drafted, usual)]  # fmt: skip
+    assert proposed[0] != proposed[1], "the option must reach the drafter"
+    with pytest.raises(ValueError, match=f"sd.hd does not take {next(iter(option))}: ask sd"):
+        looking_up.ask_many(document, questions, "sd+hd", **option)
