@@ -91,7 +91,7 @@ def main() -> None:
 
     cli.use_compilation_cache()
     engine = _engine(config)
-    engine.require(methods)
+    engine.require([method for method in methods if method.looks_up])
     peer, why_no_peer = _peer(engine)
     sweep = Sweep(methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value)
     bandwidth = measure_bandwidth()

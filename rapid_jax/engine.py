@@ -124,7 +124,7 @@ class Engine:
         config = self.config.hierarchy
         if not self.config.target:
             config = assets.with_databases(config)
-        return StaticDatabases(config, self.target.tokenizer, self.mesh)
+        return StaticDatabases(config, self.target, self.mesh)
 
     def require(self, methods: Sequence[Method]) -> None:
         """Loads what methods need beside the models, so that what is missing is found before anything slow.

@@ -31,8 +31,8 @@ class Variation:
     """One point of a sweep: (name, value) pairs in the order of NAMES.
 
     eta, tail, residual, alpha, gamma, the drafter's options and the sampling fields override the config's;
-    `drafter` is a checkpoint ("" is self-speculation); `retrieval_tokens` is the length of the retrieved context; `unrelated` retrieves from another
-    document.
+    `drafter` is a checkpoint ("" is self-speculation); `retrieval_tokens` is the length of the retrieved context;
+    `unrelated` retrieves from another document.
     """
 
     values: tuple[tuple[str, Any], ...] = ()

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models.tokenizer import Tokenizer
+from models.language_model import LanguageModel
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
 from rapid_jax.decoding.buckets import token_bucket
@@ -31,12 +31,12 @@ class StaticDatabases:
 
     Attributes:
       config: names their directories.
-      tokenizer: must be the one that they were built with.
+      target: its tokenizer must be the one that they were built with; random weights have none.
       mesh: they are on every device of it.
     """
 
     config: HierarchyConfig
-    tokenizer: Tokenizer
+    target: LanguageModel
     mesh: Mesh | None = None
 
     def has(self, name: str) -> bool:
@@ -50,13 +50,13 @@ class StaticDatabases:
         Raises:
           FileNotFoundError, ValueError: none there, of another tokenizer, or larger than the configuration allows.
         """
-        table = NgramTable.open(Path(self.config.model_database), self.tokenizer)
+        table = NgramTable.open(Path(self.config.model_database), self.target.tokenizer)
         check_bytes("model", table.nbytes, self.config.device_bytes)
         return jax.device_put(table, self._everywhere())
 
     @functools.cached_property
     def _statistics(self) -> tuple[SuffixLookup, Any]:
-        database = StatisticsDatabase.open(Path(self.config.statistics_database), self.tokenizer)
+        database = StatisticsDatabase.open(Path(self.config.statistics_database), self.target.tokenizer)
         return database.on_device(self.config.device_bytes, sharding=self._everywhere())
 
     def suffix_lookup(self, length: int) -> SuffixLookup:
