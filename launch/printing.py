@@ -100,6 +100,12 @@ def print_table(answers: Sequence[Answer]) -> None:
         console = Console(highlight=False, width=_WIDE)
     console.print()
     console.print(table)
+    sizes: dict[str, int] = {}
+    for answer in answers:
+        sizes.update(answer.database_bytes)
+    if sizes:
+        shown = ", ".join(f"{name} {size / 1e6:,.2f} MB" for name, size in sizes.items())
+        print_line(f"\nDatabases on the device: {shown}.")
     compilation, loading = sum(a.seconds.compile for a in answers), answers[0].seconds.load
     print_line(f"\nTimings exclude compilation ({compilation:.1f} s) and loading ({loading:.1f} s).\n{_LEGEND}")
 
@@ -116,7 +122,6 @@ def _database_rows(answers: Sequence[Answer]) -> dict[str, Callable[[Answer], st
     rows = {f"  from {name}": from_source(name) for name in sources}
     if any(a.acceptance.drafter_forwards for a in answers):
         rows["drafter forwards/drafted"] = lambda a: _number(a.acceptance.to_dict()["forwards_per_drafted_token"])
-    rows["databases, MB"] = lambda a: _number(sum(a.database_bytes.values()) / 1e6 if a.database_bytes else None)
     return rows
 
 

@@ -56,6 +56,8 @@ class Report:
                 found.append(tables.equality(series))
             if self.timings:
                 found += [tables.speed(series), tables.speed_by_task(series)]
+                if self.manifest["benchmark"]["name"] == "specbench":
+                    found.append(tables.question_speed(series))
             found.append(tables.drafts(series))
             heading = f"{length:,} tokens" if length else "Results"
             yield heading, [table for table in found if table is not None]

@@ -123,6 +123,37 @@ def speed_by_task(series: Sequence[Series]) -> Table | None:
     return Table("Speed-up by task", ("method", *tasks), tuple(rows), note)
 
 
+def question_speed(series: Sequence[Series]) -> Table | None:
+    """Spec-Bench's own figures (arXiv 2401.07851): a question's new tokens over its wall time, prefill included."""
+    tasks = list(dict.fromkeys(task for one in series for task in one.tasks()))
+    rows = []
+    for one in series:
+        plain = baseline(series, one, "lc")
+        cells = []
+        for task in (*tasks, "overall"):
+            own = one.tasks().get(task, []) if task != "overall" else list(one.records)
+            shared = [r for r in own if plain is not None and r["item"] in plain.by_item]
+            if not shared:
+                cells.append("-")
+                continue
+            ours = sum(map(_tokens_per_second, shared)) / len(shared)
+            theirs = sum(_tokens_per_second(plain.by_item[r["item"]]) for r in shared) / len(shared)
+            cells.append(f"{ours:.1f} ({ours / theirs:.2f}x)")
+        rows.append((one.key.label, *cells, f"{cost(one.records).tokens_per_step:.2f}"))
+    columns = ("method", *tasks, "overall", "mean accepted tokens")
+    note = (
+        "Tokens a second, the mean over questions of new tokens over wall time (prefill and all turns included, "
+        "compilation excluded); in brackets the ratio to lc's mean. Mean accepted tokens: those that a step emits."
+    )
+    return Table("Spec-Bench", columns, tuple(rows), note)
+
+
+def _tokens_per_second(record: Record) -> float:
+    turns = record["turns"]
+    seconds = sum(turn["seconds"][name] for turn in turns for name in ("retrieval", "prefill", "decode"))
+    return sum(len(turn["token_ids"]) for turn in turns) / seconds
+
+
 def drafts(series: Sequence[Series]) -> Table | None:
     """What databases contributed, and how many forwards the drafting model took."""
     sources = list(dict.fromkeys(name for one in series for name in cost(one.records).by_source))

@@ -102,6 +102,7 @@ def test_an_object_holds_every_field_that_scripts_read(four):
         assert set(acceptance) == {
             *("steps", "proposed", "tested", "accepted"),
             *("tokens_per_step", "kept_over_tested", "kept_over_proposed"),
+            *("drafter_forwards", "forwards_per_drafted_token", "accepted_by_source"),
         }
         assert set(answer["settings"]) >= SETTINGS
         assert set(answer["versions"]) >= {"rapid_jax", "python", "jax", "flax"}
@@ -187,6 +188,7 @@ def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_pat
     )
     assert answer["method"] == "rapid"
     expected = dict(gamma=3, eta=4, tail="augmented", residual="exact", alpha=0.3, max_new_tokens=8, temperature=0.7)
+    expected |= dict(early_stop=False, stop_threshold=0.4, first_candidates=1)
     expected |= dict(top_p=0.9, top_k=40, seed=5, stop=["zzz"], mesh=[1, 1, 1], dtype="float32")
     assert answer["settings"] == expected
 

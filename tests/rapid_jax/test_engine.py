@@ -306,7 +306,8 @@ def test_the_answer_as_a_json_object(document, questions, method):
     assert {"target_tokens", "drafter_tokens", "truncated_tokens", "passages"} <= set(answer["context"])
     assert set(answer["seconds"]) == {"load", "compile", "retrieval", "prefill", "decode", "total"}
     assert set(answer["acceptance"]) == {
-        "steps", "proposed", "tested", "accepted", "tokens_per_step", "kept_over_tested", "kept_over_proposed"
+        "steps", "proposed", "tested", "accepted", "tokens_per_step", "kept_over_tested", "kept_over_proposed",
+        "drafter_forwards", "forwards_per_drafted_token", "accepted_by_source",
     }  # fmt: skip
     seconds = answer["seconds"]
     assert seconds["total"] == pytest.approx(seconds["retrieval"] + seconds["prefill"] + seconds["decode"], abs=1e-5)
@@ -373,12 +374,12 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, mesh, me
 
 
 def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, engine, questions):
-    """Three rows on data=2, heads on model=4: the tokens of one device, for lc and rapid, and for a single row."""
+    """Three rows on data=2, heads on model=4: the tokens of one device, whoever drafts, and for a single row."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(2, 1, 4)))
     on_mesh = split.read(document_text)
     assert len(on_mesh.context.k[0].sharding.device_set) == 8
     assert on_mesh.context.k[0].sharding.shard_shape(on_mesh.context.k[0].shape)[1] == 1
-    for method in ("lc", "rapid"):
+    for method in ("lc", "rapid", "hd", "rapid+hd"):
         answers = split.ask_many(on_mesh, questions[:3], method)
         assert len(answers) == 3
         for answer, question in zip(answers, questions, strict=False):

@@ -56,6 +56,32 @@ def test_differences_are_on_shared_questions_and_marked(series):
     assert row[0] == "rag - lc" and row[1] == "-" and row[2].startswith("+100.0")
 
 
+def test_a_question_s_speed_is_tokens_over_wall_time(series):
+    """Spec-Bench takes the mean over questions and the ratio of means, prefill and retrieval included."""
+    lc, rapid = tables.question_speed(series).rows
+    # two tokens in 0.5 + 2 + 1 seconds, twice, and in 0.5 + 2 + 2 seconds; rapid in 0.5 + 2 + 0.5 and 0.5 + 2 + 1
+    assert lc == ("lc", "0.4 (1.00x)", "0.6 (1.00x)", "0.5 (1.00x)", "1.00")
+    assert rapid == ("rapid", "0.6 (1.29x)", "0.7 (1.17x)", "0.6 (1.20x)", "2.00")
+
+
+def test_accepted_tokens_are_counted_by_database():
+    """Which database pays, and how many forwards of the drafter its drafts take."""
+    by_source = {"drafter_forwards": 0, "accepted_by_source": {"history": 3, "context": 1}}
+    records = [
+        make_record("1"),
+        make_record("1", "hd", steps=2, acceptance=by_source),
+        make_record("1", "rapid+hd", steps=2, acceptance={"drafter_forwards": 4}),
+    ]
+    table = tables.drafts(read_series(records))
+    assert table.columns == ("method", "tokens/step", "from history", "from context", "drafter forwards/drafted")
+    assert table.rows == (
+        ("lc", "1.00", "-", "-", "-"),
+        ("hd", "1.00", "1.50", "0.50", "-"),
+        ("rapid+hd", "1.00", "-", "-", "0.40"),
+    )
+    assert tables.drafts(read_series([make_record("1")])) is None
+
+
 def test_speed_counts_every_batch_once():
     """Two rows of one batch share its seconds; counting them twice would halve the speed."""
     records = [make_record(str(n), seconds=1.0, size=2, batch={"first": "0", "size": 2, "row": n}) for n in range(2)]
