@@ -132,12 +132,13 @@ def question_speed(series: Sequence[Series]) -> Table | None:
         cells = []
         for task in (*tasks, "overall"):
             own = one.tasks().get(task, []) if task != "overall" else list(one.records)
-            shared = [r for r in own if plain is not None and r["item"] in plain.by_item]
+            others = plain.by_item if plain is not None else {}
+            shared = [r for r in own if r["item"] in others]
             if not shared:
                 cells.append("-")
                 continue
             ours = sum(map(_tokens_per_second, shared)) / len(shared)
-            theirs = sum(_tokens_per_second(plain.by_item[r["item"]]) for r in shared) / len(shared)
+            theirs = sum(_tokens_per_second(others[r["item"]]) for r in shared) / len(shared)
             cells.append(f"{ours:.1f} ({ours / theirs:.2f}x)")
         rows.append((one.key.label, *cells, f"{cost(one.records).tokens_per_step:.2f}"))
     columns = ("method", *tasks, "overall", "mean accepted tokens")

@@ -57,8 +57,8 @@ def test_the_fingerprint_changes_with_everything_that_changes_answers(tmp_path):
     one = prompts(path).fingerprint
     assert one == prompts(same).fingerprint == prompts(path, template="{document}{question}").fingerprint
     others = [prompts(other), prompts(path, document="d"), prompts(path, max_new_tokens=8)]
-    others.append(prompts(path, document="d", template="{document}{question}"))
-    assert len({one, *(benchmark.fingerprint for benchmark in others)}) == 5
+    others += [prompts(path, document="e"), prompts(path, document="d", template="{document}{question}")]
+    assert len({one, *(benchmark.fingerprint for benchmark in others)}) == 6
 
 
 @pytest.mark.parametrize(
