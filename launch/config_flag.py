@@ -74,7 +74,11 @@ def values() -> dict[str, Any]:
     config = _CONFIG.value
     if not isinstance(config, ml_collections.ConfigDict):
         raise ValueError(f"--config: get_config() must return a ml_collections.ConfigDict, got {type(config).__name__}")
-    return config.to_dict()
+    fields = config.to_dict()
+    hierarchy = fields.get("hierarchy")
+    if isinstance(hierarchy, dict) and "databases" in hierarchy:  # --config.hierarchy.databases=a,b comes as one string
+        hierarchy["databases"] = tuple(name for item in hierarchy["databases"] for name in item.split(","))
+    return fields
 
 
 def engine_config(**given: str | None) -> EngineConfig:

@@ -35,6 +35,9 @@ def lookup(
 ) -> tuple[jax.Array, jax.Array]:
     """What followed the last tokens where they stood before: the longest match first, then the latest.
 
+    Where a candidate runs into the end of the history it goes on with its own beginning, as text that repeats itself
+    does; otherwise a repetition, whose latest match lies at the very end, would give one token a step.
+
     Args:
       history: not longer than what precedes the token to come; it may lack the newest tokens.
       recent: int32 [B,M], the last tokens before the one to come; matches of M, M - 1, ..., min_match of them count.
@@ -59,8 +62,9 @@ def lookup(
     for _ in range(count):
         best = jnp.argmax(score, axis=1)
         top = jnp.take_along_axis(score, best[:, None], axis=1)[:, 0]
-        index = best[:, None] + jnp.arange(length)[None, :]
+        period = jnp.maximum(history.length - best, 1)[:, None]
+        index = best[:, None] + jnp.arange(length)[None, :] % period
         candidates.append(jnp.take_along_axis(history.tokens, jnp.minimum(index, slots - 1), axis=1))
-        lengths.append(jnp.where(top < 0, 0, jnp.minimum(length, history.length - best)))
+        lengths.append(jnp.where(top < 0, 0, length))
         score = jnp.where(position == best[:, None], -1, score)
     return jnp.stack(candidates, axis=1), jnp.stack(lengths, axis=1).astype(jnp.int32)

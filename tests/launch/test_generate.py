@@ -175,6 +175,16 @@ def test_standard_input_is_read_as_a_document(ask, plain, document_text):
     assert answer["context"] == plain[1][0]["context"]
 
 
+def test_databases_are_named_in_a_list(ask):
+    """--config.hierarchy.databases=a,b asks both, in this order; what they gave is in the object."""
+    shape = [f"--config.hierarchy.{name}={value}" for name, value in (("candidates", 2), ("length", 3), ("window", 0))]
+    outcome, (answer,) = ask("--method=hd", "--config.hierarchy.databases=history,context", *shape)
+    assert answer["settings"]["hierarchy"]["databases"] == ["history", "context"]
+    assert list(answer["acceptance"]["accepted_by_source"]) == ["history", "context"]
+    assert set(answer["database_bytes"]) == {"history", "context"} and min(answer["database_bytes"].values()) > 0
+    assert "from history" in outcome.out and "Databases on the device: " in outcome.out
+
+
 def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from configs import base\n"

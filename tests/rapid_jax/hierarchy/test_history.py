@@ -11,7 +11,7 @@ from rapid_jax.hierarchy.history import History, append, lookup
 
 
 def search(past, recent, count, length, min_match=1):
-    """(longest match, latest place) first: what followed."""
+    """(longest match, latest place) first: what followed, again and again where the past ends."""
     places = []
     for place in range(1, len(past)):
         matched = 0
@@ -19,7 +19,8 @@ def search(past, recent, count, length, min_match=1):
             matched += 1
         if matched >= min_match:
             places.append((matched, place))
-    return [past[place : place + length] for _, place in sorted(places, reverse=True)[:count]]
+    best = [place for _, place in sorted(places, reverse=True)[:count]]
+    return [[past[place + j % (len(past) - place)] for j in range(length)] for place in best]
 
 
 @pytest.mark.parametrize("min_match", [1, 2])
@@ -44,7 +45,7 @@ def test_appended_tokens_are_found_and_the_rest_is_not():
     history = append(history, jnp.array([[7, 5, 8]]), jnp.array([2]))
     assert history.tokens.tolist() == [[5, 6, 7, 5, 9, 9]] and history.length.tolist() == [4]
     tokens, lengths = lookup(history, jnp.array([[7, 5]]), 2, 5)
-    assert lengths.tolist() == [[3, 0]] and tokens[0, 0, :3].tolist() == [6, 7, 5]
+    assert lengths.tolist() == [[5, 0]] and tokens[0, 0].tolist() == [6, 7, 5, 6, 7]
 
 
 def test_appending_past_the_capacity_drops():
