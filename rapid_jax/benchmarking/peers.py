@@ -221,7 +221,7 @@ def _continuing(model_class: Any) -> Any:
 
         def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
             self.forwards += 1
-            cache = kwargs.get("past_key_values")
+            cache = kwargs.get("cache", kwargs.get("past_key_values"))  # its name from transformers 5.24 on, and before
             if kwargs.get("is_first_iteration") and kwargs.get("next_sequence_length") is None and cache is not None:
                 held = cache.get_seq_length()
                 if 0 < held < input_ids.shape[1]:
