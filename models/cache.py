@@ -1,7 +1,9 @@
 """Key-value caches: a frozen context, a growing tail, and the block of tokens in flight.
 
 What lies at or beyond `length` in any cache is garbage by contract: attention masks it and the next write replaces it.
-Positions are baked into the keys by RoPE, so the order of slots is free.
+Positions are baked into the keys by RoPE, so the order of slots is free. A context on a mesh uses that: of every
+prefill chunk each shard of the `context` axis takes an equal share of the tokens (striping), so that writes stay local
+and every shard holds as much of each part of the document.
 """
 
 from __future__ import annotations
@@ -10,10 +12,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from models.attention import Segment
 from models.config import ModelConfig
+from models.sharding import context_spec, tail_spec
+
+Layers = tuple[jax.Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -47,6 +53,10 @@ class KVCache:
         """Slots, in tokens."""
         return self.k[0].shape[2]
 
+    def segment(self, layer: int) -> Segment:
+        """What a layer's attention reads."""
+        return Segment(self.k[layer], self.v[layer], self.length)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -54,7 +64,23 @@ class ContextCache(KVCache):
     """A document's keys and values [Bc,K,S,H]: written by prefill, frozen afterwards.
 
     Bc is 1 when all rows of a batch read the same document.
+
+    Attributes:
+      filled: int32 [Bc,n], slots in use on each of the n shards of the `context` axis, the first ones of every shard;
+        shard c holds slots [c * S / n, (c + 1) * S / n). Without a mesh n is 1 and this is `length`.
+      k_scale, v_scale: None, or of int8 keys and values: one float32 [Bc,K,S] a layer, what a slot's are multiplied by.
     """
+
+    filled: jax.Array
+    k_scale: tuple[jax.Array, ...] | None = None
+    v_scale: tuple[jax.Array, ...] | None = None
+
+    def segment(self, layer: int) -> Segment:
+        if self.k_scale is None or self.v_scale is None:
+            return Segment(self.k[layer], self.v[layer], self.filled)
+        return Segment(
+            self.k[layer], self.v[layer], self.filled, k_scale=self.k_scale[layer], v_scale=self.v_scale[layer]
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -63,45 +89,80 @@ class TailCache(KVCache):
     """Keys and values [B,K,R,H] of the question and the generated tokens; grows by accepted tokens."""
 
 
-def _empty(config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, sharding: NamedSharding | None) -> dict:
+def _empty(config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, mesh: Mesh | None, spec: P) -> dict:
     shape = (batch, config.num_kv_heads, capacity, config.head_dim)
-    rows = None if sharding is None else NamedSharding(sharding.mesh, P(sharding.spec[0]))
 
     def layers() -> tuple[jax.Array, ...]:
-        return tuple(jnp.zeros(shape, dtype, device=sharding) for _ in range(config.num_layers))
+        return tuple(jnp.zeros(shape, dtype, device=_placed(mesh, spec)) for _ in range(config.num_layers))
 
-    return dict(k=layers(), v=layers(), length=jnp.zeros((batch,), jnp.int32, device=rows))
+    return dict(k=layers(), v=layers(), length=jnp.zeros((batch,), jnp.int32, device=_placed(mesh, P(spec[0]))))
+
+
+def _placed(mesh: Mesh | None, spec: P) -> NamedSharding | None:
+    return None if mesh is None else NamedSharding(mesh, spec)
 
 
 def empty_context(
-    config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, sharding: NamedSharding | None = None
+    config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, mesh: Mesh | None = None
 ) -> ContextCache:
-    """A ContextCache of `capacity` free slots for `batch` documents, split as models.sharding.cache_sharding says."""
-    return ContextCache(**_empty(config, batch, capacity, dtype, sharding))
+    """A ContextCache of `capacity` free slots for `batch` documents, split as models.sharding.context_spec says.
+
+    Raises:
+      ValueError: the mesh's context axis does not divide the capacity.
+    """
+    shards = 1 if mesh is None else mesh.shape["context"]
+    if capacity % shards:
+        raise ValueError(f"a context of {capacity} slots does not split over {shards} shards; give a multiple")
+    spec = context_spec(batch)
+    filled = jnp.zeros((batch, shards), jnp.int32, device=_placed(mesh, P(spec[0], "context")))
+    return ContextCache(**_empty(config, batch, capacity, dtype, mesh, spec), filled=filled)
 
 
-def empty_tail(
-    config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, sharding: NamedSharding | None = None
-) -> TailCache:
-    """A TailCache of `capacity` free slots for `batch` rows, split as models.sharding.cache_sharding says."""
-    return TailCache(**_empty(config, batch, capacity, dtype, sharding))
+def empty_tail(config: ModelConfig, batch: int, capacity: int, dtype: jnp.dtype, mesh: Mesh | None = None) -> TailCache:
+    """A TailCache of `capacity` free slots for `batch` rows, split as models.sharding.tail_spec says."""
+    return TailCache(**_empty(config, batch, capacity, dtype, mesh, tail_spec(batch)))
 
 
-def append_chunk(context: ContextCache, block: Block, start: jax.Array, lengths: jax.Array) -> ContextCache:
-    """Writes a prefill chunk into slots [start, start + T) of every document.
+def append_chunk(
+    context: ContextCache, block: Block, start: jax.Array, lengths: jax.Array, mesh: Mesh | None = None
+) -> ContextCache:
+    """Writes a prefill chunk of T tokens behind what every shard holds: T / n tokens each, no write crosses a shard.
 
     Args:
       context: the cache; donate it, so that the write happens in place.
       block: the chunk's keys and values.
-      start: int32 scalar; the caller keeps start + T <= S, because this slice write would clamp.
+      start: int32 scalar, tokens before the chunk, padding included; a multiple of n. The caller keeps
+        start + T <= S, because this slice write would clamp.
       lengths: int32 [Bc], each document's length in tokens after this chunk.
+      mesh: the context's.
+
+    Raises:
+      ValueError: n does not divide T.
     """
+    batch, _, tokens, _ = block.k[0].shape
+    shards = context.filled.shape[1]
+    if tokens % shards:
+        raise ValueError(f"a chunk of {tokens} tokens does not split over {shards} shards of a context")
+    share = tokens // shards
 
-    def write(cache: jax.Array, new: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), start, axis=2)
+    def write(caches: Layers, new: Layers, at: jax.Array) -> Layers:
+        def one(cache: jax.Array, part: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(cache, part.astype(cache.dtype), at, axis=2)
 
-    return ContextCache(
-        k=tuple(map(write, context.k, block.k)), v=tuple(map(write, context.v, block.v)), length=lengths
+        return tuple(map(one, caches, new))
+
+    if mesh is not None and shards > 1:
+        spec = context_spec(batch)
+        write = jax.shard_map(write, mesh=mesh, in_specs=(spec, spec, P()), out_specs=spec, check_vma=False)
+    before = start // shards
+    own = lengths[:, None] - start - share * jnp.arange(shards)[None, :]
+    filled = jnp.where(lengths[:, None] > start, before + jnp.clip(own, 0, share), context.filled)
+    return dataclasses.replace(
+        context,
+        k=write(context.k, block.k, before),
+        v=write(context.v, block.v, before),
+        length=lengths,
+        filled=filled.astype(jnp.int32),
     )
 
 

@@ -121,7 +121,7 @@ class Decoder(nn.Module):
         before = [cache for cache in caches if cache is not None]
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            past = tuple(Segment(cache.k[index], cache.v[index], cache.length) for cache in before)
+            past = tuple(cache.segment(index) for cache in before)
             x, k, v = layer(x, rotation, past, mask)
             keys.append(k)
             values.append(v)

@@ -1,7 +1,8 @@
 """Mesh axes, and the rules from logical axes of weights and caches to them.
 
 Axes: `data` splits the rows of a batch, `context` the slots of the context cache, `model` the heads, the ffn and the
-vocabulary. Every weight is split over `context` x `model` together, so that a decoding step reads each byte once.
+vocabulary. Every weight is split over `context` x `model` together, so that a decoding step reads each byte once
+(two-dimensional and weight-stationary: Pope et al., arXiv 2211.05102, section 3.2).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from models.config import ModelConfig
 
 AXES = ("data", "context", "model")
+MIN_CHUNK = 32  # tokens of the shortest prefill chunk; all are powers of two
 
 RULES: dict[str, str | None] = {
     "vocab": "model",
@@ -85,11 +87,26 @@ def check_divides(config: ModelConfig, mesh: Mesh) -> None:
     ):
         if count % sizes[axis]:
             raise ValueError(f"mesh axis {axis}={sizes[axis]} does not divide the model's {count} {name}")
+    if MIN_CHUNK % sizes["context"]:
+        raise ValueError(
+            f"mesh axis context={sizes['context']} must be a power of two of at most {MIN_CHUNK}, "
+            "so that it divides every chunk of a prefill"
+        )
 
 
-def cache_sharding(mesh: Mesh | None, batch: int) -> NamedSharding | None:
-    """How cached keys and values [B,K,S,H] are split: rows over data, heads over model.
+def context_spec(batch: int) -> P:
+    """How a context's keys and values [Bc,K,S,H] are split: rows over data, heads over model, slots over context.
 
-    A context that all rows share (batch 1) is on every device of the data axis. None without a mesh.
+    A context that all rows share (batch 1) is on every device of the data axis.
     """
-    return None if mesh is None else NamedSharding(mesh, P("data" if batch > 1 else None, "model", None, None))
+    return P(rows_axis(batch), "model", "context", None)
+
+
+def tail_spec(batch: int) -> P:
+    """How the keys and values [B,K,T,H] of a tail or a block are split: as a context, but whole along the slots."""
+    return P(rows_axis(batch), "model", None, None)
+
+
+def rows_axis(batch: int) -> str | None:
+    """The mesh axis of `batch` rows; a single row is on all of `data`."""
+    return "data" if batch > 1 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from models.attention import xla
+from models.sharding import rows_axis
 
 
 @jax.tree_util.register_dataclass
@@ -21,14 +22,23 @@ class Segment:
 
     Attributes:
       k, v: [Bs,K,S,H]; Bs is B, or 1 when all rows of the batch share the segment.
-      length: int32 [Bs], slots in use; None for the block in flight.
+      length: int32 [Bs], slots in use; [Bs,n] where the slots are split into n shards of equal size over the mesh axis
+        `context`: the first ones of each shard. None for the block in flight.
       mask: bool [T,S] or [B,T,S], for the block in flight; None there is causal.
+      k_scale, v_scale: float32 [Bs,K,S], of int8 k and v: what a slot's numbers are multiplied by.
     """
 
     k: jax.Array
     v: jax.Array
     length: jax.Array | None = None
     mask: jax.Array | None = None
+    k_scale: jax.Array | None = None
+    v_scale: jax.Array | None = None
+
+    @property
+    def is_striped(self) -> bool:
+        """Whether the slots lie on the shards of the mesh axis `context`."""
+        return self.length is not None and self.length.ndim == 2
 
 
 BACKENDS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {"xla": xla.attend_segment}
@@ -40,12 +50,14 @@ def attend(
     """Softmax attention of q over all segments together.
 
     Each segment gives its own output and log-sum-exp; merging them is exact (FlashAttention-2, arXiv 2307.08691,
-    section 3.1): out = sum_i exp(lse_i - lse) * out_i.
+    section 3.1): out = sum_i exp(lse_i - lse) * out_i. The shards of a striped segment are merged in the same way, so
+    that what goes over the wire depends on T alone and never on the slots.
 
     Args:
       q: [B,T,N,H], rotated, not yet scaled by 1/sqrt(H).
       segments: the context, the tail and the block, those that exist.
-      mesh: with a mesh, rows are split over `data` (a single row is on all of it) and heads over `model`, by shard_map.
+      mesh: with a mesh, rows are split over `data` (a single row is on all of it), heads over `model` and the slots of
+        striped segments over `context`, by shard_map.
       backend: a name in BACKENDS; None picks.
 
     Returns:
@@ -59,38 +71,64 @@ def attend(
         raise ValueError(f"attention backend {backend!r} is unknown; known: {', '.join(sorted(BACKENDS))}")
     attend_segment = BACKENDS[backend or "xla"]
 
+    sharded = mesh is not None and mesh.shape["context"] > 1
+
     def local(q: jax.Array, segments: tuple[Segment, ...]) -> jax.Array:
-        return _attend_local(q, segments, attend_segment)
+        return _attend_local(q, segments, attend_segment, sharded)
 
     if mesh is None or mesh.size == 1:
         return local(q, segments)
-    q_spec = P(_rows_axis(q), None, "model", None)
+    q_spec = P(rows_axis(q.shape[0]), None, "model", None)
     return jax.shard_map(
         local, mesh=mesh, in_specs=(q_spec, tuple(map(_segment_spec, segments))), out_specs=q_spec, check_vma=False
     )(q, segments)
 
 
-def _rows_axis(array: jax.Array) -> str | None:
-    return "data" if array.shape[0] > 1 else None
-
-
-def _segment_spec(segment: Segment) -> Any:
+def _segment_spec(segment: Segment) -> Segment:
     """A Segment of PartitionSpecs."""
-    rows = _rows_axis(segment.k)
-    kv = P(rows, "model", None, None)
-    length = None if segment.length is None else P(rows)
-    mask = None if segment.mask is None else P(*((None, None) if segment.mask.ndim == 2 else (rows, None, None)))
-    return jax.tree.unflatten(jax.tree.structure(segment), [s for s in (kv, kv, length, mask) if s is not None])
+    rows = rows_axis(segment.k.shape[0])
+    slots = "context" if segment.is_striped else None
+    specs = dict(
+        k=P(rows, "model", slots, None),
+        v=P(rows, "model", slots, None),
+        length=P(rows, slots) if segment.is_striped else P(rows),
+        mask=P(rows, None, None) if segment.mask is not None and segment.mask.ndim == 3 else P(None, None),
+        k_scale=P(rows, "model", slots),
+        v_scale=P(rows, "model", slots),
+    )
+    present = {name: spec for name, spec in specs.items() if getattr(segment, name) is not None}
+    return cast(Segment, Segment(**cast(Any, present)))
 
 
-def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: Callable) -> jax.Array:
+def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: Callable, sharded: bool) -> jax.Array:
+    """What one device computes, of its rows and heads and of its slots of striped segments."""
     batch, tokens, heads, head_dim = q.shape
     kv_heads = segments[0].k.shape[1]
     group = heads // kv_heads
     grouped = jnp.reshape(q, (batch, tokens, kv_heads, group, head_dim)).transpose(0, 2, 3, 1, 4)
-    parts = [attend_segment(grouped, s.k, s.v, s.length, s.mask) for s in segments]
+
+    def part(segment: Segment) -> tuple[jax.Array, jax.Array]:
+        s, length = segment, segment.length
+        if s.is_striped:
+            length = cast(jax.Array, length)[:, 0]
+        scales = {} if s.k_scale is None else dict(k_scale=s.k_scale, v_scale=s.v_scale)
+        return attend_segment(grouped, s.k, s.v, length, s.mask, **scales)
+
+    def all_shards(segment: Segment) -> tuple[jax.Array, jax.Array]:
+        return _merge_over(part(segment), "context") if segment.is_striped and sharded else part(segment)
+
+    parts = [all_shards(s) for s in segments]
     merged = merge(parts) if len(parts) > 1 else parts[0][0]
     return merged.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
+
+
+def _merge_over(part: tuple[jax.Array, jax.Array], axis: str) -> tuple[jax.Array, jax.Array]:
+    """Merges (output, log-sum-exp) of the key sets that lie along a mesh axis; every device has the result."""
+    out, lse = part
+    top = jax.lax.pmax(lse, axis)
+    weight = jnp.exp(lse - top)
+    out, total = jax.lax.psum((out * weight[..., None], weight), axis)
+    return out / total[..., None], top + jnp.log(total)
 
 
 def merge(parts: list[tuple[jax.Array, jax.Array]]) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from models.sharding import MIN_CHUNK
+
 
 def token_bucket(tokens: int, *, minimum: int = 16) -> int:
     """The smallest power of two that holds `tokens`: sizes of a forward, of tails and of output buffers."""
@@ -16,7 +18,7 @@ def context_bucket(tokens: int, chunk: int) -> int:
       chunk: tokens of a prefill chunk, a power of two.
     """
     if tokens <= chunk:
-        return token_bucket(tokens, minimum=32)
+        return token_bucket(tokens, minimum=MIN_CHUNK)
     step = max(chunk, token_bucket(tokens) // 16)
     return -(-tokens // step) * step
 
@@ -24,4 +26,4 @@ def context_bucket(tokens: int, chunk: int) -> int:
 def chunk_sizes(tokens: int, chunk: int) -> list[int]:
     """Sizes of the forwards that prefill `tokens`: whole chunks, then one power of two that holds the rest."""
     whole, rest = divmod(tokens, chunk)
-    return [chunk] * whole + ([min(chunk, token_bucket(rest, minimum=32))] if rest else [])
+    return [chunk] * whole + ([min(chunk, token_bucket(rest, minimum=MIN_CHUNK))] if rest else [])

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from models.cache import ContextCache, KVCache, TailCache, append_chunk, commit, empty_context, empty_tail
 from models.decoder import Decoder, hidden_states
-from models.sharding import cache_sharding
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
 from rapid_jax.decoding.programs import Programs, shardings_of
 
@@ -25,7 +24,7 @@ def context_chunk(
     """Reads tokens [Bc,T] at positions start..start+T-1 and appends their keys and values; lengths [Bc] after it."""
     positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     _, block = hidden_states(decoder, params, tokens, positions, context)
-    return append_chunk(context, block, start, lengths)
+    return append_chunk(context, block, start, lengths, decoder.mesh)
 
 
 def tail_chunk(
@@ -67,8 +66,7 @@ def prefill_context(
     lengths = np.array([len(d) for d in documents], np.int32)
     total = int(lengths.max())
     capacity = context_bucket(total, chunk)
-    sharding = cache_sharding(mesh, len(documents))
-    context = empty_context(decoder.config, len(documents), capacity, dtype, sharding)
+    context = empty_context(decoder.config, len(documents), capacity, dtype, mesh)
     padded = np.zeros((len(documents), capacity), np.int32)
     for row, document in zip(padded, documents, strict=True):
         row[: len(document)] = document
@@ -106,7 +104,7 @@ def prefill_tail(
 ) -> TailCache:
     """Reads each row's tokens (the question) after its context into a new TailCache of `capacity` slots."""
     lengths = np.array([len(r) for r in rows], np.int32)
-    tail = empty_tail(decoder.config, len(rows), capacity, dtype, cache_sharding(mesh, len(rows)))
+    tail = empty_tail(decoder.config, len(rows), capacity, dtype, mesh)
     start = 0
     for size in chunk_sizes(int(lengths.max()), chunk):
         tokens = np.zeros((len(rows), size), np.int32)

@@ -210,6 +210,31 @@ def test_a_mesh_gives_what_one_device_gives(shape, tokens):
         check(q, segments, mesh=mesh)
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 1), (2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize("tokens", [3, 70])
+def test_striped_segments_give_what_one_softmax_gives(shape, tokens):
+    """Shards that hold different numbers of slots, one of them none, merge into one softmax."""
+    shards = shape[1]
+    rng = np.random.default_rng(3)
+    for rows in (1, 2):
+        filled = rng.integers(1, 9, (rows, shards))
+        filled[:, -1] = 0
+        q, (context, *rest) = make(
+            8, tokens=tokens, heads=8, kv_heads=4, context=(rows, 8 * shards, [8 * shards] * rows), tail=(2, 11, [0, 7])
+        )
+        k, v = np.array(context.k), np.array(context.v)
+        packed_k, packed_v = np.zeros_like(k), np.zeros_like(v)
+        for row in range(rows):
+            used = [8 * shard + slot for shard in range(shards) for slot in range(filled[row, shard])]
+            packed_k[row, :, : len(used)], packed_v[row, :, : len(used)] = k[row][:, used], v[row][:, used]
+            unused = [slot for slot in range(8 * shards) if slot not in used]
+            k[row][:, unused], v[row][:, unused] = 50.0, 1e6
+        striped = Segment(jnp.asarray(k), jnp.asarray(v), jnp.asarray(filled, jnp.int32))
+        packed = Segment(packed_k, packed_v, filled.sum(1))
+        out, expected = attend_jit(q, (striped, *rest), mesh=make_mesh(shape)), dense(q, (packed, *rest))
+        assert np.abs(np.asarray(out) - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
 def test_a_single_row_works_on_a_mesh_that_splits_rows():
     """Prefill of one document, and one question, on data=2 hold one row: it cannot be split, it must not fail."""
     mesh = make_mesh((2, 1, 4))

@@ -1,5 +1,7 @@
 """Writes into the caches: commits of different counts, drops past the capacity, donation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from models.cache import Block, ContextCache, TailCache, append_chunk, commit, empty_context, empty_tail
 from models.config import ModelConfig
-from models.sharding import cache_sharding, make_mesh
+from models.sharding import make_mesh
 
 CONFIG = ModelConfig(
     family="llama",
@@ -138,9 +140,43 @@ def test_a_donated_cache_is_written_in_place(function):
 def test_caches_on_a_mesh_are_split_over_rows_and_heads():
     """A cache that stayed on one device would not fit; a context of one row is whole on every data shard."""
     mesh = make_mesh((2, 1, 2))
-    own = empty_tail(CONFIG, 4, 6, jnp.float32, cache_sharding(mesh, 4))
+    own = empty_tail(CONFIG, 4, 6, jnp.float32, mesh)
     assert own.k[0].sharding.shard_shape(own.k[0].shape) == (2, 1, 6, 3)
     assert own.length.sharding.shard_shape((4,)) == (2,)
-    shared = empty_context(CONFIG, 1, 6, jnp.float32, cache_sharding(mesh, 1))
+    shared = empty_context(CONFIG, 1, 6, jnp.float32, mesh)
     assert shared.k[0].sharding.shard_shape(shared.k[0].shape) == (1, 1, 6, 3)
     assert len(shared.k[0].sharding.device_set) == 4
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (2, 4, 1), (1, 2, 2)])
+def test_a_striped_context_holds_an_equal_share_of_every_chunk(shape):
+    """Chunks of different sizes, documents that end in different chunks: every token lies once, where `filled` says."""
+    mesh, shards, lengths = make_mesh(shape), shape[1], np.array([71, 35])
+    context = empty_context(CONFIG, 2, 96, jnp.float32, mesh)
+    assert context.k[0].sharding.shard_shape(context.k[0].shape)[2] == 96 // shards
+    append = jax.jit(functools.partial(append_chunk, mesh=mesh), donate_argnums=0)
+    start, expected = 0, [[[] for _ in range(shards)] for _ in lengths]
+    for size in (32, 32, 16):
+        block = make_block(start, 2, size)
+        context = append(context, block, jnp.int32(start), jnp.asarray(np.minimum(lengths, start + size), jnp.int32))
+        for row, length in enumerate(lengths):
+            for token in range(min(max(length - start, 0), size)):
+                expected[row][token * shards // size].append(np.asarray(block.k[1])[row, :, token])
+        start += size
+    np.testing.assert_array_equal(context.length, lengths)
+    keys = np.asarray(context.k[1]).reshape(2, CONFIG.num_kv_heads, shards, 96 // shards, CONFIG.head_dim)
+    for row, held in enumerate(expected):
+        for shard, tokens in enumerate(held):
+            assert context.filled[row, shard] == len(tokens)
+            for slot, token in enumerate(tokens):
+                np.testing.assert_array_equal(keys[row, :, shard, slot], token)
+
+
+def test_what_does_not_split_over_the_shards_is_refused():
+    """A share of half a token has no place."""
+    mesh = make_mesh((1, 4, 1))
+    with pytest.raises(ValueError, match="context of 30 slots does not split over 4 shards"):
+        empty_context(CONFIG, 1, 30, jnp.float32, mesh)
+    context = empty_context(CONFIG, 1, 32, jnp.float32, mesh)
+    with pytest.raises(ValueError, match="chunk of 6 tokens does not split over 4 shards"):
+        append_chunk(context, make_block(0, 1, 6), jnp.int32(0), jnp.asarray([6], jnp.int32), mesh)

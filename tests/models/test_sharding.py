@@ -81,6 +81,7 @@ def test_an_axis_without_a_rule_is_refused():
         ((1, 1, 4), {"ffn_width": 22}, "model=4 does not divide the model's 22 ffn width"),
         ((1, 1, 4), {"vocab_size": 17}, "model=4 does not divide the model's 17 vocabulary"),
         ((1, 2, 4), {"width": 7}, "context=2 does not divide the model's 7 width"),
+        ((1, 3, 1), {"width": 12}, "context=3 must be a power of two of at most 32"),
     ],
 )
 def test_a_mesh_that_does_not_divide_a_model_is_refused_before_its_weights_are_made(shape, change, message):
@@ -101,9 +102,9 @@ def test_every_weight_is_split_over_all_of_context_and_model():
         assert np.prod(placed.shard_shape(weight.shape)) * 8 == np.prod(weight.shape)
 
 
-def test_rows_are_split_over_data_and_heads_over_model():
-    """A context that all rows share is on every device of the data axis."""
-    mesh = sharding.make_mesh((2, 1, 4))
-    assert sharding.cache_sharding(mesh, 4).spec == P("data", "model", None, None)
-    assert sharding.cache_sharding(mesh, 1).spec == P(None, "model", None, None)
-    assert sharding.cache_sharding(None, 4) is None
+def test_rows_heads_and_slots_have_an_axis_each():
+    """A context that all rows share is on every device of the data axis; tails are whole along their slots."""
+    assert sharding.context_spec(4) == P("data", "model", "context", None)
+    assert sharding.context_spec(1) == P(None, "model", "context", None)
+    assert sharding.tail_spec(4) == P("data", "model", None, None)
+    assert sharding.tail_spec(1) == P(None, "model", None, None)
