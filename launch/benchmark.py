@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli, config_flag
+from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig
 from rapid_jax.methods import METHODS, Method
 
@@ -64,8 +64,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object a cell and 
 _PLOT = flags.DEFINE_string("plot", None, "Draw speed-up over context length into this file, .png or .svg (replaced).")
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(distributed)
 
 
+@distributed.joined()
 def main() -> None:
     """Checks everything that is quick to check, then loads, measures and prints."""
     methods = config_flag.methods(_METHODS)
@@ -106,7 +108,7 @@ def main() -> None:
     speed_table.print_header(about, sweep, why_no_peer)
     measurements = _measure(sweep, engine, peer, bandwidth, about)
     speed_table.print_tables(measurements, _ACCEPTANCE.value)
-    if _PLOT.value is not None:
+    if _PLOT.value is not None and distributed.is_main():
         from rapid_jax.benchmarking.plot import plot_speed_ups
 
         plot_speed_ups(measurements, Path(_PLOT.value), speed_table.plot_title(about, _ACCEPTANCE.value))
@@ -121,7 +123,7 @@ def _measure(
 
     measurements: list[Measurement] = []
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
+        output = stack.enter_context(distributed.open_output(_OUTPUT.value))
         runs = stack.enter_context(cli.progress("measuring", "runs"))
         prefill = stack.enter_context(cli.progress("prefill", "tok"))
         done, total = 0, sweep.runs(peer)
@@ -185,7 +187,7 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
 def _check_files(methods: list[Method]) -> None:
     """What cannot be written, or could not be drawn."""
     if _OUTPUT.value is not None:
-        cli.check_writable("output", _OUTPUT.value)
+        distributed.check_writable("output", _OUTPUT.value)
     if _PLOT.value is None:
         return
     if not _PLOT.value.endswith(_SUFFIXES):
@@ -194,7 +196,7 @@ def _check_files(methods: list[Method]) -> None:
         raise cli.UsageError("--plot draws speed-ups over lc: --methods needs lc and one more")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib, which is not installed: pip install matplotlib")
-    cli.check_writable("plot", _PLOT.value)
+    distributed.check_writable("plot", _PLOT.value)
 
 
 def _check_positions(config: EngineConfig, longest: int) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli, config_flag
+from launch import cli, config_flag, distributed
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
 from rapid_jax.databases.limits import KEPT, MAX_SHARD_TOKENS, SHARD_TOKENS
@@ -56,6 +56,7 @@ _SHARD = flags.DEFINE_integer(
 )
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(distributed)
 
 _OF_KIND = {
     "model": ("prompts", "document", "method", "batch", "max_new_tokens", "ngrams"),
@@ -64,6 +65,7 @@ _OF_KIND = {
 _OF_ARCHIVES = ("archives", "tokens")
 
 
+@distributed.joined()
 def main() -> None:
     """Checks everything that is quick to check, then builds what is not there yet and prints its size."""
     kind = _KIND.value
@@ -71,6 +73,8 @@ def main() -> None:
     if Path(_OUTPUT.value).exists() and not Path(_OUTPUT.value).is_dir():
         raise NotADirectoryError(f"--output={_OUTPUT.value} is a file; name a directory")
     if kind == "corpus":
+        if distributed.several():
+            raise cli.UsageError("--kind=corpus runs on one host alone: leave the flags of several hosts out")
         _build_corpus(config)
     else:
         _build_model(config, method)
@@ -116,7 +120,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     prompts = _prompts(config)
 
     from rapid_jax.databases.build import build_model_database, model_settings
-    from rapid_jax.databases.manifest import finished
+    from rapid_jax.databases.manifest import finished, read_manifest
     from rapid_jax.databases.ngram_table import NgramTable
     from rapid_jax.engine import Engine, check_checkpoints
     from rapid_jax.evaluation.runner import Plan
@@ -141,14 +145,15 @@ def _build_model(config: EngineConfig, method: Method) -> None:
         "variation": variation.to_dict(),
         "config": config.to_dict(),
     }
-    manifest = finished(directory, "model", tokenizer, model_settings(asked, _KEEP.value))
-    was_there = manifest is not None
-    if manifest is None:
+    was_there = distributed.from_main(
+        lambda: finished(directory, "model", tokenizer, model_settings(asked, _KEEP.value)) is not None
+    )
+    if not was_there:
         cli.use_compilation_cache()
         with cli.progress("loading", "B") as progress:
             engine = Engine.load(config=config, progress=progress)
         with cli.progress("answering", "answers") as progress:
-            manifest = build_model_database(
+            build_model_database(
                 engine,
                 plan,
                 directory,
@@ -157,7 +162,8 @@ def _build_model(config: EngineConfig, method: Method) -> None:
                 keep=_KEEP.value,
                 progress=progress,
             )
-    _print(manifest, NgramTable.open(directory, tokenizer).nbytes, was_there)
+    if distributed.is_main():
+        _print(read_manifest(directory, "model"), NgramTable.open(directory, tokenizer).nbytes, was_there)
 
 
 def _check_flags(kind: str) -> Method:

@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 _SECONDS_BETWEEN_LINES = 10  # of progress, where standard error is no terminal
+_SECONDS_BEFORE_THE_OTHERS = 2  # that the first host gives the others to say what is wrong with them
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache_dir",
@@ -30,9 +31,31 @@ class UsageError(Exception):
 
 
 def fail(message: object, status: int) -> NoReturn:
-    """Prints one line on standard error and exits."""
-    sys.stderr.write("error: " + " ".join(str(message).split()) + "\n")
-    sys.exit(status)
+    """Prints one line on standard error and exits; of several hosts all but the first give their number."""
+    host = _host()
+    sys.stderr.write((f"host {host}: " if host else "") + "error: " + " ".join(str(message).split()) + "\n")
+    if host == 0:  # its end takes the others along, before they have said what is wrong with them
+        time.sleep(_SECONDS_BEFORE_THE_OTHERS)
+    leave(status, at_once=host is not None)
+
+
+def leave(status: int, *, at_once: bool) -> NoReturn:
+    """Exits; at once where JAX would wait for other hosts, which may wait for this one."""
+    if not at_once:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _host() -> int | None:
+    """This host's number among several; None where there is one, or before they have met."""
+    if "jax" not in sys.modules:
+        return None
+
+    import jax
+
+    return jax.process_index() if jax.distributed.is_initialized() else None
 
 
 def start(
@@ -77,6 +100,7 @@ def start(
             fail(e, USAGE)
         except BrokenPipeError:  # the reader of our output, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave(0, at_once=_host() is not None)
         except (ValueError, OSError, NotImplementedError) as e:
             fail(e, FAILURE)
         except (RuntimeError, MemoryError) as e:
@@ -90,7 +114,14 @@ def start(
 
 def _explain(error: RuntimeError | MemoryError) -> str:
     """What a user can do about an error of JAX; any other is a fault of ours and keeps its traceback."""
+    from models import hosts
+
     message = str(error)
+    if isinstance(error, hosts.MainHostFailed):  # which has said why
+        leave(FAILURE, at_once=True)
+    if isinstance(error, hosts.NotMet):
+        sys.stderr.write(f"error: {message}\n")
+        leave(FAILURE, at_once=True)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
         return (
             "too little memory: keep fewer document tokens (--config.max_context_tokens), use bfloat16 "

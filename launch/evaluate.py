@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli, config_flag
+from launch import cli, config_flag, distributed
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
 from rapid_jax.evaluation.benchmarks import BENCHMARKS
@@ -66,6 +66,7 @@ _RULES = flags.DEFINE_integer(
 )
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(distributed)
 
 _DEFAULT_LENGTHS = {
     "archive": (2048, 8192),
@@ -77,6 +78,7 @@ _DEFAULT_LENGTHS = {
 _DEFAULT_ARCHIVE_SEED = 1_000_000  # outside those that the embedded model was trained on
 
 
+@distributed.joined()
 def main() -> None:
     """Checks the flags, loads, answers length by length, and prints the tables."""
     config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
@@ -110,6 +112,7 @@ def main() -> None:
         for length in lengths
     ]
     config = _with_sampling(config, plans)
+    distributed.check_same("the benchmark's data", [plan.benchmark.fingerprint for plan in plans])
     cli.use_compilation_cache()
     with contextlib.ExitStack() as stack:
         if directory is None:
@@ -120,8 +123,7 @@ def main() -> None:
         _answer(engine, plans, directory)
         if _RULES.value:
             _measure_rules(engine, plans, directory)
-        report = Report(directory)
-        for heading, tables in report.tables():
+        for heading, tables in Report(directory).tables() if distributed.is_main() else ():
             printing.print_tables(heading, tables)
     if _OUTPUT.value is not None:
         print(f"python -m launch.report {_OUTPUT.value} makes a page of it")
@@ -129,7 +131,7 @@ def main() -> None:
 
 def _answer(engine: Engine, plans: list[Plan], directory: Path) -> None:
     from rapid_jax.evaluation.runner import run
-    from rapid_jax.evaluation.store import ResultStore
+    from rapid_jax.evaluation.store import open_store
 
     manifest = {
         "benchmark": {
@@ -142,7 +144,7 @@ def _answer(engine: Engine, plans: list[Plan], directory: Path) -> None:
         "config": engine.config.to_dict(),
         "versions": {**engine.versions, "processors": os.cpu_count()},
     }
-    with ResultStore(directory, manifest) as store:
+    with open_store(directory, manifest) as store:
         for plan in plans:
             what = f"{plan.context_length:,} tokens" if plan.context_length else plan.benchmark.name
             with cli.progress(what, "answers") as progress:
@@ -165,7 +167,8 @@ def _measure_rules(engine: Engine, plans: list[Plan], directory: Path) -> None:
                     where = {"context_length": plan.context_length, "item": item.id, "task": item.task}
                     records += rules.measure(engine, document, item, where)
                     progress(len({record["item"] for record in records}), total)
-    rules.write_rules(directory, records)
+    if distributed.is_main():
+        rules.write_rules(directory, records)
 
 
 def _benchmark(length: int, count_tokens: Callable[[str], int]) -> Benchmark:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli, config_flag
+from launch import cli, config_flag, distributed
 from rapid_jax import assets
 from rapid_jax.config import EngineConfig
 from rapid_jax.methods import METHODS
@@ -55,14 +55,16 @@ _OVERRIDES: dict[str, dict[str, flags.FlagHolder]] = {
 }
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(distributed)
 
 
+@distributed.joined()
 def main() -> None:
     """Checks everything that is quick to check, then loads, reads, asks and prints."""
     config, methods, query = _engine_config(), config_flag.methods(_METHOD), _query()
     if _OUTPUT.value is not None:
-        cli.check_writable("output", _OUTPUT.value)
-    text = _document()
+        distributed.check_writable("output", _OUTPUT.value)
+    text = distributed.from_main(_document)
 
     from launch import printing
     from rapid_jax.engine import Engine
@@ -73,7 +75,7 @@ def main() -> None:
     engine.require(methods)
     answers: list[Answer] = []
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(open(_OUTPUT.value, "w", encoding="utf-8")) if _OUTPUT.value else None
+        output = stack.enter_context(distributed.open_output(_OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         document = engine.read(text, prefill=False, progress=progress)
         printing.print_header(engine, document, query)

@@ -16,7 +16,7 @@ import numpy as np
 from flax.core import meta
 from jax.sharding import Mesh
 
-from models import llama, registry
+from models import hosts, llama, registry
 from models.config import ModelConfig
 from models.params import Params, abstract_params, logical_params, resolve_dtype
 from models.safetensors_io import SafetensorsDirectory, read_json, write_json, write_tensors
@@ -186,6 +186,8 @@ def export_hf(
 ) -> None:
     """Writes config.json and safetensors that `load_params` and transformers read.
 
+    Of several hosts all call it, and the main one writes.
+
     Args:
       params: the weights.
       config: their model.
@@ -201,12 +203,16 @@ def export_hf(
     kept = _lookup(params, weights[0].path).dtype
     resolved = resolve_dtype(kept if dtype is None else dtype)
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
 
     def fetch(weight: _Weight) -> np.ndarray:
-        return np.asarray(_lookup(params, weight.path)).astype(resolved).reshape(weight.hf_shape)
+        return hosts.fetch(_lookup(params, weight.path)).astype(resolved).reshape(weight.hf_shape)
 
     tensors = {w.name: (lambda w=w: fetch(w)) for w in weights}
+    if not hosts.is_main():
+        for tensor in tensors.values():  # their parts of what the main host gathers, in its order
+            tensor()
+        return
+    path.mkdir(parents=True, exist_ok=True)
     sizes = {w.name: math.prod(w.shape) * resolved.itemsize for w in weights}
     write_tensors(path, tensors, sizes, shard_bytes)
     write_json(path / "config.json", {**written, "torch_dtype": resolved.name})
@@ -214,6 +220,8 @@ def export_hf(
 
 def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokenizer_from: Path | None = None) -> None:
     """Writes weights as an Orbax checkpoint beside a config.json, in a directory that `load` recognises.
+
+    Several hosts need a directory that they share: each writes its own weights, the main one all the rest.
 
     Args:
       path: the directory; made where it does not exist.
@@ -225,12 +233,14 @@ def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokeniz
       ValueError: the directory already holds an Orbax checkpoint, or config.json cannot express the model.
     """
     path = Path(path).absolute()
-    if (path / _ORBAX).exists():
+    if hosts.from_main((path / _ORBAX).exists):
         raise ValueError(f"{path / _ORBAX} already exists; give an empty directory")
     written = registry.config_to_hf(config)
     path.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer:
         checkpointer.save(path / _ORBAX, params)
+    if not hosts.is_main():
+        return
     write_json(path / "config.json", written)
     if tokenizer_from is not None:
         for pattern in _TOKENIZER_FILES:

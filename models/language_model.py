@@ -67,7 +67,7 @@ class LanguageModel:
         mesh, rows = self.decoder.mesh, len(ids)
         spare = -rows % mesh.shape["data"] if mesh is not None else 0  # the mesh splits rows evenly
         padded = np.concatenate([ids, np.repeat(ids[-1:], spare, axis=0)]).astype(np.int32)
-        return self._forward(self.params, jnp.asarray(padded))[:rows]
+        return self._forward(self.params, padded)[:rows]
 
 
 def load(

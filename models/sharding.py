@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from models import hosts
 from models.config import ModelConfig
 
 AXES = ("data", "context", "model")
@@ -34,7 +35,8 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     """A mesh of (data, context, model) devices.
 
     Raises:
-      ValueError: the shape is not three positive numbers, or there are fewer devices than it needs.
+      ValueError: the shape is not three positive numbers, there are fewer devices than it needs, or it would leave one
+        of several hosts without any.
     """
     shape = tuple(shape)
     if len(shape) != 3 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in shape):
@@ -43,7 +45,17 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     needed = int(np.prod(shape))
     if needed > len(devices):
         raise ValueError(f"mesh {shape} needs {needed} devices, there are {len(devices)}")
+    hosts.check_devices(shape, devices[:needed])
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+
+
+def mesh_of(shape: Sequence[int]) -> Mesh | None:
+    """As `make_mesh`; None for a single device, where nothing is split.
+
+    Raises:
+      ValueError: see `make_mesh`.
+    """
+    return None if tuple(shape) == (1, 1, 1) and hosts.count() == 1 else make_mesh(shape)
 
 
 def spec(axes: Sequence[str | None], rules: Mapping[str, str | None] = RULES) -> P:

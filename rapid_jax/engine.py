@@ -84,7 +84,7 @@ class Engine:
             drafter=config.drafter if drafter is None else drafter,
         )
         start = time.perf_counter()
-        mesh = sharding.make_mesh(config.mesh) if config.mesh != (1, 1, 1) else None
+        mesh = sharding.mesh_of(config.mesh)
         load = functools.partial(models.load, dtype=config.dtype or None, mesh=mesh, progress=progress)
         paths = [config.target or assets.model_path()]
         if config.drafter and config.drafter != config.target:
@@ -292,7 +292,7 @@ def check_checkpoints(paths: Sequence[str], mesh: tuple[int, int, int]) -> None:
     Raises:
       ValueError, FileNotFoundError: as `Engine.load`.
     """
-    devices = sharding.make_mesh(mesh) if mesh != (1, 1, 1) else None
+    devices = sharding.mesh_of(mesh)
     directories = [hub.resolve(path) for path in paths]
     for directory in directories:
         config = checkpoint.read_config(directory)

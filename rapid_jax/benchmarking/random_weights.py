@@ -29,7 +29,7 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
     start = time.perf_counter()
     numbers = registry.preset(preset)
     dtype = resolve_dtype(config.dtype or None)
-    mesh = sharding.make_mesh(config.mesh) if config.mesh != (1, 1, 1) else None
+    mesh = sharding.mesh_of(config.mesh)
     params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh))
     model = LanguageModel(numbers, params, Decoder(numbers, dtype, mesh), Path())
     return Engine(config, model, model, mesh, time.perf_counter() - start)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from models import hosts
 from models.tokenizer import Tokenizer
 from rapid_jax import __version__
 from rapid_jax.databases.limits import KEPT, NGRAM, SHARD_TOKENS
@@ -16,7 +18,7 @@ from rapid_jax.databases.ngram_table import count_ngrams, make_table, save_table
 from rapid_jax.databases.shards import remove_shards, write_shards
 from rapid_jax.engine import Engine
 from rapid_jax.evaluation.runner import Plan, run
-from rapid_jax.evaluation.store import ResultStore, read_results
+from rapid_jax.evaluation.store import open_store, read_results
 
 ANSWERS = "answers"  # directory of what the model wrote, inside the database's
 
@@ -48,29 +50,40 @@ def build_model_database(
       ValueError: the directory holds answers of other settings, or a prompt has no room in the model.
       OSError: another process writes there, or the directory cannot be written.
     """
-    with ResultStore(directory / ANSWERS, {**asked, "versions": engine.versions}) as store:
+    with open_store(directory / ANSWERS, {**asked, "versions": engine.versions}) as store:
         for _ in run(engine, plan, store, progress):
             pass
-        answers = [turn["token_ids"] for record in read_results(directory / ANSWERS) for turn in record["turns"]]
-        ngrams, _ = count_ngrams(answers, NGRAM, keep=keep)
-        table = make_table(ngrams, vocab_size=engine.target.config.vocab_size)
-        save_table(directory, table)
-        tokenizer = engine.target.tokenizer
-        manifest = Manifest(
-            kind="model",
-            tokenizer=tokenizer.fingerprint,
-            tokenizer_name=target_name,
-            vocab_size=tokenizer.vocab_size,
-            documents=len(answers),
-            tokens=sum(map(len, answers)),
-            order=NGRAM,
-            ngrams=len(table.values),
-            shards=0,
-            generated_by=target_name,
-            settings=model_settings(asked, keep),
-            versions=engine.versions,
-        )
-        write_manifest(directory, manifest)
+
+        def count() -> dict[str, Any]:
+            return dataclasses.asdict(_count_answers(engine, directory, target_name, model_settings(asked, keep), keep))
+
+        return Manifest(**hosts.from_main(count))
+
+
+def _count_answers(
+    engine: Engine, directory: Path, target_name: str, settings: Mapping[str, Any], keep: int
+) -> Manifest:
+    """Counts the n-grams of the answers that a directory holds, and writes them beside."""
+    answers = [turn["token_ids"] for record in read_results(directory / ANSWERS) for turn in record["turns"]]
+    ngrams, _ = count_ngrams(answers, NGRAM, keep=keep)
+    table = make_table(ngrams, vocab_size=engine.target.config.vocab_size)
+    save_table(directory, table)
+    tokenizer = engine.target.tokenizer
+    manifest = Manifest(
+        kind="model",
+        tokenizer=tokenizer.fingerprint,
+        tokenizer_name=target_name,
+        vocab_size=tokenizer.vocab_size,
+        documents=len(answers),
+        tokens=sum(map(len, answers)),
+        order=NGRAM,
+        ngrams=len(table.values),
+        shards=0,
+        generated_by=target_name,
+        settings=settings,
+        versions=engine.versions,
+    )
+    write_manifest(directory, manifest)
     return manifest
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from models import hosts
 from models.tokenizer import Tokenizer
 from rapid_jax.databases import device_lookup, host_lookup
 from rapid_jax.databases.limits import LENGTH, MAX_MATCHES, MOST_MATCHES
@@ -101,7 +102,7 @@ class StatisticsDatabase:
         """
         if self.nbytes > budget_bytes:
             return SuffixLookup(length, max_matches, self._on_host), ()
-        return SuffixLookup(length, max_matches), jax.device_put(self.shards, sharding)
+        return SuffixLookup(length, max_matches), hosts.put(self.shards, sharding)
 
 
 def lookup(

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from models import hosts
 from models.cache import ContextCache, TailCache
 from rapid_jax.decoding.programs import Programs, shardings_of
 from rapid_jax.decoding.state import Counters, DecodeState, Report
@@ -47,7 +48,7 @@ def initial_state(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(rows))
 
     def put(array: Any) -> jax.Array:
-        return jax.device_put(array, sharding)
+        return hosts.put(array, sharding)
 
     def zeros() -> jax.Array:
         return put(np.zeros(batch, np.int32))
@@ -92,12 +93,12 @@ def decode(
     """
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     by_row = state.done.sharding
-    eta_array = jax.device_put(np.float32(eta), replicated)
-    ended = np.asarray(state.done)
-    stopped = jax.device_put(ended, by_row)
+    eta_array = hosts.put(np.float32(eta), replicated)
+    ended = hosts.fetch(state.done)
+    stopped = hosts.put(ended, by_row)
     args = (params, context, drafter_model, eta_array, stopped, state)
-    run = _warmed(programs, spec, burst_steps, args)
-    yield jax.device_get(Report(state.output, state.num_tokens, state.done, state.counters))
+    run = _warmed(programs, spec, burst_steps, args, replicated)
+    yield hosts.fetch(Report(state.output, state.num_tokens, state.done, state.counters))
 
     state, report = run(*args)
     while True:
@@ -106,19 +107,22 @@ def decode(
         stop = yield host
         if stop is not None:
             ended = ended | stop
-            stopped = jax.device_put(ended, by_row)
+            stopped = hosts.put(ended, by_row)
         if np.all(host.done | ended):
             return state
         report = following
 
 
-def _warmed(programs: Programs, spec: StepSpec, burst_steps: int, args: tuple) -> Callable:
+def _warmed(
+    programs: Programs, spec: StepSpec, burst_steps: int, args: tuple, reported: NamedSharding | None
+) -> Callable:
     """The compiled burst; a new one has run once on a copy of the state, for what XLA sets up in a first execution.
 
     That is as long as a second where small matrix products have kernels of their own (on CPU), and counts as compiling.
     """
     known, state = len(programs.compiled), args[-1]
-    run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=(shardings_of(state), None))
+    out_shardings = shardings_of(state), reported
+    run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=out_shardings)
     if len(programs.compiled) > known:
         start = time.perf_counter()
         jax.block_until_ready(run(*args[:-1], jax.tree.map(jnp.copy, state)))

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from models import hosts
 from models.cache import ContextCache, KVCache, TailCache, append_chunk, commit, empty_context, empty_tail
 from models.decoder import Decoder, hidden_states
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
@@ -119,7 +120,7 @@ def prefill_tail(
 
 def _run(programs: Programs, function: Callable, decoder: Decoder, mesh: Mesh | None, params: dict, cache, *args):
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
-    args = tuple(jax.device_put(a, replicated) if isinstance(a, (np.ndarray, np.generic)) else a for a in args)
+    args = tuple(hosts.put(a, replicated) if isinstance(a, (np.ndarray, np.generic)) else a for a in args)
     compiled = programs.get(
         function, (decoder,), (params, cache, *args), donate=(1,), out_shardings=shardings_of(cache)
     )

@@ -16,7 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from models import hosts
 from models.cache import ContextCache, TailCache
 from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.buckets import token_bucket
@@ -90,7 +93,7 @@ def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any
     limit = {"max_new_tokens": item.max_new_tokens}
     run = engine.start(document, [item.question], "rapid", [item.retrieval_query], limit)
     _, context, (draft_params, draft_context), state = run.prepare()
-    last = np.asarray(state.last_tokens)[0].tolist()
+    last = hosts.fetch(state.last_tokens)[0].tolist()
     target, drafter = engine.target, engine.drafter
     z = _logits(engine, target.decoder, target.params, context, state.target_tail, [last[1], *answer])
     z_draft = _logits(engine, drafter.decoder, draft_params, draft_context, state.drafter_cache, [*last, *answer])
@@ -98,7 +101,7 @@ def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any
     vocabulary = min(z.shape[-1], z_draft.shape[-1])
     found = rule_figures(z[:, :vocabulary], z_draft[:, :vocabulary], eta=eta, temperature=temperature, alpha=alpha)
     for (tail, residual), figures in found.items():
-        means = {name: float(jnp.mean(values)) for name, values in figures.items()}
+        means = {name: float(hosts.fetch(jnp.mean(values))) for name, values in figures.items()}
         yield {**where, "tail": tail, "residual": residual, "eta": eta, "temperature": temperature, **means}
 
 
@@ -107,7 +110,7 @@ def _logits(
 ) -> jax.Array:
     padded = np.zeros((1, token_bucket(len(tokens))), np.int32)
     padded[0, : len(tokens)] = tokens
-    args = (params, context, tail, jnp.asarray(padded))
+    args = (params, context, tail, hosts.put(padded, None if engine.mesh is None else NamedSharding(engine.mesh, P())))
     return engine.programs.get(answer_logits, (decoder,), args)(*args)[0]
 
 

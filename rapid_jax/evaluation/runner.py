@@ -14,7 +14,7 @@ import numpy as np
 from rapid_jax.answer import Answer
 from rapid_jax.engine import Document, Engine
 from rapid_jax.evaluation.benchmarks.base import Benchmark, Item, Source
-from rapid_jax.evaluation.store import ResultStore
+from rapid_jax.evaluation.store import ElsewhereStore, ResultStore
 from rapid_jax.evaluation.variation import Variation
 from rapid_jax.methods import METHODS
 from rapid_jax.prompt import Prompt
@@ -62,7 +62,7 @@ class Plan:
 
 
 def run(
-    engine: Engine, plan: Plan, store: ResultStore, progress: Callable[[int, int], None] | None = None
+    engine: Engine, plan: Plan, store: ResultStore | ElsewhereStore, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Answers what the store does not hold yet; yields each record once it is on disk.
 

@@ -63,6 +63,11 @@ class ResultStore:
     def __contains__(self, key: str) -> bool:
         return key in self._done
 
+    @property
+    def keys(self) -> list[str]:
+        """Names of the results that are there."""
+        return sorted(self._done)
+
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Writes records, each with a "key" that is not there yet, and waits until they are on disk."""
         records = list(records)
@@ -80,6 +85,45 @@ class ResultStore:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+class ElsewhereStore:
+    """What the other hosts see of the first one's store: which results are there. They write none."""
+
+    def __init__(self, done: Iterable[str]):
+        self._done = set(done)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._done
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Takes note of records that the first host writes."""
+        self._done.update(record["key"] for record in records)
+
+    def __enter__(self) -> ElsewhereStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def open_store(directory: Path, manifest: Mapping[str, Any]) -> ResultStore | ElsewhereStore:
+    """The store of a run, which only the first of several hosts writes; all of them ask the same of it.
+
+    Raises:
+      ValueError, OSError: see ResultStore.
+      MainHostFailed: on the other hosts.
+    """
+    from models import hosts  # with JAX, which reading results does without
+
+    opened: list[ResultStore] = []
+
+    def there() -> list[str]:
+        opened.append(ResultStore(directory, manifest))
+        return opened[0].keys
+
+    keys = hosts.from_main(there)
+    return opened[0] if opened else ElsewhereStore(keys)
 
 
 def complete_bytes(path: Path) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from models import hosts
 from models.language_model import LanguageModel
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
@@ -52,7 +53,7 @@ class StaticDatabases:
         """
         table = NgramTable.open(Path(self.config.model_database), self.target.tokenizer)
         check_bytes("model", table.nbytes, self.config.device_bytes)
-        return jax.device_put(table, self._everywhere())
+        return hosts.put(table, self._everywhere())
 
     @functools.cached_property
     def _statistics(self) -> tuple[SuffixLookup, Any]:
@@ -139,7 +140,7 @@ def make_memory(
 
     def put(rows: Sequence[np.ndarray]) -> jax.Array:
         stacked = np.stack(rows)
-        return jax.device_put(stacked, None if mesh is None else NamedSharding(mesh, P("data")))
+        return hosts.put(stacked, None if mesh is None else NamedSharding(mesh, P("data")))
 
     size = hierarchy.recent
     memory = Memory(put([np.asarray([*[-1] * size, *prompt[-size:]], np.int32)[-size:] for prompt in prompts]))
@@ -177,7 +178,7 @@ def _tables(
             min(len(prompt), len(earlier.tokens)),
         )
         news = prompt[max(shared - hierarchy.ngram + 1, 0) :]
-        return [context_table.extend_table(np.asarray(earlier.memory.table[0]), news)]
+        return [context_table.extend_table(hosts.fetch(earlier.memory.table)[0], news)]
     made = {
         key: context_table.build_table(key, vocab_size=vocab_size, values=config.values, ngram=hierarchy.ngram)
         for key in {tuple(prompt) for prompt in prompts}
