@@ -129,9 +129,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     directory = Path(_OUTPUT.value)
     if not method.drafts:
         config = dataclasses.replace(config, drafter="")
-    check_checkpoints(
-        [config.target or assets.model_path(), *([config.drafter] if config.drafter else [])], config.mesh
-    )
+    check_checkpoints([config.target or assets.model_path(), *([config.drafter] if config.drafter else [])], config)
     tokenizer = _tokenizer(config)
     benchmark: Benchmark = prompts or _archives(config, tokenizer)
     items = [item for source in benchmark.sources() for item in source.items]

@@ -95,7 +95,7 @@ def main() -> None:
     from rapid_jax.evaluation.runner import Plan
 
     made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
-    check_checkpoints([config.target or assets.model_path(), *_drafters(config, variations)], config.mesh)
+    check_checkpoints([config.target or assets.model_path(), *_drafters(config, variations)], config)
     if made:
         _check_room(config, max(lengths))
     tokenizer = _tokenizer(config)

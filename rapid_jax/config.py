@@ -130,6 +130,7 @@ class EngineConfig:
       drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
       dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
       mesh: devices along (data, context, model).
+      drafter_mesh: the same of devices that the drafter has for itself, behind the target's; () shares the target's.
       prefill_chunk: tokens in one forward of a prefill.
       burst_steps: decoding steps between two reads by the host.
       max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
@@ -142,6 +143,7 @@ class EngineConfig:
     drafter: str = ""
     dtype: str = ""
     mesh: tuple[int, int, int] = (1, 1, 1)
+    drafter_mesh: tuple[int, ...] = ()
     prefill_chunk: int = 1024
     burst_steps: int = 8
     max_context_tokens: int = 0
@@ -160,10 +162,11 @@ class EngineConfig:
             self.dtype in ("", "bfloat16", "float32"),
             f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
         )
-        _require(
-            isinstance(self.mesh, tuple) and len(self.mesh) == 3 and all(_is_integer(n) and n >= 1 for n in self.mesh),
-            f"mesh must be three positive numbers (data, context, model), got {self.mesh!r}",
-        )
+        for name, mesh in (("mesh", self.mesh), ("drafter_mesh", self.drafter_mesh or (1, 1, 1))):
+            _require(
+                isinstance(mesh, tuple) and len(mesh) == 3 and all(_is_integer(n) and n >= 1 for n in mesh),
+                f"{name} must be three positive numbers (data, context, model), got {mesh!r}",
+            )
         chunk = self.prefill_chunk
         _require(
             _is_integer(chunk) and chunk >= 32 and chunk & (chunk - 1) == 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from typing import Any
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
 
 import models
 from models import checkpoint, hub, sharding
+from models.language_model import LanguageModel
 from models.tokenizer import load_tokenizer, same_vocabulary
 from rapid_jax import assets
 from rapid_jax.answer import Answer
@@ -38,7 +41,8 @@ class Engine:
 
     Attributes:
       config: see EngineConfig.
-      target, drafter: language models; the same object in self-speculation, so that no weight is held twice.
+      target, drafter: language models; the same object in self-speculation, so that no weight is held twice, unless the
+        drafter has devices of its own.
       mesh: devices, or None for a single one.
       programs: what has been compiled.
       retriever: makes retrieved contexts.
@@ -85,13 +89,11 @@ class Engine:
         )
         start = time.perf_counter()
         mesh = sharding.mesh_of(config.mesh)
-        load = functools.partial(models.load, dtype=config.dtype or None, mesh=mesh, progress=progress)
-        paths = [config.target or assets.model_path()]
-        if config.drafter and config.drafter != config.target:
-            paths.append(config.drafter)
-        check_checkpoints(paths, config.mesh)
-        loaded = [load(path) for path in paths]
-        return cls(config, loaded[0], loaded[-1], mesh, time.perf_counter() - start)
+        paths = [config.target or assets.model_path(), config.drafter or config.target or assets.model_path()]
+        check_checkpoints(paths if paths[0] != paths[1] else paths[:1], config)
+        model = models.load(paths[0], dtype=config.dtype or None, mesh=mesh, progress=progress)
+        drafts = _load_drafter(config, paths[1], model if paths[0] == paths[1] else None, mesh, progress)
+        return cls(config, model, drafts, mesh, time.perf_counter() - start)
 
     def with_drafter(self, drafter: str) -> Engine:
         """An engine with the same target, in the same memory, and another drafter; it can ask this one's documents.
@@ -104,10 +106,11 @@ class Engine:
         """
         start = time.perf_counter()
         config = dataclasses.replace(self.config, drafter=drafter)
-        model = self.target
+        path, own = str(self.target.path), self.target
         if drafter and drafter != config.target:
-            check_checkpoints([str(self.target.path), drafter], config.mesh)
-            model = models.load(drafter, dtype=config.dtype or None, mesh=self.mesh)
+            check_checkpoints([path, drafter], config)
+            path, own = drafter, None
+        model = _load_drafter(config, path, own, self.mesh)
         engine = Engine(config, self.target, model, self.mesh, self.load_seconds + time.perf_counter() - start)
         engine.programs = self.programs
         return engine
@@ -282,22 +285,47 @@ class Engine:
         }
 
 
-def check_checkpoints(paths: Sequence[str], mesh: tuple[int, int, int]) -> None:
+def _load_drafter(
+    config: EngineConfig, path: Any, same: LanguageModel | None, mesh: Any, progress: Progress | None = None
+) -> LanguageModel:
+    """The drafter on its devices; `same` is the target where it drafts for itself, loaded again only if it must."""
+    if config.drafter_mesh:
+        mesh = make_drafter_mesh(config)
+    elif same is not None:
+        return same
+    return models.load(path, dtype=config.dtype or None, mesh=mesh, progress=progress)
+
+
+def make_drafter_mesh(config: EngineConfig) -> Mesh:
+    """The drafter's own devices, those behind the target's.
+
+    Raises:
+      ValueError: there are too few.
+    """
+    used = math.prod(config.mesh)
+    try:
+        return sharding.make_mesh(config.drafter_mesh, jax.devices()[used:])
+    except ValueError as error:
+        raise ValueError(f"drafter_mesh, of the devices behind the target's {used}: {error}") from None
+
+
+def check_checkpoints(paths: Sequence[str], config: EngineConfig) -> None:
     """Finds what is wrong with the target's and the drafters' checkpoints before any weights are read.
 
     Args:
       paths: directories or hub names, the target's first.
-      mesh: devices along (data, context, model).
+      config: whose meshes they are split over.
 
     Raises:
       ValueError, FileNotFoundError: as `Engine.load`.
     """
-    devices = sharding.mesh_of(mesh)
+    devices = sharding.mesh_of(config.mesh)
+    own = make_drafter_mesh(config) if config.drafter_mesh else devices
     directories = [hub.resolve(path) for path in paths]
-    for directory in directories:
-        config = checkpoint.read_config(directory)
-        if devices is not None:
-            sharding.check_divides(config, devices)
+    numbers = [checkpoint.read_config(directory) for directory in directories]
+    for model, split in [(numbers[0], devices), *((model, own) for model in numbers[1:] or numbers)]:
+        if split is not None:
+            sharding.check_divides(model, split)
     target, *drafters = [load_tokenizer(directory) for directory in directories]
     for drafter in drafters:
         reason = same_vocabulary(target, drafter)

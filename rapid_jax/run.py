@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class Run:
         self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
         if method.retrieves and document.is_conversation:
             raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
-        check_options(method, speculation)
+        check_options(method, speculation, apart=bool(engine.config.drafter_mesh))
         if method.looks_up:  # a database that is not there is found before anything is read
             make_hierarchy(method.hierarchy(engine.config.hierarchy), engine.static_databases)
         for question, query in zip(questions, retrieval_queries, strict=True):
@@ -185,6 +186,7 @@ class Run:
             residual=self._speculation.residual,
             alpha=self._speculation.alpha,
             stop_ids=tuple(engine.target.tokenizer.stop_ids),
+            apart=self._method.drafts and bool(engine.config.drafter_mesh),
         )
         prompt = self._prompts[id(engine.target)]
         budget = [sampling.max_new_tokens] * len(self._questions)
@@ -290,11 +292,12 @@ class Run:
 
     def _forward_settings(self, model: Any) -> dict[str, Any]:
         config = self._engine.config
-        return dict(chunk=config.prefill_chunk, dtype=model.decoder.dtype, mesh=self._engine.mesh)
+        return dict(chunk=config.prefill_chunk, dtype=model.decoder.dtype, mesh=model.decoder.mesh)
 
     def _padded(self, rows: list) -> list:
-        """Rows filled up with copies of the first to a multiple of the mesh's data axis."""
-        data = self._engine.config.mesh[0]
+        """Rows filled up with copies of the first to a multiple of the data axis of each mesh."""
+        config = self._engine.config
+        data = math.lcm(config.mesh[0], *config.drafter_mesh[:1])
         return rows + [rows[0]] * (-len(rows) % data)
 
     def _check_room(self, model: Any, role: str, context: int, question: int) -> None:
@@ -354,4 +357,5 @@ class Run:
             }
         settings["dtype"] = str(np.dtype(self._engine.target.decoder.dtype))
         settings["mesh"] = list(self._engine.config.mesh)
+        settings["drafter_mesh"] = list(self._engine.config.drafter_mesh)
         return settings

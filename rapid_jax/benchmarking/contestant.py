@@ -136,7 +136,8 @@ class MethodContestant:
             mesh=engine.mesh,
         )
         rules = (speculation.tail, speculation.residual, speculation.alpha)
-        spec = StepSpec(engine.target.decoder, drafting.drafter, *warping, *rules, stop_ids=())
+        apart = reading is not None and bool(engine.config.drafter_mesh)
+        spec = StepSpec(engine.target.decoder, drafting.drafter, *warping, *rules, stop_ids=(), apart=apart)
         if self.forced_acceptance is not None:
             spec = dataclasses.replace(spec, verify=ForcedAcceptance(self.forced_acceptance))
         state = initial_state(
@@ -166,5 +167,5 @@ class MethodContestant:
             capacity=token_bucket(needed),
             chunk=engine.config.prefill_chunk,
             dtype=model.decoder.dtype,
-            mesh=engine.mesh,
+            mesh=model.decoder.mesh,
         )

@@ -33,7 +33,7 @@ def read_context(
     """Prefills a model with one context for all rows, or with one a row.
 
     Args:
-      engine: whose programs, chunk size and mesh are used.
+      engine: whose programs and chunk size are used.
       model: the target or the drafter.
       contexts: token ids.
       progress: called with (tokens read, tokens in all) after every chunk.
@@ -47,7 +47,7 @@ def read_context(
             contexts,
             chunk=engine.config.prefill_chunk,
             dtype=model.decoder.dtype,
-            mesh=engine.mesh,
+            mesh=model.decoder.mesh,
             progress=progress,
         ),
     )

@@ -6,17 +6,18 @@ import time
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from models import registry, sharding
 from models.decoder import Decoder
 from models.language_model import LanguageModel
 from models.params import init_params, resolve_dtype
 from rapid_jax.config import EngineConfig
-from rapid_jax.engine import Engine
+from rapid_jax.engine import Engine, make_drafter_mesh
 
 
 def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
-    """An engine whose target drafts for itself, with random weights made on the devices of the config's mesh.
+    """An engine whose target drafts for itself, with random weights made on the devices of the config's meshes.
 
     Args:
       config: dtype, mesh and all the rest; its target and drafter are not looked at.
@@ -29,7 +30,12 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
     start = time.perf_counter()
     numbers = registry.preset(preset)
     dtype = resolve_dtype(config.dtype or None)
+
+    def make(mesh: Mesh | None) -> LanguageModel:
+        params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh))
+        return LanguageModel(numbers, params, Decoder(numbers, dtype, mesh), Path())
+
     mesh = sharding.mesh_of(config.mesh)
-    params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh))
-    model = LanguageModel(numbers, params, Decoder(numbers, dtype, mesh), Path())
-    return Engine(config, model, model, mesh, time.perf_counter() - start)
+    target = make(mesh)
+    drafter = make(make_drafter_mesh(config)) if config.drafter_mesh else target
+    return Engine(config, target, drafter, mesh, time.perf_counter() - start)

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from models import hosts
 from models.cache import ContextCache, TailCache
-from rapid_jax.decoding.programs import Programs, shardings_of
+from rapid_jax.decoding.apart import decode_apart
+from rapid_jax.decoding.programs import Programs, copied, shardings_of
 from rapid_jax.decoding.state import Counters, DecodeState, Report
 from rapid_jax.decoding.step import StepSpec, burst
 
@@ -89,8 +90,11 @@ def decode(
 
     The first value yielded is the report before any step: by then everything is compiled, and the clock may start.
     Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on. The generator
-    returns the last state.
+    returns the last state. A drafter on devices of its own reports after every step.
     """
+    if spec.apart:
+        args = (programs, spec, params, context, drafter_model, eta, state)
+        return (yield from decode_apart(*args, mesh=mesh))
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     by_row = state.done.sharding
     eta_array = hosts.put(np.float32(eta), replicated)
@@ -125,6 +129,6 @@ def _warmed(
     run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=out_shardings)
     if len(programs.compiled) > known:
         start = time.perf_counter()
-        jax.block_until_ready(run(*args[:-1], jax.tree.map(jnp.copy, state)))
+        jax.block_until_ready(run(*args[:-1], copied(state)))
         programs.compile_seconds += time.perf_counter() - start
     return run

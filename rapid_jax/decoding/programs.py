@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass
@@ -56,3 +57,8 @@ class Programs:
 def shardings_of(tree: Any) -> Any:
     """The shardings of a tree's arrays."""
     return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def copied(tree: Any) -> Any:
+    """A tree's arrays in buffers of their own, sharded alike: to run what donates them without losing them."""
+    return jax.tree.map(lambda x: jax.device_put(jnp.copy(x), x.sharding), tree)

@@ -31,6 +31,7 @@ class StepSpec:
       tail, residual, alpha: the acceptance rule (see verification); several first candidates go by "exact" alone.
       stop_ids: token ids that end a row.
       verify: who accepts; hashable, with the contract of `verification.verify_chain`.
+      apart: the drafter's arrays are on devices of their own; see decoding.apart.
     """
 
     target: Decoder
@@ -43,6 +44,7 @@ class StepSpec:
     alpha: float
     stop_ids: tuple[int, ...]
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
+    apart: bool = False
 
     @property
     def warped_temperature(self) -> float:
@@ -61,9 +63,27 @@ def step(
       eta: float32 scalar, transfer strength.
       state: B rows.
     """
-    draft_keys, _ = position_keys(state.keys, state.num_tokens)
-    draft, drafted = spec.drafter.draft(drafter_model, state.drafter_cache, state.last_tokens, draft_keys)
+    draft, drafted = propose(spec, drafter_model, state.drafter_cache, state.last_tokens, state.keys, state.num_tokens)
+    state, outcome = judge(spec, params, context, draft, eta, state)
+    return dataclasses.replace(state, drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, outcome))
 
+
+def propose(
+    spec: StepSpec, drafter_model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array, num_tokens: jax.Array
+) -> tuple[Draft, Any]:
+    """The drafter's half of a step; see `Drafter.draft`."""
+    draft_keys, _ = position_keys(keys, num_tokens)
+    return spec.drafter.draft(drafter_model, cache, last_tokens, draft_keys)
+
+
+def judge(
+    spec: StepSpec, params: dict, context: ContextCache, draft: Draft, eta: jax.Array, state: DecodeState
+) -> tuple[DecodeState, Outcome]:
+    """The target's half of a step: verify, accept, commit.
+
+    Returns:
+      (the state behind the step, its drafter's cache untouched; what the drafter needs for its own commit).
+    """
     layout = spec.drafter.layout
     tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.in_flight], axis=1)
     positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
@@ -92,10 +112,10 @@ def step(
     emitted = accepted.tokens
     count, ended = _cut(emitted, accepted.num_accepted + 1, state, spec.stop_ids)
     newest = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed are at count, count + 1
-    return DecodeState(
+    behind = DecodeState(
         last_tokens=jnp.take_along_axis(newest, count[:, None] + jnp.arange(2)[None, :], axis=1),
         target_tail=commit(state.target_tail, block, count, accepted.rows),
-        drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, Outcome(emitted, count, logits[:, verified:])),
+        drafter_cache=state.drafter_cache,
         output=_append(state.output, state.num_tokens, emitted, count),
         num_tokens=state.num_tokens + count,
         budget=state.budget,
@@ -103,6 +123,7 @@ def step(
         keys=state.keys,
         counters=_counted(state, draft, accepted),
     )
+    return behind, Outcome(emitted, count, logits[:, verified:])
 
 
 def _counted(state: DecodeState, draft: Draft, accepted: Accepted) -> Counters:

@@ -56,8 +56,18 @@ class Drafting:
     database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def check_options(method: Method, speculation: SpeculationConfig) -> None:
-    """Raises ValueError where a drafter that looks its own drafts up is asked for what it cannot do."""
+def check_options(method: Method, speculation: SpeculationConfig, *, apart: bool = False) -> None:
+    """Raises ValueError where a drafter that looks its own drafts up is asked for what it cannot do.
+
+    Args:
+      method, speculation: who drafts, and how.
+      apart: whether the drafter has devices of its own.
+    """
+    if method.drafts and method.looks_up and apart:
+        raise ValueError(
+            f"{method.name} does not take a drafter_mesh: its databases are on the target's devices; "
+            f"ask {method.name.removesuffix('+hd')} or leave drafter_mesh empty"
+        )
     for name, off in (("early_stop", False), ("first_candidates", 1)):
         if method.drafts and method.looks_up and getattr(speculation, name) != off:
             raise ValueError(

@@ -393,3 +393,42 @@ def test_weights_split_over_context_and_model(engine_config, document_text, docu
     on_mesh = split.read(document_text)
     for method in ("lc", "rapid"):
         assert on_mesh.ask(questions[0], method).token_ids == document.ask(questions[0], method).token_ids
+
+
+@pytest.mark.parametrize("mesh, drafter_mesh", [((1, 1, 1), (1, 1, 1)), ((1, 2, 2), (2, 1, 2))])
+def test_a_drafter_on_devices_of_its_own(engine_config, document_text, engine, document, questions, mesh, drafter_mesh):
+    """Draft and verify as two programs on devices that do not overlap: the tokens and counts of one program."""
+    apart = Engine.load(config=dataclasses.replace(engine_config, mesh=mesh, drafter_mesh=drafter_mesh))
+    target, drafter = (jax.tree.leaves(model.params)[0].sharding.device_set for model in (apart.target, apart.drafter))
+    assert len(drafter) == np.prod(drafter_mesh) and not target & drafter
+    there = apart.read(document_text)
+    for settings in (dict(), dict(temperature=1.0), dict(early_stop=True), dict(first_candidates=2, eta=0.0)):
+        method = "sd" if settings.get("first_candidates") else "rapid"
+        answers = apart.ask_many(there, questions[:2], method, **settings)
+        expected = engine.ask_many(document, questions[:2], method, **settings)
+        for ours, theirs in zip(answers, expected, strict=True):
+            assert ours.token_ids == theirs.token_ids
+            assert ours.acceptance == theirs.acceptance
+    assert apart.ask_many(there, questions[:2], "hd")[0].token_ids == document.ask(questions[0], "hd").token_ids
+
+
+@pytest.mark.parametrize(
+    "drafter_mesh, message",
+    [
+        ((1, 1, 8), "drafter_mesh, of the devices behind the target's 4: mesh .1, 1, 8. needs 8 devices, there are 4"),
+        ((1, 3, 1), "context=3 does not divide the model's 32 width"),
+    ],
+)
+def test_a_drafters_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, drafter_mesh, message):
+    """Before any weight is read."""
+    config = dataclasses.replace(engine_config, mesh=(1, 2, 2), drafter_mesh=drafter_mesh)
+    with pytest.raises(ValueError, match=message) as error:
+        Engine.load(config=config)
+    assert "\n" not in str(error.value)
+
+
+def test_databases_of_the_drafter_need_the_targets_devices(engine_config, document_text, questions):
+    """Said before anything is read."""
+    apart = Engine.load(config=dataclasses.replace(engine_config, drafter_mesh=(1, 1, 1)))
+    with pytest.raises(ValueError, match="rapid.hd does not take a drafter_mesh"):
+        apart.read(document_text, prefill=False).ask(questions[0], "rapid+hd")

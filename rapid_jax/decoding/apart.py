@@ -1,0 +1,108 @@
+"""Draft and verify on devices of their own: two programs a step, between which only a draft and its outcome travel.
+
+RAPID's upward speculation drafts with a model larger than the target (arXiv 2502.20330, section 4.1), which need not
+share the target's devices. What crosses in a step is a draft's tokens and its q [B,gamma,V], and back the emitted
+tokens and their number. The next draft depends on what this one's verification emits, so that the two take turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models import hosts
+from models.cache import ContextCache
+from rapid_jax.decoding.programs import Programs, copied, shardings_of
+from rapid_jax.decoding.state import DecodeState, Report
+from rapid_jax.decoding.step import StepSpec, judge, propose
+from rapid_jax.drafting.base import ChainDraft, Outcome
+
+Known = tuple[jax.Array, jax.Array, jax.Array]  # last tokens [B,2], random keys [B], generated tokens [B]
+
+
+def first_draft(spec: StepSpec, model: Any, cache: Any, known: Known) -> tuple[Any, ChainDraft, Any]:
+    """(The drafter's cache, its first draft, its work on it)."""
+    return (cache, *propose(spec, model, cache, *known))
+
+
+def next_draft(
+    spec: StepSpec, model: Any, cache: Any, drafted: Any, outcome: Outcome, known: Known
+) -> tuple[Any, ChainDraft, Any]:
+    """Commits what became of the last draft and drafts again; returns as `first_draft`."""
+    return first_draft(spec, model, spec.drafter.commit(cache, drafted, outcome), known)
+
+
+def verify_draft(
+    spec: StepSpec,
+    params: dict,
+    context: ContextCache,
+    draft: ChainDraft,
+    eta: jax.Array,
+    stopped: jax.Array,
+    state: DecodeState,
+) -> tuple[DecodeState, Report, Outcome, Known]:
+    """The target's half; rows that the host has `stopped` (bool [B]) are done."""
+    state = dataclasses.replace(state, done=state.done | stopped)
+    state, outcome = judge(spec, params, context, draft, eta, state)
+    report = Report(state.output, state.num_tokens, state.done, state.counters)
+    return state, report, outcome, (state.last_tokens, state.keys, state.num_tokens)
+
+
+def decode_apart(
+    programs: Programs,
+    spec: StepSpec,
+    params: dict,
+    context: ContextCache,
+    drafter_model: Any,
+    eta: float,
+    state: DecodeState,
+    *,
+    mesh: Mesh | None = None,
+) -> Generator[Report, np.ndarray | None, DecodeState]:
+    """As `decoding.loop.decode`, a report a step: report n is read while step n + 1 runs."""
+    theirs = jax.tree.leaves(drafter_model)[0].sharding
+    on_drafter = NamedSharding(theirs.mesh, P()) if isinstance(theirs, NamedSharding) else theirs
+    on_target = NamedSharding(mesh, P()) if mesh is not None else state.done.sharding
+    cache, state = state.drafter_cache, dataclasses.replace(state, drafter_cache=())
+    by_row = state.done.sharding
+    eta_array, ended = hosts.put(np.float32(eta), on_target), hosts.fetch(state.done)
+    stopped = hosts.put(ended, by_row)
+
+    known = hosts.put((state.last_tokens, state.keys, state.num_tokens), on_drafter)
+    args = (drafter_model, cache, known)
+    compiled = len(programs.compiled)
+    begin = programs.get(first_draft, (spec,), args, donate=(1,), out_shardings=(shardings_of(cache), on_drafter, None))
+    cache, draft, drafted = begin(*args)
+    judged = (params, context, hosts.put(draft, on_target), eta_array, stopped, state)
+    back = (shardings_of(state), on_target, on_target, on_target)
+    verify = programs.get(verify_draft, (spec,), judged, donate=(5,), out_shardings=back)
+
+    def follow(cache: Any, drafted: Any, outcome: Outcome, known: Known) -> tuple[Any, ChainDraft, Any]:
+        args = (drafter_model, cache, drafted, *hosts.put((outcome, known), on_drafter))
+        placed = (shardings_of(cache), on_drafter, shardings_of(drafted))
+        return programs.get(next_draft, (spec,), args, donate=(1,), out_shardings=placed)(*args)
+
+    if len(programs.compiled) > compiled:  # a whole step on copies, so that the clock meets nothing new
+        _, _, *told = verify(*judged[:-1], copied(state))
+        jax.block_until_ready(follow(copied(cache), drafted, *told))
+    yield hosts.fetch(Report(state.output, state.num_tokens, state.done, state.counters))
+
+    before = None
+    while True:
+        state, report, *told = verify(params, context, hosts.put(draft, on_target), eta_array, stopped, state)
+        cache, draft, drafted = follow(cache, drafted, *told)
+        if before is not None:
+            host = hosts.fetch(before)
+            stop = yield host
+            if stop is not None:
+                ended = ended | stop
+                stopped = hosts.put(ended, by_row)
+            if np.all(host.done | ended):
+                return dataclasses.replace(state, drafter_cache=cache)
+        before = report
