@@ -21,19 +21,19 @@ from models.cache import ContextCache
 from rapid_jax.decoding.programs import Programs, copied, shardings_of
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec, judge, propose
-from rapid_jax.drafting.base import ChainDraft, Outcome
+from rapid_jax.drafting.base import Draft, Outcome
 
 Known = tuple[jax.Array, jax.Array, jax.Array]  # last tokens [B,2], random keys [B], generated tokens [B]
 
 
-def first_draft(spec: StepSpec, model: Any, cache: Any, known: Known) -> tuple[Any, ChainDraft, Any]:
+def first_draft(spec: StepSpec, model: Any, cache: Any, known: Known) -> tuple[Any, Draft, Any]:
     """(The drafter's cache, its first draft, its work on it)."""
     return (cache, *propose(spec, model, cache, *known))
 
 
 def next_draft(
     spec: StepSpec, model: Any, cache: Any, drafted: Any, outcome: Outcome, known: Known
-) -> tuple[Any, ChainDraft, Any]:
+) -> tuple[Any, Draft, Any]:
     """Commits what became of the last draft and drafts again; returns as `first_draft`."""
     return first_draft(spec, model, spec.drafter.commit(cache, drafted, outcome), known)
 
@@ -42,7 +42,7 @@ def verify_draft(
     spec: StepSpec,
     params: dict,
     context: ContextCache,
-    draft: ChainDraft,
+    draft: Draft,
     eta: jax.Array,
     stopped: jax.Array,
     state: DecodeState,
@@ -83,7 +83,7 @@ def decode_apart(
     back = (shardings_of(state), on_target, on_target, on_target)
     verify = programs.get(verify_draft, (spec,), judged, donate=(5,), out_shardings=back)
 
-    def follow(cache: Any, drafted: Any, outcome: Outcome, known: Known) -> tuple[Any, ChainDraft, Any]:
+    def follow(cache: Any, drafted: Any, outcome: Outcome, known: Known) -> tuple[Any, Draft, Any]:
         args = (drafter_model, cache, drafted, *hosts.put((outcome, known), on_drafter))
         placed = (shardings_of(cache), on_drafter, shardings_of(drafted))
         return programs.get(next_draft, (spec,), args, donate=(1,), out_shardings=placed)(*args)

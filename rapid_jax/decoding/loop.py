@@ -93,8 +93,7 @@ def decode(
     returns the last state. A drafter on devices of its own reports after every step.
     """
     if spec.apart:
-        args = (programs, spec, params, context, drafter_model, eta, state)
-        return (yield from decode_apart(*args, mesh=mesh))
+        return (yield from decode_apart(programs, spec, params, context, drafter_model, eta, state, mesh=mesh))
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     by_row = state.done.sharding
     eta_array = hosts.put(np.float32(eta), replicated)
