@@ -47,6 +47,10 @@ class SpeculationConfig:
       first_candidates: tokens drafted without replacement for a draft's first position: the chain's own, and others
         that are tried where it is rejected (multi-candidate speculative decoding, see verification.multi_candidate).
         More than 1 need residual "exact", unless eta is 0.
+      length_rule: nothing is drafted where the measured costs of a step say that drafts would lose, and that is said
+        (see rapid_jax.length_rule); of methods whose drafts are a model's.
+      choose_gamma: gamma is the draft length in 1..16 that is fastest by the same costs.
+      expected_acceptance: of each drafted token, for both, until the Engine has seen an answer of the method.
     """
 
     gamma: int = 10
@@ -57,6 +61,9 @@ class SpeculationConfig:
     early_stop: bool = False
     stop_threshold: float = 0.4
     first_candidates: int = 1
+    length_rule: bool = False
+    choose_gamma: bool = False
+    expected_acceptance: float = 0.8
 
     def __post_init__(self) -> None:
         _require(_is_integer(self.gamma) and self.gamma >= 1, f"gamma must be at least 1 token, got {self.gamma}")
@@ -64,7 +71,13 @@ class SpeculationConfig:
         _require(self.tail in TAILS, f"tail must be one of {', '.join(TAILS)}, got {self.tail!r}")
         _require(self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
         _require(_is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
-        _require(isinstance(self.early_stop, bool), f"early_stop must be True or False, got {self.early_stop!r}")
+        for name in ("early_stop", "length_rule", "choose_gamma"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), f"{name} must be True or False, got {value!r}")
+        _require(
+            _is_number(self.expected_acceptance) and 0 <= self.expected_acceptance <= 1,
+            f"expected_acceptance must be in [0, 1], got {self.expected_acceptance}",
+        )
         _require(
             _is_number(self.stop_threshold) and 0 <= self.stop_threshold <= 1,
             f"stop_threshold must be in [0, 1], got {self.stop_threshold}",

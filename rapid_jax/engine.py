@@ -27,6 +27,7 @@ from rapid_jax.decoding.programs import Programs
 from rapid_jax.document import Document, Stream
 from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy
 from rapid_jax.methods import Method, get_method
+from rapid_jax.planning.cost import StepSeconds
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
 from rapid_jax.retrieval import Retriever, make_embedder
 from rapid_jax.run import PassagesRead, Run
@@ -49,6 +50,8 @@ class Engine:
       passages_read: by a model's id, the passages that it has read last; methods with the same
         passages share them. They stay in the device's memory until others are read.
       load_seconds: time spent in loading.
+      step_costs: what the length rule has measured, by sizes.
+      acceptance_seen: by method, the share of tested draft tokens that its last answers kept.
     """
 
     def __init__(self, config: EngineConfig, target: Any, drafter: Any, mesh: Any, load_seconds: float):
@@ -59,6 +62,8 @@ class Engine:
         self.load_seconds = load_seconds
         self.programs = Programs()
         self.passages_read: dict[int, PassagesRead] = {}
+        self.step_costs: dict[tuple[int, ...], StepSeconds] = {}
+        self.acceptance_seen: dict[str, float] = {}
 
     @classmethod
     def load(

@@ -22,7 +22,9 @@ from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting.setup import Drafting, Reading, check_options, draft_length, set_up
 from rapid_jax.hierarchy.memory import Memory, Remembered
 from rapid_jax.hierarchy.setup import make_hierarchy
+from rapid_jax.length_rule import Decision, decide
 from rapid_jax.methods import Method
+from rapid_jax.planning.cost import GAMMAS
 from rapid_jax.retrieval import RetrievedContext
 from rapid_jax.text import TextRow
 from rapid_jax.timing import timed
@@ -73,6 +75,9 @@ class Run:
         self._queries = retrieval_queries
         self._max_chunks = max_chunks
         self._draft_length = draft_length(method, speculation, engine.config.hierarchy)
+        if speculation.choose_gamma and method.drafts:
+            self._draft_length = max(self._draft_length, *GAMMAS)
+        self._decision: Decision | None = None
         self._drafting: Drafting | None = None
         self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
         if method.retrieves and document.is_conversation:
@@ -151,6 +156,11 @@ class Run:
         report = self._report
         if report is None or not all(row.stopped or report.done[i] for i, row in enumerate(self._rows)):
             raise RuntimeError("the answer is not there before its stream has been read to the end")
+        tested, accepted = (
+            int(np.sum(np.asarray(x)[: len(self._rows)])) for x in (report.counters.tested, report.counters.accepted)
+        )
+        if tested and self._method.drafts:
+            self._engine.acceptance_seen[self._method.name] = accepted / tested
         return [self._answer(index, row, report) for index, row in enumerate(self._rows)]
 
     def _retrieve(self) -> None:
@@ -173,6 +183,7 @@ class Run:
             self._seconds["prefill"] += document.prefill_seconds
         else:
             context, lengths = self._read_retrieved(engine.target, "target")
+        self._decide(context, max(lengths))
         target = self._read_questions(engine.target, context, lengths, keep_out=1)
         self._target_tokens = target.num_tokens
         drafting = self._drafting = self._set_up_drafter()
@@ -201,6 +212,22 @@ class Run:
             mesh=engine.mesh,
         )
         return spec, target.context, drafting.model, state
+
+    def _decide(self, context: ContextCache, tokens: int) -> None:
+        """Draft length and whether anything is drafted, where the config leaves that to the length rule."""
+        engine, compiled, start = self._engine, self._engine.programs.compile_seconds, time.perf_counter()
+        encode = engine.drafter.tokenizer.encode
+        passages = max((len(encode(retrieved.text)) for retrieved in self._retrieved), default=0)
+        rows = len(self._padded(list(self._questions)))
+        decision = self._decision = decide(engine, self._method, self._speculation, context, tokens, passages, rows)
+        if decision is None:
+            return
+        self._seconds["prefill"] += time.perf_counter() - start - (engine.programs.compile_seconds - compiled)
+        if decision.gamma:
+            self._speculation = dataclasses.replace(self._speculation, gamma=decision.gamma)
+        else:
+            self._method = dataclasses.replace(self._method, drafts=False, transfers=False)
+        self._draft_length = decision.gamma
 
     def _set_up_drafter(self) -> Drafting:
         """Who drafts, with the passages or the prompt read."""
@@ -349,6 +376,8 @@ class Run:
         settings = {**dataclasses.asdict(self._speculation), **dataclasses.asdict(self._sampling)}
         settings["stop"] = list(settings["stop"])
         settings["gamma"] = self._draft_length
+        if self._decision is not None:
+            settings["decision"] = self._decision.to_dict()
         settings["eta"] = self._speculation.eta if self._method.transfers else 0.0
         if self._method.looks_up:
             settings["hierarchy"] = {

@@ -1,0 +1,94 @@
+"""The length rule: drafts where they pay, none where they lose, and saying so."""
+
+import dataclasses
+
+import pytest
+
+from rapid_jax import length_rule
+from rapid_jax.config import SpeculationConfig
+from rapid_jax.planning.cost import StepSeconds
+
+
+@pytest.fixture
+def priced(monkeypatch, engine):
+    """Sets what a step costs, instead of a clock, and forgets what was seen."""
+    measured = []
+
+    def price(**costs):
+        engine.step_costs.clear()
+        engine.acceptance_seen.clear()
+        measured.clear()
+
+        def measure(*args, **kwargs):
+            measured.append(args)
+            return StepSeconds(**costs)
+
+        monkeypatch.setattr(length_rule, "measure_step_seconds", measure)
+        return measured
+
+    yield price
+    engine.step_costs.clear()
+    engine.acceptance_seen.clear()
+
+
+def test_cheap_drafts_are_made(document, questions, priced):
+    """A target that costs a hundred drafts: nothing changes but what is said about it."""
+    priced(plain=1.0, draft=0.01)
+    answer = document.ask(questions[0], "sd", length_rule=True)
+    plain = document.ask(questions[0], "sd")
+    assert answer.token_ids == plain.token_ids and answer.acceptance == plain.acceptance
+    assert answer.settings["decision"]["gamma"] == 4 and answer.settings["decision"]["speed_up"] > 1
+
+
+def test_drafts_that_lose_are_not_made_and_that_is_said(document, questions, priced, caplog):
+    """The same tokens as plain decoding, one a step, and one line that gives the figures."""
+    priced(plain=1.0, draft=2.0)
+    answer = document.ask(questions[0], "rapid", length_rule=True)
+    assert answer.method == "rapid"
+    assert answer.token_ids == document.ask(questions[0], "lc").token_ids
+    assert answer.acceptance.proposed == 0 and answer.acceptance.steps == len(answer.token_ids)
+    assert answer.settings["gamma"] == 0 and answer.settings["eta"] == 0.0
+    assert "rapid drafts nothing at" in caplog.text and "times the speed of none" in caplog.text
+
+
+def test_gamma_is_chosen_by_the_costs(document, questions, priced):
+    """Dear drafts are short, cheap ones long; the tokens of a lossless method stay."""
+    priced(plain=1.0, draft=0.3)
+    short = document.ask(questions[0], "sd", choose_gamma=True)
+    priced(plain=1.0, draft=0.001)
+    long = document.ask(questions[0], "sd", choose_gamma=True)
+    assert short.settings["gamma"] < long.settings["gamma"] == 16
+    assert short.token_ids == long.token_ids == document.ask(questions[0], "lc").token_ids
+
+
+def test_acceptance_is_learned_from_answers(engine, document, questions, priced):
+    """What was expected holds until there is an answer; costs of one size are measured once."""
+    measured = priced(plain=1.0, draft=0.01)
+    first = document.ask(questions[0], "sd", length_rule=True, expected_acceptance=0.6)
+    second = document.ask(questions[0], "sd", length_rule=True, expected_acceptance=0.6)
+    assert first.settings["decision"]["acceptance"] == 0.6
+    assert second.settings["decision"]["acceptance"] == first.acceptance.accepted / first.acceptance.tested
+    assert len(measured) == 1
+
+
+def test_methods_without_a_drafting_model_are_left_alone(document, questions, priced):
+    """lc, rag and databases have no such costs."""
+    measured = priced(plain=1.0, draft=5.0)
+    for method in ("lc", "rag", "hd", "sd+hd"):
+        assert "decision" not in document.ask(questions[0], method, length_rule=True).settings
+    assert not measured
+
+
+def test_costs_are_measured_on_the_models_at_hand(engine, document, questions):
+    """A real clock: positive costs, and a wide forward that is at least as dear as a narrow one."""
+    engine.step_costs.clear()
+    costs = document.ask(questions[0], "sd", length_rule=True, expected_acceptance=1.0).settings["decision"]["costs"]
+    assert costs["plain"] > 0 and costs["draft"] > 0 and costs["row"] >= 0
+
+
+def test_bad_settings_are_refused_in_one_line():
+    """By name, with what would be right."""
+    with pytest.raises(ValueError, match="length_rule must be True or False, got 1"):
+        SpeculationConfig(length_rule=1)
+    with pytest.raises(ValueError, match="expected_acceptance must be in .0, 1., got 1.5"):
+        dataclasses.replace(SpeculationConfig(), expected_acceptance=1.5)
