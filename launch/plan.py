@@ -1,0 +1,194 @@
+"""What a model at a context length needs of a TPU slice, and how fast it can be there, without the TPU.
+
+    python -m launch.plan --preset=llama31_8b --topology=v5e:2x4 --context=131072 --method=rapid
+    python -m launch.plan --preset=llama31_70b --topology=v5e:4x4 --context=131072 --json=plan.json
+    python -m launch.plan --measure --context=16384
+
+Compiles the prefill chunk and the decoding steps that the Engine runs, for that slice (minutes for 80 layers), and
+prints for one chip memory, work and seconds by the roofline, collectives, and the speeds to expect. --measure checks the
+same cost model on this machine with the embedded model. The first two need libtpu, the TPU's compiler.
+
+Tables go to standard output. Exit status 0, 2 (a wrong flag) or 1 (also where the configuration does not fit).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch import cli
+from rapid_jax.methods import METHODS, Method, get_method
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from rapid_jax.evaluation.tables import Table
+    from rapid_jax.planning.predict import Memory
+    from rapid_jax.planning.programs import Plan, Workload
+    from rapid_jax.planning.topology import Slice
+
+_PLANNED = tuple(name for name, method in METHODS.items() if not method.looks_up)
+
+_PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "CHIP:SHAPE of a slice, such as v5e:2x4 or v5p:2x2x1.")
+_CONTEXT = flags.DEFINE_integer("context", None, "Tokens of the document; 131072, or 16384 with --measure.", 64)
+_BATCH = flags.DEFINE_integer("batch", 1, "Rows decoded together; all ask about the one document.", 1)
+_METHOD = flags.DEFINE_string("method", "rapid", f"One of {', '.join(_PLANNED)}.")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Chips along data,context,model; if not given, as many along model as divide it."
+)
+_CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power of two.", 32)
+_GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1)
+_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1)
+_JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
+_MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")
+
+
+def main() -> None:
+    """Checks the flags, compiles and prints."""
+    method = _method()
+    if _JSON.value is not None:
+        cli.check_writable("json", _JSON.value)
+    if _MEASURE.value:
+        _measure(method)
+    else:
+        _plan(method)
+
+
+def _plan(method: Method) -> None:
+    from models.registry import PRESETS
+    from rapid_jax.planning import fits, topology
+
+    if _PRESET.value not in PRESETS:
+        said = "" if _PRESET.value is None else f", not {_PRESET.value!r}"
+        raise cli.UsageError(f"--preset must be one of {', '.join(PRESETS)}{said}")
+    config = PRESETS[_PRESET.value]
+    if _CHUNK.value & (_CHUNK.value - 1):
+        raise cli.UsageError(f"--chunk must be a power of two, got {_CHUNK.value}")
+    try:
+        piece = topology.parse(_TOPOLOGY.value)
+        shape = _mesh(config, piece)
+    except ValueError as e:
+        raise cli.UsageError(str(e)) from e
+    if _BATCH.value % shape[0]:
+        raise cli.UsageError(f"--batch: {_BATCH.value} rows are no multiple of the mesh's data axis of {shape[0]}")
+    if not topology.has_compiler():
+        raise ValueError("libtpu, the TPU's compiler, is not installed: pip install libtpu (or rapid_jax[tpu-plan])")
+
+    import jax
+
+    from launch.printing import print_line
+    from models import sharding
+    from rapid_jax.planning import predict, programs, tables
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: the slice's devices are descriptions
+    mesh = sharding.make_mesh(shape, topology.devices(piece))
+    plan = programs.Plan(config, mesh, backend=programs.tpu_backend())
+    workload = programs.Workload(_CONTEXT.value or 131_072, _BATCH.value, _GAMMA.value, _CHUNK.value, _NEW_TOKENS.value)
+    print_line(f"model     {_PRESET.value}, {plan.dtype.dtype.name} weights, keys and values")
+    print_line(f"slice     {piece.name}, mesh (data, context, model) = {shape}")
+    passages = f", the drafter reads {workload.retrieved:,}" if method.retrieves else ""
+    print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
+    held = predict.memory(plan, workload, method)
+    if held.peak > fits.room(piece):
+        _refuse(plan, workload, held, piece)
+    chip = piece.chip
+    rates = predict.Rates(chip.hbm_bandwidth, chip.flops, chip.link_bandwidth, topology.HOP_SECONDS)
+    try:
+        with cli.progress("compiling", "programs") as progress:
+            predicted = predict.predict(plan, workload, method, rates, progress)
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        raise ValueError(f"does not fit: {' '.join(str(e).split())[:300]}") from e
+    if predicted.memory.peak > fits.room(piece):
+        _refuse(plan, workload, predicted.memory, piece)
+    shown = [tables.memory_table(predicted.memory, fits.room(piece)), tables.work_table(predicted)]
+    shown += [tables.collectives_table(predicted), tables.speed_table(predicted)]
+    _print("Figures of one chip", *shown)
+    if _JSON.value is not None:
+        about = {"preset": _PRESET.value, **tables.to_dict(predicted, piece.name)}
+        Path(_JSON.value).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
+    """Prints what a chip would have to hold, and ends with what would fit."""
+    from rapid_jax.planning import fits, tables
+
+    _print("Figures of one chip", tables.memory_table(held, fits.room(piece)))
+    chips, each = piece.chips, held.tails + held.temporaries
+    need = fits.Need(held.weights * chips, held.document * chips, held.passages * chips, each)
+    found = fits.proposals(need, piece, plan.config, workload.context)
+    missing = (held.peak - fits.room(piece)) / 1e9
+    would = (
+        f"; by estimate these would fit: {' or '.join(found)}" if found else "; no usual slice of this chip would do"
+    )
+    raise ValueError(f"does not fit: a chip of {piece.name} lacks {missing:,.2f} GB{would}")
+
+
+def _measure(method: Method) -> None:
+    from configs import archivist
+    from rapid_jax.benchmarking.workload import benchmark_config
+    from rapid_jax.config import EngineConfig
+    from rapid_jax.engine import Engine
+    from rapid_jax.planning import measure
+
+    if not method.drafts:
+        raise cli.UsageError(f"--measure compares a method that drafts with lc, not {method.name}")
+    if _PRESET.value is not None or _MESH.value is not None:
+        raise cli.UsageError("--measure takes the embedded model on one device: leave --preset and --mesh out")
+    cli.use_compilation_cache()
+    config = benchmark_config(
+        EngineConfig.from_mapping(archivist.get_config().to_dict()),
+        new_tokens=min(_NEW_TOKENS.value, 64),
+        gamma=_GAMMA.value,
+        retrieved_tokens=None,
+    )
+    engine = Engine.load(config=config)
+    with cli.progress("measuring", "runs") as progress:
+        checked = measure.check(engine, method, _CONTEXT.value or 16_384, _BATCH.value, progress=progress)
+    _print("Check of the cost model", measure.table(checked))
+    if _JSON.value is not None:
+        Path(_JSON.value).write_text(json.dumps(measure.to_dict(checked), indent=1) + "\n", encoding="utf-8")
+
+
+def _print(heading: str, *tables: Table) -> None:
+    from launch.printing import print_tables
+
+    print_tables(heading, tables)
+
+
+def _method() -> Method:
+    if _METHOD.value not in _PLANNED:
+        raise cli.UsageError(f"--method must be one of {', '.join(_PLANNED)}, not {_METHOD.value!r}")
+    return get_method(_METHOD.value)
+
+
+def _mesh(config: ModelConfig, piece: Slice) -> tuple[int, int, int]:
+    """The mesh that was asked for, or one that uses all chips.
+
+    Raises:
+      ValueError: not three numbers, another number of chips, or a mesh that does not divide the model.
+    """
+    from rapid_jax.planning import fits
+
+    if _MESH.value is None:
+        return fits.default_mesh(config, piece.chips)
+    sizes = _MESH.value.split(",")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise ValueError(f"--mesh must be three positive numbers data,context,model, got {_MESH.value}")
+    data, context, model = map(int, sizes)
+    if data * context * model != piece.chips:
+        raise ValueError(f"--mesh={_MESH.value} has {data * context * model} chips, {piece.name} has {piece.chips}")
+    if not fits.divides(config, (data, context, model)):
+        raise ValueError(
+            f"--mesh={_MESH.value} does not divide the model: model must divide {config.num_kv_heads} key-value heads, "
+            f"context must be a power of two of at most 32"
+        )
+    return data, context, model
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,271 @@
+"""Compiles what a method runs and predicts from it memory, seconds and speed.
+
+All layers are compiled: arguments, collectives and operations of 2 and of 4 layers do extrapolate exactly, but the
+compiler keeps other arrays on the chip in a larger program, so that traffic does not (3% for 32 layers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from models.attention import xla
+from models.attention.causal import BLOCK
+from rapid_jax.decoding.buckets import chunk_sizes
+from rapid_jax.decoding.prefill import Progress
+from rapid_jax.methods import Method, get_method
+from rapid_jax.planning import formulas, hlo
+from rapid_jax.planning.cost import Rates, StepSeconds, Work, on_the_wire
+from rapid_jax.planning.programs import (
+    Plan,
+    Workload,
+    context_shape,
+    prefill_program,
+    step_program,
+    tail_shape,
+)
+
+Trips = Callable[[hlo.Instruction], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One program, figures of one chip.
+
+    Attributes:
+      work: what it does.
+      collectives: (kind, chips in a group) -> (how many run, bytes of their results).
+      temporaries: bytes, the program's own code included.
+      aliased: bytes of arguments that results take over.
+      first: of a prefill with loops whose bound is data, the work of a document's first chunk; else None.
+    """
+
+    work: Work
+    collectives: dict[tuple[str, int], tuple[float, float]]
+    temporaries: int
+    aliased: int
+    first: Work | None = None
+
+
+def compile_program(lowered: jax.stages.Lowered, trips: Trips | None = None, first: Trips | None = None) -> Compiled:
+    """Compiles, and reads the text.
+
+    Args:
+      lowered: the program.
+      trips: of its loops whose bound is data, as in hlo.Program.
+      first: the same for the first chunk of a document; None where no program of that kind is meant.
+    """
+    compiled = lowered.compile()
+    program = hlo.parse(compiled.as_text() or "", trips)
+    memory: Any = compiled.memory_analysis()
+    found = program.collectives()
+    wire = on_the_wire(found)
+    sums: dict[tuple[str, int], tuple[float, float]] = {}
+    for one in found:
+        times, size = sums.get((one.kind, one.group), (0.0, 0.0))
+        sums[one.kind, one.group] = times + one.times, size + one.times * one.bytes
+    begun = None
+    if first is not None and program.unknown_loops:
+        other = dataclasses.replace(program, trips=first)
+        begun = Work(other.traffic(), other.flops(), *wire)
+    return Compiled(
+        Work(program.traffic(), program.flops(), *wire),
+        sums,
+        memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        memory.alias_size_in_bytes,
+        begun,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on a chip while decoding, the shapes' own; self-speculation holds the weights once.
+
+    Attributes:
+      weights, document, passages, tails: what lies there all the time.
+      temporaries: of the program that needs the most.
+    """
+
+    weights: int
+    document: int
+    passages: int
+    tails: int
+    temporaries: int = 0
+
+    @property
+    def peak(self) -> int:
+        """All together."""
+        return self.weights + self.document + self.passages + self.tails + self.temporaries
+
+
+def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
+    """Without temporaries, which only compiling tells."""
+    document = passages = 0
+    if method.reads_document:
+        document = formulas.chip_bytes(context_shape(plan, workload.context, workload.chunk))
+    if method.retrieves:
+        passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
+    tails = (2 if method.drafts else 1) * formulas.chip_bytes(tail_shape(plan, workload))
+    return Memory(formulas.chip_bytes(plan.params), document, passages, tails)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """A method on a mesh; figures of one chip.
+
+    Attributes:
+      plan, workload, method, rates: what was asked.
+      memory: see there.
+      chunk: the last prefill chunk of what the target reads.
+      plain: a step of plain decoding over it.
+      step: a step of the method; the same where it drafts nothing.
+      draft: a forward of the drafter; None where there is none.
+    """
+
+    plan: Plan
+    workload: Workload
+    method: Method
+    rates: Rates
+    memory: Memory
+    chunk: Compiled
+    plain: Compiled
+    step: Compiled
+    draft: Compiled | None
+
+    @functools.cached_property
+    def verify(self) -> Work:
+        """The target's forward over a whole draft, with acceptance: the step without the drafter's forwards."""
+        if self.draft is None:
+            return self.plain.work
+        return self.step.work.plus(self.draft.work, -float(self.workload.gamma)).at_least(self.plain.work)
+
+    def costs(self, context: int | None = None) -> StepSeconds:
+        """What speculation is decided by, at this or another length of the document, with its own passages."""
+        tokens = self.read_tokens if context is None else context
+        queries, gamma = self.workload.batch, self.workload.gamma
+        plain = self._longer(self.plain.work, tokens - self.read_tokens, queries, 1).seconds(self.rates)
+        if self.draft is None:
+            return StepSeconds(plain, 0.0)
+        verify = self._longer(self.verify, tokens - self.read_tokens, queries * (gamma + 1), 1).seconds(self.rates)
+        passages = dataclasses.replace(self.workload, context=tokens).retrieved
+        more = passages - self.workload.retrieved
+        draft = self._longer(self.draft.work, more, queries, queries).seconds(self.rates)
+        return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma)
+
+    @property
+    def baseline(self) -> str:
+        """The name of plain decoding over the target's context."""
+        return "lc" if self.method.reads_document else "rag"
+
+    @property
+    def last_start(self) -> int:
+        """Tokens before the last chunk of what the target reads."""
+        return max(self.read_tokens - self.workload.chunk, 0)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of the method's step: one forward after another."""
+        return self.costs().step(self.workload.gamma if self.draft is not None else 0)
+
+    @property
+    def ideal_step_bytes(self) -> float:
+        """What a step of plain decoding has to read on a chip: its share of weights, keys and values."""
+        w, rows = self.workload, 1 if self.method.reads_document else self.workload.batch
+        kv = formulas.kv_bytes_per_token(context_shape(self.plan, w.context, w.chunk)) * self.read_tokens * rows
+        mesh = self.plan.mesh
+        shards = 1 if mesh is None else mesh.shape["context"] * mesh.shape["model"]
+        data = 1 if mesh is None or rows == 1 else mesh.shape["data"]
+        return formulas.weights_read(self.plan) / shards + kv / shards / data
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of the target's context."""
+        return self.workload.context if self.method.reads_document else self.workload.retrieved
+
+    def prefill_seconds(self) -> float:
+        """Of all that target and drafter read, questions aside."""
+        w = self.workload
+        total = 0.0
+        if self.method.reads_document:
+            total += self.reading_seconds(w.context)
+        if self.method.retrieves:
+            total += w.batch * self.reading_seconds(w.retrieved)
+        return total
+
+    def chunk_work(self, start: int) -> Work:
+        """A prefill chunk behind `start` tokens."""
+        last = self.last_start
+        if self.chunk.first is None or last <= 0:
+            return self._longer(self.chunk.work, start - last, self.workload.chunk, 1)
+        return self.chunk.first.plus(self.chunk.work - self.chunk.first, start / last)
+
+    def reading_seconds(self, tokens: int) -> float:
+        """Of prefilling one context of so many tokens."""
+        chunk = self.workload.chunk
+        starts = range(0, tokens, chunk)
+        sizes = chunk_sizes(tokens, chunk)
+        return sum(
+            self.chunk_work(start).seconds(self.rates) * size / chunk for start, size in zip(starts, sizes, strict=True)
+        )
+
+    def _longer(self, work: Work, tokens: float, queries: int, documents: int) -> Work:
+        """The same over a context that is longer by so many tokens."""
+        mesh, config = self.plan.mesh, self.plan.config
+        shards = 1 if mesh is None else mesh.shape["context"] * mesh.shape["model"]
+        rows = 1 if mesh is None else mesh.shape["data"]
+        per_token = formulas.kv_bytes_per_token(context_shape(self.plan, self.workload.context, self.workload.chunk))
+        read = per_token * documents / (rows if documents > 1 else 1) / shards
+        flops = formulas.attention_flops(config, queries, 1) / shards / (rows if queries % rows == 0 else 1)
+        return Work(work.bytes + tokens * read, work.flops + tokens * flops, work.wire_bytes, work.hops)
+
+
+def predict(
+    plan: Plan, workload: Workload, method: Method, rates: Rates, progress: Progress | None = None
+) -> Prediction:
+    """Compiles the programs of a method: up to four, each of all layers.
+
+    Args:
+      plan, workload, method: what is asked.
+      rates: of a device.
+      progress: called with (programs compiled, programs in all).
+
+    Raises:
+      ValueError: a mesh that does not divide the model, or a method that looks drafts up.
+    """
+    baseline = get_method("lc" if method.reads_document else "rag")
+    wanted = [baseline, get_method("rag"), method] if method.drafts else [baseline]
+    read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
+    last = max(read.context - read.chunk, 0)
+    chunk = compile_program(prefill_program(plan, read), loop_trips(plan, read, last), loop_trips(plan, read, 0))
+    steps = []
+    for done, one in enumerate(wanted, 1):
+        if progress is not None:
+            progress(done, len(wanted) + 1)
+        steps.append(compile_program(step_program(plan, workload, one)))
+    if progress is not None:
+        progress(len(wanted) + 1, len(wanted) + 1)
+    held = memory(plan, workload, method)
+    held = dataclasses.replace(held, temporaries=max(one.temporaries for one in (chunk, *steps)))
+    draft = steps[1] if method.drafts else None
+    return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft)
+
+
+def loop_trips(plan: Plan, workload: Workload, start: int) -> Trips:
+    """Iterations of the loops of models.attention.xla whose bound is data, in a prefill chunk behind `start` tokens.
+
+    The loop over blocks of keys carries a shard's whole context; the causal one goes over the tiles before each tile.
+    """
+    shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
+    slots = context_shape(plan, workload.context, workload.chunk).capacity // shards
+    blocks = math.ceil(start / shards / min(xla.KEY_BLOCK, slots))
+    tiles = -(-workload.chunk // BLOCK)
+
+    def trips(loop: hlo.Instruction) -> float:
+        return blocks if any(slots in array.dims[-2:-1] for array in loop.shape) else (tiles - 1) / 2
+
+    return trips

@@ -1,0 +1,196 @@
+"""The programs that the Engine runs, compiled from shapes alone: a prefill chunk and a decoding step.
+
+They are the Engine's own functions (`decoding.prefill.context_chunk`, `decoding.step.step`) with the shardings, sizes
+and donations that it gives them; no array is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from models.attention import api
+from models.cache import ContextCache, TailCache, empty_context, empty_tail
+from models.config import ModelConfig
+from models.decoder import Decoder
+from models.params import abstract_params
+from models.sharding import context_spec, rows_axis, tail_spec
+from rapid_jax.config import SpeculationConfig
+from rapid_jax.decoding.buckets import context_bucket, token_bucket
+from rapid_jax.decoding.loop import initial_state
+from rapid_jax.decoding.prefill import context_chunk
+from rapid_jax.decoding.state import DecodeState
+from rapid_jax.decoding.step import StepSpec, step
+from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+from rapid_jax.methods import Method
+from rapid_jax.retrieval import num_chunks
+
+QUESTION = 64  # tokens of a question, assumed
+_GREEDY = (0.0, 0, 1.0)  # temperature, top_k, top_p
+CHUNK_TOKENS = 512  # of a retrieved passage (RAPID, arXiv 2502.20330, section 4.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What is decoded.
+
+    Attributes:
+      context: tokens of the document.
+      batch: rows; all ask about the one document.
+      gamma: tokens drafted in a step.
+      chunk: tokens of a prefill chunk.
+      new_tokens: tokens of an answer, at most.
+      passages: tokens that the drafter reads; None is what the length rule retrieves.
+    """
+
+    context: int
+    batch: int = 1
+    gamma: int = 10
+    chunk: int = 2048
+    new_tokens: int = 1024
+    passages: int | None = None
+
+    @property
+    def retrieved(self) -> int:
+        """Tokens of the passages, at most the document."""
+        if self.passages is not None:
+            return min(self.passages, self.context)
+        return min(num_chunks(self.context, CHUNK_TOKENS) * CHUNK_TOKENS, self.context)
+
+    @property
+    def tail(self) -> int:
+        """Slots for the question and the answer."""
+        return token_bucket(QUESTION + self.new_tokens + self.gamma + 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A model on a mesh.
+
+    Attributes:
+      config: the model.
+      mesh: (data, context, model) devices, real ones or those of a topology; None for the first device at hand.
+      dtype: of weights and caches.
+      backend: attention backend; None picks.
+    """
+
+    config: ModelConfig
+    mesh: Mesh | None
+    dtype: Any = jnp.bfloat16
+    backend: str | None = None
+
+    @property
+    def decoder(self) -> Decoder:
+        """The module."""
+        return Decoder(self.config, jnp.dtype(self.dtype), self.mesh, self.backend)
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Shapes and shardings of the weights."""
+        return abstract_params(self.config, np.dtype(self.dtype), self.mesh)
+
+    def with_layers(self, layers: int) -> Plan:
+        """The same with another number of layers."""
+        return Plan(dataclasses.replace(self.config, num_layers=layers), self.mesh, self.dtype, self.backend)
+
+
+def tpu_backend() -> str:
+    """The attention backend that runs on a TPU."""
+    return "tpu" if "tpu" in api.BACKENDS else "xla"
+
+
+def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1) -> ContextCache:
+    """Shapes and shardings of a context cache for documents of so many tokens, one a row."""
+    capacity, mesh = context_bucket(tokens, chunk), plan.mesh
+    shapes = jax.eval_shape(lambda: empty_context(plan.config, rows, capacity, plan.dtype, mesh))
+    kv = context_spec(rows)
+    specs = {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}  # keys and values, their scales, filled, length
+    return _placed(plan, shapes, specs)
+
+
+def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
+    """The forward that reads a chunk of the document."""
+    context = context_shape(plan, workload.context, workload.chunk)
+    scalar, tokens, lengths = _array(plan, ()), _array(plan, (1, workload.chunk)), _array(plan, (1,))
+    function = functools.partial(context_chunk, plan.decoder)
+    jitted = jax.jit(function, donate_argnums=(1,), out_shardings=_shardings(context))
+    return jitted.lower(plan.params, context, tokens, scalar, lengths)
+
+
+def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.Lowered:
+    """One decoding step of a method whose drafter, if it has one, is the target itself.
+
+    Raises:
+      ValueError: a method that looks drafts up.
+    """
+    if method.looks_up:
+        raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
+    if method.reads_document:
+        context = context_shape(plan, workload.context, workload.chunk)
+    else:
+        context = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
+    drafter: Any = NullDrafter(plan.config.vocab_size)
+    drafter_model: Any = ()
+    drafter_tail: Any = ()
+    if method.drafts:
+        drafter = LanguageModelDrafter(plan.decoder, workload.gamma, plan.config.vocab_size, *_GREEDY)
+        passages = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
+        drafter_model, drafter_tail = (plan.params, passages), tail_shape(plan, workload)
+    defaults = SpeculationConfig()
+    rules = (defaults.tail, defaults.residual, defaults.alpha)
+    spec = StepSpec(plan.decoder, drafter, *_GREEDY, *rules, stop_ids=plan.config.eos_ids)
+    state = _state(plan, workload, tail_shape(plan, workload), drafter_tail)
+    jitted = jax.jit(functools.partial(step, spec), donate_argnums=(4,), out_shardings=_shardings(state))
+    return jitted.lower(plan.params, context, drafter_model, _array(plan, (), jnp.float32), state)
+
+
+def tail_shape(plan: Plan, workload: Workload) -> TailCache:
+    """Shapes and shardings of a tail for the rows of a workload."""
+    rows = workload.batch
+    shapes = jax.eval_shape(lambda: empty_tail(plan.config, rows, workload.tail, plan.dtype, plan.mesh))
+    return _placed(plan, shapes, {4: tail_spec(rows), 1: P(rows_axis(rows))})
+
+
+def _state(plan: Plan, workload: Workload, target_tail: TailCache, drafter_tail: Any) -> DecodeState:
+    rows = workload.batch
+
+    def make() -> DecodeState:
+        return initial_state(
+            np.zeros((rows, 2), np.int32),
+            (),  # type: ignore[arg-type]  # the tails have shardings of their own
+            (),
+            budget=np.full(rows, workload.new_tokens, np.int32),
+            capacity=token_bucket(workload.new_tokens),
+            seed=0,
+        )
+
+    state = _placed(plan, jax.eval_shape(make), {1: P("data"), 2: P("data")})
+    return dataclasses.replace(state, target_tail=target_tail, drafter_cache=drafter_tail)
+
+
+def _placed(plan: Plan, shapes: Any, specs: dict[int, P]) -> Any:
+    """Shapes with the sharding that their number of dimensions names."""
+
+    def one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(plan, specs[x.ndim]))
+
+    return jax.tree.map(one, shapes)
+
+
+def _array(plan: Plan, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=_sharding(plan, P()))
+
+
+def _sharding(plan: Plan, spec: P) -> jax.sharding.Sharding:
+    return SingleDeviceSharding(jax.devices()[0]) if plan.mesh is None else NamedSharding(plan.mesh, spec)
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, tree)

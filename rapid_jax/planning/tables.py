@@ -1,0 +1,156 @@
+"""A prediction as tables and as a JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from rapid_jax.evaluation.tables import Table
+from rapid_jax.planning import formulas
+from rapid_jax.planning.cost import Work, choose_gamma, crossing_length, speed_up, tokens_per_step
+from rapid_jax.planning.predict import Compiled, Memory, Prediction
+from rapid_jax.planning.programs import context_shape
+
+ACCEPTANCES = (0.5, 0.6, 0.7, 0.8, 0.9)
+_SHORTEST = 1024  # tokens, where the search for the crossing begins
+
+
+def memory_table(memory: Memory, room: int) -> Table:
+    """What lies on a chip while the method decodes, against what programs can have of it."""
+    rows = [
+        ("weights", memory.weights),
+        ("document's keys and values", memory.document),
+        ("passages' keys and values", memory.passages),
+        ("questions and answers", memory.tails),
+        ("temporaries and code", memory.temporaries),
+        ("peak", memory.peak),
+        ("room", room),
+    ]
+    shown = tuple((name, f"{size / 1e9:,.3f}", f"{size / room:.1%}") for name, size in rows if size)
+    return Table("memory", ("", "GB", "of the room"), shown)
+
+
+def _programs(p: Prediction) -> list[tuple[str, Work]]:
+    rows = [("prefill chunk, first", p.chunk_work(0)), ("prefill chunk, last", p.chunk_work(p.last_start))]
+    rows.append((f"step of {p.baseline}", p.plain.work))
+    if p.draft is not None:
+        rows += [("drafter's forward", p.draft.work), (f"verify {p.workload.gamma + 1} tokens", p.verify)]
+        rows.append((f"step of {p.method.name}", p.step.work))
+    return rows
+
+
+def work_table(p: Prediction) -> Table:
+    """What the programs do on a chip, and the seconds that takes by the roofline."""
+    rows = []
+    for name, work in _programs(p):
+        memory, arithmetic = work.bytes / p.rates.bytes_per_second, work.flops / p.rates.flops_per_second
+        total = p.step_seconds if name == f"step of {p.method.name}" and p.draft is not None else work.seconds(p.rates)
+        wire = Work(0, 0, work.wire_bytes, work.hops).seconds(p.rates)
+        cells = (f"{1e3 * x:,.3f}" for x in (memory, arithmetic, wire, total))
+        rows.append((name, f"{work.bytes / 1e9:,.3f}", f"{work.flops / 1e9:,.1f}", *cells))
+    columns = ("", "GB", "GFLOP", "memory ms", "arithmetic ms", "collectives ms", "roofline ms")
+    share = p.plain.work.bytes / p.ideal_step_bytes
+    note = f"A step of {p.baseline} moves {share:.3f} times the weights and keys and values that a chip holds of them."
+    return Table("work", columns, tuple(rows), note)
+
+
+def collectives_table(p: Prediction) -> Table:
+    """Collectives of a chip: how many, and the bytes of their results."""
+    programs: list[tuple[str, Compiled]] = [("prefill chunk", p.chunk), (f"step of {p.baseline}", p.plain)]
+    if p.draft is not None:
+        programs.append((f"step of {p.method.name}", p.step))
+    rows = [
+        (name, kind, f"{group}", f"{times:,.0f}", f"{size / 1e6:,.3f}")
+        for name, program in programs
+        for (kind, group), (times, size) in sorted(program.collectives.items())
+    ]
+    note = "" if rows else "None: one chip."
+    return Table("collectives", ("program", "kind", "among chips", "number", "MB"), tuple(rows), note)
+
+
+def crossing_lengths(context: int) -> list[int]:
+    """Context lengths to look at, doubling up to the one that was asked for."""
+    lengths = [context]
+    while lengths[0] // 2 >= _SHORTEST:
+        lengths.insert(0, lengths[0] // 2)
+    return lengths
+
+
+def speeds(p: Prediction, acceptances: Iterable[float] = ACCEPTANCES) -> list[dict[str, Any]]:
+    """Predicted decoding by acceptance: the asked gamma, the best one, and from which context on that wins."""
+    costs, batch, gamma = p.costs(), p.workload.batch, p.workload.gamma
+    rows = []
+    for acceptance in acceptances:
+        best = choose_gamma(costs, acceptance)
+        rows.append(
+            dict(
+                acceptance=acceptance,
+                tokens_per_second=batch * tokens_per_step(acceptance, gamma) / costs.step(gamma),
+                speed_up=speed_up(costs, acceptance, gamma),
+                best_gamma=best,
+                best_tokens_per_second=batch * tokens_per_step(acceptance, best) / costs.step(best),
+                best_speed_up=speed_up(costs, acceptance, best),
+                wins_everywhere=all(
+                    speed_up(p.costs(n), acceptance, best) >= 1 for n in crossing_lengths(p.read_tokens)
+                ),
+                wins_from=crossing_length(p.costs, acceptance, best, crossing_lengths(p.read_tokens)),
+            )
+        )
+    return rows
+
+
+def speed_table(p: Prediction) -> Table:
+    """Predicted seconds of prefill and tokens a second."""
+    base = p.workload.batch / p.costs().plain
+    title = f"predicted: prefill {p.prefill_seconds():,.1f} s, {p.baseline} {base:,.1f} tokens/s"
+    if p.draft is None:
+        return Table(title, ("",), ())
+    gamma = p.workload.gamma
+    rows = []
+    for one in speeds(p):
+        start = f"{_SHORTEST:,}" if one["wins_everywhere"] else "-"
+        if one["wins_from"] is not None:
+            start = f"{float(format(one['wins_from'], '.3g')):,.0f}"
+        rows.append(
+            (
+                f"{one['acceptance']:.1f}",
+                f"{one['tokens_per_second']:,.1f}",
+                f"{one['speed_up']:.2f}",
+                f"{one['best_gamma']}",
+                f"{one['best_tokens_per_second']:,.1f}",
+                f"{one['best_speed_up']:.2f}",
+                start,
+            )
+        )
+    columns = (
+        "acceptance", f"tokens/s, gamma {gamma}", "speed-up", "best gamma", "tokens/s", "speed-up", "wins from, tokens",
+    )  # fmt: skip
+    note = (
+        f"Speed-ups are over {p.baseline}. The last column is for the best gamma; - where it loses even at this length."
+    )
+    return Table(title, columns, tuple(rows), note)
+
+
+def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
+    """Everything as a JSON object, in bytes, seconds and tokens; figures of one chip."""
+    mesh = p.plan.mesh
+    collectives = {
+        name: [dict(kind=k, chips=n, number=t, bytes=b) for (k, n), (t, b) in program.collectives.items()]
+        for name, program in (("chunk", p.chunk), ("plain", p.plain), ("step", p.step))
+    }
+    return dict(
+        topology=topology,
+        mesh=None if mesh is None else dict(mesh.shape),
+        method=p.method.name,
+        workload={**dataclasses.asdict(p.workload), "retrieved": p.workload.retrieved},
+        rates=dataclasses.asdict(p.rates),
+        memory={**dataclasses.asdict(p.memory), "peak": p.memory.peak},
+        work={name: {**vars(work), "seconds": work.seconds(p.rates)} for name, work in _programs(p)},
+        collectives=collectives,
+        kv_bytes_per_token=formulas.kv_bytes_per_token(context_shape(p.plan, p.workload.context, p.workload.chunk)),
+        prefill_seconds=p.prefill_seconds(),
+        baseline=p.baseline,
+        baseline_tokens_per_second=p.workload.batch / p.costs().plain,
+        speeds=speeds(p) if p.draft is not None else [],
+    )
