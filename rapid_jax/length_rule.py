@@ -80,12 +80,12 @@ def decide(
     gain = speed_up(costs, acceptance, gamma)
     if speculation.length_rule and gain <= 1:
         logging.warning(
-            "%s drafts nothing at %s tokens of context: %d drafted tokens a step, of which %.0f%% were accepted one by "
-            "one, would decode at %.2f times the speed of none",
+            "%s drafts nothing at %s tokens of context: %d drafted tokens a step, each accepted with probability %.2f, "
+            "would decode at %.2f times the speed of none",
             method.name,
             f"{tokens:,}",
             gamma,
-            100 * acceptance,
+            acceptance,
             gain,
         )
         gamma = 0
