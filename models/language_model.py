@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from models import checkpoint, hub
+from models.attention.api import check_backend
 from models.checkpoint import Progress
 from models.config import ModelConfig
 from models.decoder import Decoder
@@ -89,8 +90,10 @@ def load(
 
     Raises:
       FileNotFoundError: no such directory or hub name, or a file of the checkpoint is missing.
-      ValueError: an architecture, setting, tensor or file that cannot be used; the message names it.
+      ValueError: an architecture, setting, tensor or file that cannot be used, or an unknown backend; the message names
+        it.
     """
+    check_backend(backend)
     directory = hub.resolve(path)
     config = checkpoint.read_config(directory)
     resolved = resolve_dtype(dtype)

@@ -144,6 +144,7 @@ class EngineConfig:
       dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
       mesh: devices along (data, context, model).
       drafter_mesh: the same of devices that the drafter has for itself, behind the target's; () shares the target's.
+      attention: backend of the attention kernels, a name in models.attention.api.BACKENDS; "" picks by device.
       prefill_chunk: tokens in one forward of a prefill.
       burst_steps: decoding steps between two reads by the host.
       max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
@@ -157,6 +158,7 @@ class EngineConfig:
     dtype: str = ""
     mesh: tuple[int, int, int] = (1, 1, 1)
     drafter_mesh: tuple[int, ...] = ()
+    attention: str = ""
     prefill_chunk: int = 1024
     burst_steps: int = 8
     max_context_tokens: int = 0
@@ -168,7 +170,7 @@ class EngineConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        for name in ("target", "drafter", "prompt"):
+        for name in ("target", "drafter", "attention", "prompt"):
             value = getattr(self, name)
             _require(isinstance(value, str), f"{name} must be a string, got {value!r}")
         _require(

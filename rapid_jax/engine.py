@@ -96,7 +96,9 @@ class Engine:
         mesh = sharding.mesh_of(config.mesh)
         paths = [config.target or assets.model_path(), config.drafter or config.target or assets.model_path()]
         check_checkpoints(paths if paths[0] != paths[1] else paths[:1], config)
-        model = models.load(paths[0], dtype=config.dtype or None, mesh=mesh, progress=progress)
+        model = models.load(
+            paths[0], dtype=config.dtype or None, mesh=mesh, backend=config.attention or None, progress=progress
+        )
         drafts = _load_drafter(config, paths[1], model if paths[0] == paths[1] else None, mesh, progress)
         return cls(config, model, drafts, mesh, time.perf_counter() - start)
 
@@ -298,7 +300,9 @@ def _load_drafter(
         mesh = make_drafter_mesh(config)
     elif same is not None:
         return same
-    return models.load(path, dtype=config.dtype or None, mesh=mesh, progress=progress)
+    return models.load(
+        path, dtype=config.dtype or None, mesh=mesh, backend=config.attention or None, progress=progress
+    )
 
 
 def make_drafter_mesh(config: EngineConfig) -> Mesh:

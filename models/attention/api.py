@@ -44,6 +44,12 @@ class Segment:
 BACKENDS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {"xla": xla.attend_segment}
 
 
+def check_backend(name: str | None) -> None:
+    """Raises ValueError where this is no backend's name; None is anyone's."""
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"attention backend {name!r} is unknown; known: {', '.join(sorted(BACKENDS))}")
+
+
 def attend(
     q: jax.Array, segments: tuple[Segment, ...], *, mesh: Mesh | None = None, backend: str | None = None
 ) -> jax.Array:
@@ -67,8 +73,7 @@ def attend(
       ValueError: unknown backend.
       NotImplementedError: the named backend cannot do this case.
     """
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"attention backend {backend!r} is unknown; known: {', '.join(sorted(BACKENDS))}")
+    check_backend(backend)
     attend_segment = BACKENDS[backend or "xla"]
 
     sharded = mesh is not None and mesh.shape["context"] > 1
