@@ -33,7 +33,7 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
 
     def make(mesh: Mesh | None) -> LanguageModel:
         params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh))
-        return LanguageModel(numbers, params, Decoder(numbers, dtype, mesh), Path())
+        return LanguageModel(numbers, params, Decoder(numbers, dtype, mesh, config.attention or None), Path())
 
     mesh = sharding.mesh_of(config.mesh)
     target = make(mesh)
