@@ -84,7 +84,7 @@ def main() -> None:
     config = benchmark_config(
         config, new_tokens=_NEW_TOKENS.value, gamma=max(gammas), retrieved_tokens=_RETRIEVED.value
     )
-    _check_positions(config, max(lengths))
+    distributed.on_all(lambda: _check_positions(config, max(lengths)))
 
     from launch import speed_table
     from rapid_jax.benchmarking.bandwidth import measure_bandwidth
@@ -93,7 +93,7 @@ def main() -> None:
 
     cli.use_compilation_cache()
     engine = _engine(config)
-    engine.require([method for method in methods if method.looks_up])
+    distributed.on_all(lambda: engine.require([method for method in methods if method.looks_up]))
     peer, why_no_peer = _peer(engine)
     sweep = Sweep(methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value)
     bandwidth = measure_bandwidth()
@@ -222,7 +222,7 @@ def _engine(config: EngineConfig) -> Engine:
             return random_engine(config, _PRESET.value or "")
         from rapid_jax.engine import Engine
 
-        return Engine.load(config=config, progress=progress)
+        return distributed.on_all(lambda: Engine.load(config=config, progress=progress))
 
 
 def _peer(engine: Engine) -> tuple[Peer | None, str | None]:

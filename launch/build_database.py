@@ -129,7 +129,8 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     directory = Path(_OUTPUT.value)
     if not method.drafts:
         config = dataclasses.replace(config, drafter="")
-    check_checkpoints([config.target or assets.model_path(), *([config.drafter] if config.drafter else [])], config)
+    paths = [config.target or assets.model_path(), *([config.drafter] if config.drafter else [])]
+    distributed.on_all(lambda: check_checkpoints(paths, config))
     tokenizer = _tokenizer(config)
     benchmark: Benchmark = prompts or _archives(config, tokenizer)
     items = [item for source in benchmark.sources() for item in source.items]
@@ -149,7 +150,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     if not was_there:
         cli.use_compilation_cache()
         with cli.progress("loading", "B") as progress:
-            engine = Engine.load(config=config, progress=progress)
+            engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
         with cli.progress("answering", "answers") as progress:
             build_model_database(
                 engine,

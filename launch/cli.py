@@ -117,7 +117,9 @@ def _explain(error: RuntimeError | MemoryError) -> str:
     from models import hosts
 
     message = str(error)
-    if isinstance(error, hosts.MainHostFailed):  # which has said why
+    if isinstance(error, hosts.OtherHostFailed):
+        if hosts.is_main():
+            return message
         leave(FAILURE, at_once=True)
     if isinstance(error, hosts.NotMet):
         sys.stderr.write(f"error: {message}\n")

@@ -87,6 +87,16 @@ def from_main(function: Callable[[], T]) -> T:
     return hosts.from_main(function)
 
 
+def on_all(function: Callable[[], T]) -> T:
+    """As `models.hosts.on_all`: what a function gives on this host, unless it fails on any."""
+    if not several():
+        return function()
+
+    from models import hosts
+
+    return hosts.on_all(function)
+
+
 def check_same(what: str, value: Any) -> None:
     """As `models.hosts.check_same`: ValueError where a host was given another value."""
     if several():

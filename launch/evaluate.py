@@ -95,7 +95,8 @@ def main() -> None:
     from rapid_jax.evaluation.runner import Plan
 
     made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
-    check_checkpoints([config.target or assets.model_path(), *_drafters(config, variations)], config)
+    paths = [config.target or assets.model_path(), *_drafters(config, variations)]
+    distributed.on_all(lambda: check_checkpoints(paths, config))
     if made:
         _check_room(config, max(lengths))
     tokenizer = _tokenizer(config)
@@ -118,8 +119,8 @@ def main() -> None:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with cli.progress("loading", "B") as progress:
-            engine = Engine.load(config=config, progress=progress)
-        engine.require([METHODS[name] for name in methods])
+            engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
+        distributed.on_all(lambda: engine.require([METHODS[name] for name in methods]))
         _answer(engine, plans, directory)
         if _RULES.value:
             _measure_rules(engine, plans, directory)

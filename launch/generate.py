@@ -71,8 +71,8 @@ def main() -> None:
 
     cli.use_compilation_cache()
     with cli.progress("loading", "B") as progress:
-        engine = Engine.load(config=config, progress=progress)
-    engine.require(methods)
+        engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
+    distributed.on_all(lambda: engine.require(methods))
     answers: list[Answer] = []
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output(_OUTPUT.value))

@@ -26,8 +26,8 @@ class NotMet(RuntimeError):
     """The processes that should run together have not found each other."""
 
 
-class MainHostFailed(RuntimeError):
-    """What the main host should have given to this one is not there: it failed, and has said why."""
+class OtherHostFailed(RuntimeError):
+    """This host cannot go on because another one failed, which says why."""
 
 
 def initialise(
@@ -142,7 +142,7 @@ def from_main(function: Callable[[], T]) -> T:
       function: gives JSON.
 
     Raises:
-      MainHostFailed: on the others where it raised on the main host.
+      OtherHostFailed: on the others where it raised on the main host.
       Exception: what it raised, on the main host.
     """
     if count() == 1:
@@ -158,8 +158,36 @@ def from_main(function: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     if not answer:
-        raise MainHostFailed("the main host has failed")
+        raise OtherHostFailed("host 0 has failed and says why")
     return answer[0]
+
+
+def on_all(function: Callable[[], T]) -> T:
+    """What a function gives on this host, once it has ended on all.
+
+    If it fails on one, such as for a file that is not there, the others do not wait for that one in vain.
+
+    Args:
+      function: does nothing that all hosts do together.
+
+    Raises:
+      OtherHostFailed: where it raised on another host, but not on this one.
+      Exception: what it raised.
+    """
+    if count() == 1:
+        return function()
+    done: list[T] = []
+    failure: Exception | None = None
+    try:
+        done.append(function())
+    except Exception as error:
+        failure = error
+    failed = multihost_utils.process_allgather(np.array(failure is not None))
+    if failure is not None:
+        raise failure
+    if failed.any():
+        raise OtherHostFailed(f"host {', '.join(map(str, np.flatnonzero(failed)))} has failed and says why")
+    return done[0]
 
 
 def _broadcast(data: bytes) -> bytes:

@@ -112,7 +112,7 @@ def open_store(directory: Path, manifest: Mapping[str, Any]) -> ResultStore | El
 
     Raises:
       ValueError, OSError: see ResultStore.
-      MainHostFailed: on the other hosts.
+      OtherHostFailed: on the other hosts.
     """
     from models import hosts  # with JAX, which reading results does without
 

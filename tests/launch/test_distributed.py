@@ -18,19 +18,21 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(name, *flags, devices):
+def start(name, *flags, devices, cwd=ROOT):
     xla = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla}
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", f"launch.{name}", "--compilation_cache_dir=", *map(str, flags)]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def on_two_hosts(name, *flags, own=((), ())):
-    """Status, standard output and standard error of two processes with four devices each."""
+def on_two_hosts(name, *flags, own=((), ()), directories=(ROOT, ROOT)):
+    """Status, standard output and standard error of two processes with four devices each.
+
+    `own` are more flags of each, `directories` where they run."""
     common = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--start_timeout=120", *flags]
-    processes = [start(name, *common, f"--process_id={i}", *own[i], devices=4) for i in range(2)]
+    processes = [start(name, *common, f"--process_id={i}", *own[i], devices=4, cwd=directories[i]) for i in range(2)]
     outcomes = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, *outcome) for process, outcome in zip(processes, outcomes, strict=True)]
 
@@ -108,8 +110,8 @@ def test_two_hosts_give_the_tokens_of_one(question, tmp_path, mesh, method):
 
 
 @pytest.mark.slow
-def test_a_document_on_the_first_host_is_enough_and_errors_name_their_host(question, tmp_path):
-    """What one host finds wrong ends both at once; a mesh of half the devices is wrong on both."""
+def test_errors_name_their_host_and_end_both(question, tiny_checkpoint, tmp_path):
+    """What is wrong on both, on the first (which reads the document), in a flag, and on the second alone."""
     first, second = on_two_hosts("generate", *question, "--method=lc", "--config.mesh=1,2,2")
     assert (first[0], second[0]) == (1, 1) and first[1] + second[1] == ""
     line = "error: mesh (1, 2, 2) uses no device of host 1 of 2: give one of all 8 devices\n"
@@ -120,6 +122,11 @@ def test_a_document_on_the_first_host_is_enough_and_errors_name_their_host(quest
     first, second = on_two_hosts("generate", *question, own=((), ("--max_new_tokens=9",)))
     line = "error: the command of host 1 is not that of host 0; start the same command on all\n"
     assert (first[0], second[0], first[2], second[2]) == (1, 1, line, "host 1: " + line)
+    target, places = f"--target={tiny_checkpoint.name}", (tiny_checkpoint.parent, tmp_path)
+    first, second = on_two_hosts("generate", *question, target, "--config.mesh=1,4,2", directories=places)
+    assert (first[0], second[0], first[2]) == (1, 1, "error: host 1 has failed and says why\n")
+    assert second[2].startswith("host 1: error: ") and tiny_checkpoint.name in second[2]
+    assert second[2].count("\n") == 1
 
 
 @pytest.mark.slow

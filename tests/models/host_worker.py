@@ -28,6 +28,11 @@ def refuse():
     raise ValueError("it is closed")
 
 
+def missing():
+    if not hosts.is_main():
+        raise FileNotFoundError("no such file")
+
+
 def main(address, process_id, path, directory):
     hosts.initialise(address, 2, process_id, timeout=60)
     mesh = sharding.make_mesh((2, 2, 2))
@@ -56,6 +61,8 @@ def main(address, process_id, path, directory):
         "keys": hosts.fetch(jax.vmap(jax.random.bits)(hosts.put(keys, rows))).tolist(),
         "from_main": hosts.from_main(lambda: {"index": process_id}),
         "refused": failure(lambda: hosts.from_main(refuse)),
+        "went": hosts.on_all(lambda: "well"),
+        "failed": failure(lambda: hosts.on_all(missing)),
         "same": failure(lambda: hosts.check_same("the seed", 7)),
         "other": failure(lambda: hosts.check_same("the seed", process_id)),
         "idle": failure(lambda: sharding.make_mesh((1, 1, 4))),

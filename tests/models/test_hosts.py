@@ -75,7 +75,19 @@ def test_random_keys_span_hosts(seen):
 def test_what_the_main_host_knows_or_fails_at_reaches_the_other(seen):
     """Otherwise one would go on, and wait for the other for ever."""
     assert [one["from_main"] for one in seen] == [{"index": 0}] * 2
-    assert [one["refused"] for one in seen] == ["ValueError: it is closed", "MainHostFailed: the main host has failed"]
+    assert [one["refused"] for one in seen] == [
+        "ValueError: it is closed",
+        "OtherHostFailed: host 0 has failed and says why",
+    ]
+
+
+def test_what_fails_on_one_host_ends_the_other(seen):
+    """A checkpoint that one host lacks: the other would wait for minutes, and die of a lost connection."""
+    assert [one["went"] for one in seen] == ["well"] * 2
+    assert [one["failed"] for one in seen] == [
+        "OtherHostFailed: host 1 has failed and says why",
+        "FileNotFoundError: no such file",
+    ]
 
 
 def test_unequal_commands_are_named_on_both(seen):
