@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from models import hosts, llama, registry
 from models.config import ModelConfig
 from models.params import Params, abstract_params, logical_params, resolve_dtype
+from models.quantize import quantize_weight
 from models.safetensors_io import SafetensorsDirectory, read_json, write_json, write_tensors
 
 Progress = Callable[[int, int], None]
@@ -113,25 +114,29 @@ def load_params(
     *,
     dtype: jnp.dtype | str | None = None,
     mesh: Mesh | None = None,
+    quantize: str = "",
     progress: Progress | None = None,
 ) -> Params:
     """Weights of a Hugging Face safetensors directory, tensor by tensor, each device's share read alone.
 
-    Peak host memory is the largest tensor. All headers are checked before any weight is read.
+    Peak host memory is the largest tensor, and so is what devices hold beside the result where it is int8. All headers
+    are checked before any weight is read.
 
     Args:
       path: directory with model.safetensors, or several files and model.safetensors.index.json.
       config: the model that they belong to.
       dtype: of the weights in memory; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split them over; None for one device.
+      quantize: "int8" rounds matrices as they are read (models.quantize).
       progress: called with (bytes read, bytes in all) after every tensor, in bytes of the file.
 
     Raises:
       FileNotFoundError: no safetensors files, or one that the index names is missing.
-      ValueError: tensors missing, surplus or misshapen, a truncated file, a mesh that does not divide the model.
+      ValueError: tensors missing, surplus or misshapen, a truncated file, a mesh that does not divide the model, a
+        dtype that int8 weights do not go with.
     """
     path, resolved, weights = Path(path), resolve_dtype(dtype), _weights(config)
-    targets = abstract_params(config, resolved, mesh)
+    targets = abstract_params(config, resolved, mesh, quantize)
     ignorable = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tie_embeddings else ()))
     with SafetensorsDirectory(path) as files:
         files.check({w.name: w.hf_shape for w in weights}, ignorable, path)
@@ -140,15 +145,22 @@ def load_params(
         sizes = [math.prod(w.shape) * (4 if files.headers[w.name].dtype == "F32" else 2) for w in weights]
         flat, done = {}, 0
         for weight, size in zip(weights, sizes, strict=True):
-            target = _lookup(targets, weight.path)
-            flat[weight.path] = _read_array(files, weight, target).block_until_ready()
+            module, target = _lookup(targets, weight.path[:-1]), _lookup(targets, weight.path)
+            is_int8 = target.dtype == jnp.int8
+            array = _read_array(files, weight, target, resolved if is_int8 else target.dtype).block_until_ready()
+            if is_int8:
+                array, scale = quantize_weight(array, target, module["scale"])
+                flat[(*weight.path[:-1], "scale")] = scale
+            flat[weight.path] = array
             done += size
             if progress is not None:
                 progress(done, sum(sizes))
     return _nest(flat)
 
 
-def _read_array(files: SafetensorsDirectory, weight: _Weight, target: jax.ShapeDtypeStruct) -> jax.Array:
+def _read_array(
+    files: SafetensorsDirectory, weight: _Weight, target: jax.ShapeDtypeStruct, dtype: np.dtype
+) -> jax.Array:
     pieces: dict[str, np.ndarray] = {}  # replicas of a shard share one read
 
     def shard(index: Any) -> np.ndarray:
@@ -156,7 +168,7 @@ def _read_array(files: SafetensorsDirectory, weight: _Weight, target: jax.ShapeD
         if key not in pieces:
             shape = [len(range(*s.indices(n))) for s, n in zip(index, weight.shape, strict=True)]
             piece = files.read(weight.name, weight.hf_index(index)).reshape(shape)
-            pieces[key] = piece.astype(target.dtype, copy=False)
+            pieces[key] = piece.astype(dtype, copy=False)
         return pieces[key]
 
     return jax.make_array_from_callback(weight.shape, target.sharding, shard)
@@ -200,6 +212,8 @@ def export_hf(
     """
     written = registry.config_to_hf(config)
     weights = _weights(config)
+    if _lookup(params, weights[0].path).dtype == jnp.int8:
+        raise ValueError("int8 weights are not written as safetensors; export the weights that they were made of")
     kept = _lookup(params, weights[0].path).dtype
     resolved = resolve_dtype(kept if dtype is None else dtype)
     path = Path(path)
@@ -253,24 +267,36 @@ def is_orbax(path: str | Path) -> bool:
     return (Path(path) / _ORBAX).is_dir()
 
 
-def restore_orbax(path: str | Path, mesh: Mesh | None = None, dtype: jnp.dtype | str | None = None) -> Params:
+def restore_orbax(
+    path: str | Path, mesh: Mesh | None = None, dtype: jnp.dtype | str | None = None, quantize: str = ""
+) -> Params:
     """Weights of a directory that `save_orbax` wrote, read straight into their shards on any mesh.
+
+    Args:
+      path: the directory.
+      mesh: the devices to split them over; None for one device.
+      dtype: of what is not int8; None is bfloat16 on TPU and GPU, float32 on CPU.
+      quantize: "int8" where int8 weights were saved, "" where they were not: nothing is rounded here.
 
     Raises:
       FileNotFoundError: no Orbax checkpoint there.
-      ValueError: it is incomplete, or its weights are not those of its config.json.
+      ValueError: it is incomplete, or its weights are not those of its config.json, or not of the kind asked for.
     """
     path = Path(path).absolute()
     if not is_orbax(path):
         raise FileNotFoundError(f"{path / _ORBAX} is missing; {path} holds no Orbax checkpoint")
     config = read_config(path)
-    targets = abstract_params(config, resolve_dtype(dtype), mesh)
+    targets = abstract_params(config, resolve_dtype(dtype), mesh, quantize)
     with _checkpointer() as checkpointer:
         try:
             stored = _shapes(checkpointer.metadata(path / _ORBAX).item_metadata.tree)
         except Exception as error:
             raise _damaged(path, error) from None
         wanted = _shapes(targets)
+        if quantize and "embed.scale" not in stored:
+            raise ValueError(f"{path} holds Orbax weights that are not int8: int8 weights are made of safetensors")
+        if not quantize and "embed.scale" in stored:
+            raise ValueError(f"{path} holds int8 weights: ask for int8 weights to load them")
         for name in [*wanted, *stored]:
             if stored.get(name) != wanted.get(name):
                 raise ValueError(

@@ -24,16 +24,17 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype
     mesh: Mesh | None
     backend: str | None
+    weights: str = ""
 
     def setup(self) -> None:
         c = self.config
-        embed = ((c.width,), ("embed",))
-        kv = ((c.num_kv_heads, c.head_dim), ("kv_heads", "head_dim"), *embed, c.qkv_bias, self.dtype)
+        embed, kind = ((c.width,), ("embed",)), (self.dtype, self.weights)
+        kv = ((c.num_kv_heads, c.head_dim), ("kv_heads", "head_dim"), *embed, c.qkv_bias, *kind)
         heads = ((c.num_heads, c.head_dim), ("heads", "head_dim"))
-        self.q_proj = Projection(*heads, *embed, c.qkv_bias, self.dtype)
+        self.q_proj = Projection(*heads, *embed, c.qkv_bias, *kind)
         self.k_proj = Projection(*kv)
         self.v_proj = Projection(*kv)
-        self.o_proj = Projection(*embed, *heads, c.output_bias, self.dtype)
+        self.o_proj = Projection(*embed, *heads, c.output_bias, *kind)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps, "head_dim", self.dtype)
             self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps, "head_dim", self.dtype)
@@ -58,13 +59,14 @@ class Layer(nn.Module):
     dtype: jnp.dtype
     mesh: Mesh | None
     backend: str | None
+    weights: str = ""
 
     def setup(self) -> None:
         norm = functools.partial(RMSNorm, self.config.width, self.config.rms_norm_eps, "embed", self.dtype)
         self.input_norm = norm()
-        self.attn = SelfAttention(self.config, self.dtype, self.mesh, self.backend)
+        self.attn = SelfAttention(self.config, self.dtype, self.mesh, self.backend, self.weights)
         self.post_attn_norm = norm()
-        self.mlp = GatedMLP(self.config, self.dtype)
+        self.mlp = GatedMLP(self.config, self.dtype, self.weights)
 
     def __call__(
         self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], past: tuple[Segment, ...], mask: jax.Array | None
@@ -83,20 +85,22 @@ class Decoder(nn.Module):
       dtype: of weights and activations; norms, RoPE angles, softmax and logits are float32.
       mesh: devices that attention is split over; None for one device.
       backend: attention backend; None picks.
+      weights: "int8" keeps matrices as int8 with scales (models.quantize), norms and biases in dtype; "" keeps all so.
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     mesh: Mesh | None = None
     backend: str | None = None
+    weights: str = ""
 
     def setup(self) -> None:
         c = self.config
-        self.embed = Embedding(c.vocab_size, c.width, self.dtype)
-        self.layers = [Layer(c, self.dtype, self.mesh, self.backend) for _ in range(c.num_layers)]
+        self.embed = Embedding(c.vocab_size, c.width, self.dtype, self.weights)
+        self.layers = [Layer(c, self.dtype, self.mesh, self.backend, self.weights) for _ in range(c.num_layers)]
         self.final_norm = RMSNorm(c.width, c.rms_norm_eps, "embed", self.dtype)
         if not c.tie_embeddings:
-            self.lm_head = Embedding(c.vocab_size, c.width, self.dtype)
+            self.lm_head = Embedding(c.vocab_size, c.width, self.dtype, self.weights)
 
     def __call__(
         self,

@@ -76,6 +76,7 @@ def load(
     dtype: jnp.dtype | str | None = None,
     mesh: Mesh | None = None,
     *,
+    quantize: str = "",
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> LanguageModel:
@@ -85,6 +86,7 @@ def load(
       path: a directory, or a name on the Hugging Face hub.
       dtype: of weights and activations; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split it over, from `models.sharding.make_mesh`; None for one device.
+      quantize: "int8" keeps matrices as int8 with scales (models.quantize), "" in dtype.
       backend: attention backend; None picks.
       progress: called with (bytes read, bytes in all) while safetensors are read.
 
@@ -98,7 +100,9 @@ def load(
     config = checkpoint.read_config(directory)
     resolved = resolve_dtype(dtype)
     if checkpoint.is_orbax(directory):
-        params = checkpoint.restore_orbax(directory, mesh, resolved)
+        params = checkpoint.restore_orbax(directory, mesh, resolved, quantize)
     else:
-        params = checkpoint.load_params(directory, config, dtype=resolved, mesh=mesh, progress=progress)
-    return LanguageModel(config, params, Decoder(config, resolved, mesh, backend), directory)
+        params = checkpoint.load_params(
+            directory, config, dtype=resolved, mesh=mesh, quantize=quantize, progress=progress
+        )
+    return LanguageModel(config, params, Decoder(config, resolved, mesh, backend, quantize), directory)

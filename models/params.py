@@ -13,6 +13,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from models import sharding
 from models.config import ModelConfig
 from models.decoder import Decoder
+from models.quantize import check_weights
 
 Params = dict[str, Any]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -35,24 +36,30 @@ def resolve_dtype(dtype: jnp.dtype | str | None) -> np.dtype:
     return resolved
 
 
-def _init(config: ModelConfig, dtype: np.dtype, seed: int) -> Params:
+def _init(config: ModelConfig, dtype: np.dtype, seed: int, weights: str) -> Params:
     tokens = jnp.zeros((1, 1), jnp.int32)
-    decoder = Decoder(config, dtype)
+    decoder = Decoder(config, dtype, weights=weights)
     return decoder.init(jax.random.key(seed), tokens, tokens, method="forward_logits")["params"]
 
 
-def logical_params(config: ModelConfig, dtype: np.dtype) -> Params:
+def logical_params(config: ModelConfig, dtype: np.dtype, weights: str = "") -> Params:
     """Shapes of all weights, boxed with the logical names of their axes; uses no memory."""
-    return jax.eval_shape(lambda: _init(config, dtype, 0))
+    return jax.eval_shape(lambda: _init(config, dtype, 0, weights))
 
 
-def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = None) -> Params:
+def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = None, weights: str = "") -> Params:
     """jax.ShapeDtypeStruct of all weights, each with the sharding that it has on the mesh (or on the first device).
 
+    Args:
+      config, mesh: the model and its devices.
+      dtype: of what is not int8.
+      weights: "int8" for int8 matrices and their scales.
+
     Raises:
-      ValueError: the mesh does not divide the model.
+      ValueError: the mesh does not divide the model, or weights that are not supported with the dtype.
     """
-    boxed = logical_params(config, dtype)
+    check_weights(weights, dtype)
+    boxed = logical_params(config, dtype, weights)
     if mesh is None:
         shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), meta.unbox(boxed))
     else:
@@ -62,7 +69,12 @@ def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = No
 
 
 def init_params(
-    config: ModelConfig, *, seed: int = 0, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None
+    config: ModelConfig,
+    *,
+    seed: int = 0,
+    dtype: jnp.dtype | str | None = None,
+    mesh: Mesh | None = None,
+    weights: str = "",
 ) -> Params:
     """Random weights, made where they will live.
 
@@ -71,7 +83,8 @@ def init_params(
       seed: of the random numbers; the same weights on any mesh.
       dtype: of the weights; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split them over; None for one device.
+      weights: "int8" draws int8 matrices, which are not those of another dtype quantised.
     """
     resolved = resolve_dtype(dtype)
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_params(config, resolved, mesh))
-    return jax.jit(lambda: meta.unbox(_init(config, resolved, seed)), out_shardings=shardings)()
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_params(config, resolved, mesh, weights))
+    return jax.jit(lambda: meta.unbox(_init(config, resolved, seed, weights)), out_shardings=shardings)()

@@ -1,0 +1,161 @@
+"""int8 weights: the error of rounding, the load path, meshes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from models import checkpoint as module
+from models import init_params
+from models.checkpoint import export_hf, load_params, read_config, restore_orbax, save_orbax
+from models.decoder import Decoder
+from models.layers import Embedding, Projection
+from models.params import abstract_params
+from models.quantize import to_int8
+from models.sharding import make_mesh
+
+TOKENS = np.random.default_rng(0).integers(3, 250, (2, 40))
+QWEN = dict(family="qwen2", qkv_bias=True, num_heads=4, num_kv_heads=2, tie_embeddings=False)
+
+
+@pytest.fixture(scope="module", params=[{}, QWEN], ids=["llama tied", "qwen untied"])
+def checkpoint(request, make_tiny_checkpoint):
+    return make_tiny_checkpoint(seed=3, scale=1.0, **request.param)
+
+
+def dequantized(params):
+    """A tree of float weights that an int8 tree stands for."""
+    if not isinstance(params, dict):
+        return params
+    if "scale" not in params:
+        return {name: dequantized(value) for name, value in params.items()}
+    weight, scale = np.asarray(params["weight"]), np.asarray(params["scale"])
+    rest = {name: value for name, value in params.items() if name not in ("weight", "scale")}
+    return {**rest, "weight": weight * scale.reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))}
+
+
+@pytest.mark.parametrize("kept, shape", [(1, (6, 50)), (2, (3, 4, 16)), (3, (2, 2, 5, 8))])
+def test_rounding_is_wrong_by_half_a_step_at_most(kept, shape):
+    """Every product would carry a larger error than int8 has to have."""
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    q, scale = map(np.asarray, to_int8(jnp.asarray(x), kept))
+    wide = scale.reshape(scale.shape + (1,) * (len(shape) - kept))
+    assert q.dtype == np.int8 and scale.shape == shape[:kept]
+    assert np.all(np.abs(q * wide - x) <= wide * 0.5001)
+    np.testing.assert_array_equal(np.abs(q).reshape(*shape[:kept], -1).max(-1), 127)
+
+
+def test_rows_of_zeros_stay_zero():
+    """A padded or pruned channel would turn into NaN."""
+    q, scale = to_int8(jnp.zeros((2, 3)), 1)
+    assert not np.any(q) and not np.any(scale)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_products_are_those_of_the_rounded_weight(dtype, tolerance):
+    """A scale on the wrong channel, or one applied twice, would go unnoticed in a random model."""
+    key = jax.random.key(0)
+    shape = ((4, 8), ("heads", "head_dim"), (32,), ("embed",))
+    x = jax.random.normal(key, (2, 5, 32), dtype)
+    weight = jax.random.normal(jax.random.key(1), (4, 8, 32)) * jnp.exp(jax.random.normal(key, (4, 8, 1)))
+    q, scale = to_int8(weight, 2)
+    layer = Projection(*shape, False, jnp.dtype(dtype), "int8")
+    y = layer.apply({"params": {"weight": q, "scale": scale}}, x)
+    expected = np.einsum("btd,nhd->btnh", np.asarray(x, np.float32), np.asarray(q) * np.asarray(scale)[..., None])
+    assert y.dtype == jnp.dtype(dtype)
+    np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=tolerance * np.abs(expected).max())
+    exact = np.einsum("btd,nhd->btnh", np.asarray(x, np.float32), np.asarray(weight))
+    assert np.linalg.norm(np.asarray(y, np.float32) - exact) < 0.012 * np.linalg.norm(exact)
+
+
+def test_embedding_and_head_share_rounded_rows():
+    """A tied model would read one table and be asked with another."""
+    table = jax.random.normal(jax.random.key(0), (20, 16)) * jnp.arange(1.0, 21)[:, None]
+    q, scale = to_int8(table, 1)
+    embedding = Embedding(20, 16, jnp.float32, "int8")
+    variables = {"params": {"weight": q, "scale": scale}}
+    rows = embedding.apply(variables, jnp.arange(20)[None])[0]
+    np.testing.assert_allclose(rows, table, atol=float(scale.max()) / 1.9)
+    x = jax.random.normal(jax.random.key(1), (3, 16))
+    logits = embedding.apply(variables, x, method="logits")
+    np.testing.assert_allclose(logits, x @ rows.T, rtol=1e-4, atol=1e-3)
+
+
+def test_a_model_is_loaded_in_int8(checkpoint):
+    """Weights would be rounded wrongly on their way from the file, or a matrix kept in float."""
+    exact, rounded = models.load(checkpoint, "float32"), models.load(checkpoint, "float32", quantize="int8")
+    kinds = {path[-1].key: leaf.dtype for path, leaf in jax.tree.leaves_with_path(rounded.params["layers_1"]["mlp"])}
+    assert kinds == {"weight": jnp.int8, "scale": jnp.float32}
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)) for model in (exact, rounded)]
+    assert sizes[1] < 0.40 * sizes[0]
+    reference = Decoder(exact.config).apply(
+        {"params": dequantized(rounded.params)}, TOKENS, np.tile(np.arange(40), (2, 1)), method="forward_logits"
+    )[0]
+    logits = rounded.logits(TOKENS)
+    np.testing.assert_allclose(logits, reference, atol=2e-4 * np.abs(reference).max())
+    wanted = exact.logits(TOKENS)
+    assert np.linalg.norm(logits - wanted) < 0.03 * np.linalg.norm(wanted)
+
+
+def test_a_mesh_holds_the_same_int8_model(checkpoint):
+    """A shard would be rounded with the scale of its own part of a row."""
+    one = models.load(checkpoint, "float32", quantize="int8")
+    split = models.load(checkpoint, "float32", make_mesh((2, 2, 2)), quantize="int8")
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), split.params, one.params)
+    query = split.params["layers_0"]["attn"]["q_proj"]
+    assert query["scale"].addressable_shards[0].data.shape == (one.config.num_heads // 2, one.config.head_dim)
+    assert query["weight"].addressable_shards[0].data.shape[-1] == 16
+    np.testing.assert_allclose(split.logits(TOKENS), one.logits(TOKENS), atol=2e-4)
+
+
+def test_float_weights_are_freed_one_by_one(checkpoint, monkeypatch):
+    """Loading an int8 model would need the memory of the float one."""
+    config, before = read_config(checkpoint), jax.live_arrays()
+    held, original, most = {id(array) for array in before}, module.quantize_weight, []
+
+    def watched(x, *targets):
+        alive = [a for a in jax.live_arrays() if id(a) not in held and a.dtype == jnp.float32 and a.size >= x.size]
+        most.append(len(alive))
+        return original(x, *targets)
+
+    monkeypatch.setattr(module, "quantize_weight", watched)
+    load_params(checkpoint, config, dtype="float32", quantize="int8")
+    assert most and max(most) == 1
+
+
+def test_random_int8_weights_are_of_the_size_of_others(checkpoint):
+    """Speed would be measured on a model whose activations overflow or vanish."""
+    config = dataclasses.replace(read_config(checkpoint), width=64)
+    plain, drawn = init_params(config, dtype="float32"), init_params(config, dtype="float32", weights="int8")
+    for ours, theirs in zip(jax.tree.leaves(dequantized(drawn)), jax.tree.leaves(plain), strict=True):
+        assert ours.shape == theirs.shape
+        assert float(np.std(ours)) == pytest.approx(float(np.std(theirs)), rel=0.1)
+    shapes = abstract_params(config, np.dtype("float32"), weights="int8")
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), drawn)
+
+
+def test_orbax_keeps_int8(checkpoint, tmp_path):
+    """What was rounded once could not be kept."""
+    model = models.load(checkpoint, "float32", quantize="int8")
+    save_orbax(tmp_path / "int8", model.params, model.config)
+    again = restore_orbax(tmp_path / "int8", make_mesh((1, 2, 2)), "float32", "int8")
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), again, model.params)
+    with pytest.raises(ValueError, match=r"int8 holds int8 weights: ask for int8 weights to load them"):
+        models.load(tmp_path / "int8")
+
+
+def test_refusals(checkpoint, tmp_path):
+    """Garbage would be written or restored, or the memory of the float model would be asked for in silence."""
+    config = read_config(checkpoint)
+    save_orbax(tmp_path / "float", load_params(checkpoint, config), config)
+    with pytest.raises(ValueError, match=r"float holds Orbax weights that are not int8: int8 weights are made of safe"):
+        models.load(tmp_path / "float", quantize="int8")
+    with pytest.raises(ValueError, match="int8 weights are not written as safetensors"):
+        export_hf(load_params(checkpoint, config, quantize="int8"), config, tmp_path / "again", "float32")
+    with pytest.raises(ValueError, match="weights 'int4' is not supported; known: '', int8"):
+        models.load(checkpoint, quantize="int4")
+    with pytest.raises(ValueError, match="int8 weights need dtype bfloat16 or float32: float16 overflows"):
+        models.load(checkpoint, "float16", quantize="int8")
