@@ -5,8 +5,8 @@
     python -m launch.plan --measure --context=16384
 
 Compiles the prefill chunk and the decoding steps that the Engine runs, for that slice (minutes for 80 layers), and
-prints for one chip memory, work and seconds by the roofline, collectives, and the speeds to expect. --measure checks the
-same cost model on this machine with the embedded model. The first two need libtpu, the TPU's compiler.
+prints for one chip memory, work and seconds by the roofline, collectives, and the speeds to expect. --measure checks
+the same cost model on this machine with the embedded model. The first two need libtpu, the TPU's compiler.
 
 Tables go to standard output. Exit status 0, 2 (a wrong flag) or 1 (also where the configuration does not fit).
 """

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "token": 0, "opaque": 0, "f8e4m3fn": 8, "f8e5m2": 8}
+_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _FREE = {
@@ -35,7 +35,7 @@ class Array:
     @property
     def bytes(self) -> int:
         """Its size."""
-        bits = _BITS.get(self.dtype) or int("".join(filter(str.isdigit, self.dtype)) or 0)
+        bits = 8 if self.dtype.startswith("f8") else _BITS.get(self.dtype) or int(re.sub(r"\D", "", self.dtype) or 0)
         return math.prod(self.dims) * bits // 8
 
 
@@ -109,20 +109,24 @@ class Program:
         return tuple(loop.name for loop in loops if self._trips(loop) is None)
 
     def collectives(self) -> tuple[Collective, ...]:
-        """Every collective; an asynchronous pair counts once."""
+        """Every collective once.
+
+        Of an asynchronous pair the start counts. A TPU also does a collective in pieces, a chain of them fused into what
+        is computed meanwhile; of such a chain the piece that begins it counts.
+        """
         found = []
         for name, times in self.runs.items():
             for instruction in self.computations[name].values():
-                for one in self._within(instruction):
+                for where, one in self._inside(instruction, name):
                     kind = one.opcode.removesuffix("-start")
-                    if kind in COLLECTIVES and not one.opcode.endswith("-done"):
+                    if kind in COLLECTIVES and not self._continues(one, where):
                         found.append(Collective(kind, _result_bytes(one), _group(one), times))
         return tuple(found)
 
     def flops(self) -> float:
         """Operations of matrix products, a multiplication and an addition each, and what kernels say of themselves.
 
-        A matrix times a vector is compiled into a multiplication and a sum, so sums count in the same way.
+        A matrix times a vector is compiled into products and their sum, so sums of products count in the same way.
         """
         total = 0.0
         for name, times in self.runs.items():
@@ -137,6 +141,11 @@ class Program:
             * sum(map(functools.partial(self._traffic, self.computations[name]), self.computations[name].values()))
             for name, times in self.runs.items()
         )
+
+    def _continues(self, one: Instruction, where: str) -> bool:
+        if "chain_id" not in one.attributes:
+            return False
+        return not any("AsyncCollectiveStart" in i.attributes for i in self.computations[where].values())
 
     def _control(self, instruction: Instruction) -> Iterator[tuple[str, float]]:
         if instruction.opcode == "while":
@@ -182,7 +191,10 @@ class Program:
             return _estimate(instruction, "flops")
         scope = self.computations[where]
         if instruction.opcode == "reduce":
-            return 2 * math.prod(scope[instruction.operands[0]].shape[0].dims)
+            summed = scope[instruction.operands[0]]
+            while summed.opcode in ("bitcast", "convert", "copy"):
+                summed = scope[summed.operands[0]]
+            return 2 * math.prod(summed.shape[0].dims) if summed.opcode == "multiply" else 0
         if instruction.opcode not in ("dot", "convolution"):
             return 0
         left, right = (scope[name].shape[0].dims for name in instruction.operands[:2])

@@ -17,7 +17,7 @@ from rapid_jax.decoding.prefill import Progress
 from rapid_jax.engine import Engine
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.methods import Method, get_method
-from rapid_jax.planning.cost import Rates, StepSeconds, speculation_pays
+from rapid_jax.planning.cost import Rates, speculation_pays
 from rapid_jax.planning.predict import Prediction, predict
 from rapid_jax.planning.programs import Plan, Workload
 
@@ -113,16 +113,3 @@ def to_dict(checked: Checked) -> dict[str, Any]:
         predicted=dict(plain=p.costs().plain, step=p.step_seconds, prefill=p.reading_seconds(p.workload.context)),
         measured=[checked.plain.to_dict(), checked.method.to_dict()],
     )
-
-
-def measured_costs(plain_seconds: float, step_seconds: float, drafter_seconds: float, gamma: int) -> StepSeconds:
-    """The costs of the length rule from three measured times, in seconds.
-
-    Args:
-      plain_seconds: a step of plain decoding.
-      step_seconds: a step of the method.
-      drafter_seconds: a forward of the drafter.
-      gamma: tokens drafted in that step.
-    """
-    row = (step_seconds - plain_seconds) / gamma - drafter_seconds
-    return StepSeconds(plain_seconds, drafter_seconds, max(row, 0.0))

@@ -1,0 +1,129 @@
+"""The Engine's programs compiled for eight host devices: their collectives, their donations, their operations."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from models import ModelConfig
+from models.sharding import make_mesh
+from rapid_jax.methods import get_method
+from rapid_jax.planning import formulas, hlo, predict
+from rapid_jax.planning.cost import Rates
+from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program
+
+CONFIG = ModelConfig(
+    family="llama", vocab_size=512, width=64, ffn_width=128, num_layers=2, num_heads=8, num_kv_heads=2, head_dim=16,
+    max_position=32_768,
+)  # fmt: skip
+SHORT, LONG = 1024, 8192
+MESHES = [(1, 4, 2), (2, 2, 2)]
+RATES = Rates(1e10, 1e11, 1e9, 1e-6)
+
+
+def workload(context, **fields):
+    return Workload(context, **{**dict(gamma=3, chunk=256, new_tokens=32, passages=512, batch=2), **fields})
+
+
+@functools.cache
+def compiled(mesh, context, what):
+    plan = Plan(CONFIG, make_mesh(mesh), jnp.float32)
+    work = workload(context)
+    lowered = prefill_program(plan, work) if what == "prefill" else step_program(plan, work, get_method(what))
+    return lowered.compile()
+
+
+def collectives(mesh, context, what):
+    found = hlo.parse(compiled(mesh, context, what).as_text()).collectives()
+    return sorted((c.kind, c.group, c.bytes, c.times) for c in found)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("what", ["prefill", "lc", "rapid"])
+def test_traffic_between_devices_does_not_grow_with_the_context(mesh, what):
+    """A gather of keys and values would be seen here: it grows with what the cache holds."""
+    assert collectives(mesh, SHORT, what) == collectives(mesh, LONG, what)
+    assert collectives(mesh, LONG, what)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_no_collective_is_as_large_as_a_shard_of_the_cache(mesh):
+    plan = Plan(CONFIG, make_mesh(mesh), jnp.float32)
+    cache = context_shape(plan, LONG, 256)
+    shard = formulas.chip_bytes(cache.k[0])
+    for what in ("lc", "rapid"):
+        assert max(size for _, _, size, _ in collectives(mesh, LONG, what)) < shard / 4
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_the_cache_is_written_in_place_by_prefill_and_the_state_by_a_step(mesh):
+    """A copy of the context would need its memory twice."""
+    plan, work = Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG)
+    kv = formulas.chip_bytes((context_shape(plan, LONG, 256).k, context_shape(plan, LONG, 256).v))
+    assert compiled(mesh, LONG, "prefill").memory_analysis().alias_size_in_bytes >= kv
+    held = predict.memory(plan, work, get_method("rapid"))
+    assert compiled(mesh, LONG, "rapid").memory_analysis().alias_size_in_bytes >= held.tails
+
+
+@pytest.fixture(scope="module")
+def prediction():
+    return predict.predict(Plan(CONFIG, make_mesh((1, 1, 2)), jnp.float32), workload(LONG), get_method("rapid"), RATES)
+
+
+@pytest.mark.parametrize("context", [2048, 4096, 16_384])
+def test_operations_of_a_chunk_are_those_of_the_formula(context):
+    """Cost a token grows only by the attention over what came before.
+
+    Of the chunk itself 10 of 16 tiles are computed, where the formula has half of them.
+    """
+    config = dataclasses.replace(CONFIG, num_heads=2, num_kv_heads=1, head_dim=128, width=256, ffn_width=1024)
+    plan, work = Plan(config, None, jnp.float32), workload(context, chunk=2048)
+    start = context - work.chunk
+    done = predict.compile_program(prefill_program(plan, work), predict.loop_trips(plan, work, start)).work.flops
+    tiles = formulas.attention_flops(config, work.chunk, work.chunk) * (10 / 16 - 1 / 2) / 2
+    assert done == pytest.approx(formulas.chunk_flops(plan, start, work.chunk) + tiles, rel=0.02)
+
+
+def test_self_speculation_holds_the_weights_once(prediction):
+    lc = predict.memory(prediction.plan, prediction.workload, get_method("lc"))
+    assert prediction.memory.weights == lc.weights
+    assert prediction.memory.passages > 0 == lc.passages
+    assert prediction.memory.peak > prediction.memory.weights + prediction.memory.document
+
+
+def test_a_longer_context_costs_its_keys_and_values(prediction):
+    """Costs of other lengths come from one compilation: the bytes of a step grow by the cache's own."""
+    rates = Rates(1.0, 1e30, 1e30)
+    long, short = (dataclasses.replace(prediction, rates=rates).costs(n).plain for n in (LONG, SHORT))
+    kept = 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim * 4 / 2  # bytes a token on one of two chips
+    assert long - short == pytest.approx((LONG - SHORT) * kept)
+
+
+def test_costs_of_the_asked_length_are_those_compiled(prediction):
+    costs = prediction.costs()
+    assert costs.plain == pytest.approx(prediction.plain.work.seconds(RATES))
+    assert costs.step(prediction.workload.gamma) == pytest.approx(prediction.step_seconds)
+    assert prediction.draft is not None
+    assert 0 < costs.draft < costs.plain
+
+
+def test_prefill_takes_at_least_its_arithmetic(prediction):
+    plan, work = prediction.plan, prediction.workload
+    flops = sum(formulas.chunk_flops(plan, start, work.chunk) for start in range(0, LONG, work.chunk)) / 2
+    assert prediction.prefill_seconds() > flops / RATES.flops_per_second
+
+
+def test_methods_that_look_drafts_up_are_refused():
+    with pytest.raises(ValueError, match="looks drafts up"):
+        step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method("hd"))
+
+
+def test_weights_read_leave_the_rows_of_the_embedding_out():
+    plan = Plan(CONFIG, None, jnp.float32)
+    embedding = CONFIG.vocab_size * CONFIG.width * 4
+    assert formulas.weights_read(plan) == formulas.bytes_of(plan.params) - embedding
+    tied = Plan(dataclasses.replace(CONFIG, tie_embeddings=True), None, jnp.float32)
+    assert formulas.weights_read(tied) == formulas.bytes_of(tied.params)
+    assert jax.tree.leaves(plan.params)

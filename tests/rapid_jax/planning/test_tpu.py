@@ -1,0 +1,88 @@
+"""Programs compiled for a slice of eight v5e chips, of LLaMA-3.1-8B and Qwen2.5-7B with fewer layers; needs libtpu."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import pytest
+
+from models.registry import preset
+from models.sharding import make_mesh
+from rapid_jax.methods import get_method
+from rapid_jax.planning import fits, formulas, hlo, predict, topology
+from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program, tpu_backend
+
+pytestmark = pytest.mark.skipif(not topology.has_compiler(), reason="needs libtpu, the TPU's compiler")
+
+SLICE = topology.Slice(topology.CHIPS["v5e"], (2, 4))
+MODELS = ["llama31_8b", "qwen25_7b"]
+
+
+@functools.cache
+def devices():
+    try:
+        return topology.devices(SLICE)
+    except ValueError as e:  # another process has libtpu
+        pytest.skip(str(e))
+
+
+def plan(name, mesh=None, layers=2):
+    config = dataclasses.replace(preset(name), num_layers=layers)
+    mesh = make_mesh(mesh or fits.default_mesh(config, SLICE.chips), devices())
+    return Plan(config, mesh, jnp.bfloat16, tpu_backend())
+
+
+def workload(context):
+    return Workload(context, passages=4096)
+
+
+@functools.cache
+def compiled(name, mesh, context, what):
+    planned = plan(name, mesh)
+    if what == "prefill":
+        return prefill_program(planned, workload(context)).compile()
+    return step_program(planned, workload(context), get_method(what)).compile()
+
+
+@pytest.mark.parametrize("what", ["prefill", "lc", "rapid"])
+@pytest.mark.parametrize("name, mesh", [("llama31_8b", None), ("llama31_8b", (1, 4, 2)), ("qwen25_7b", None)])
+def test_traffic_between_chips_does_not_grow_with_the_context(name, mesh, what):
+    """16K and 128K tokens: no gather of keys and values anywhere."""
+    short, long = (
+        sorted(
+            (c.kind, c.group, c.bytes, c.times)
+            for c in hlo.parse(compiled(name, mesh, n, what).as_text()).collectives()
+        )
+        for n in (16_384, 131_072)
+    )
+    assert short == long
+    assert long
+
+
+@pytest.mark.parametrize("name, mesh", [("llama31_8b", None), ("llama31_8b", (1, 4, 2)), ("qwen25_7b", None)])
+def test_what_is_donated_is_written_in_place(name, mesh):
+    planned = plan(name, mesh)
+    cache = context_shape(planned, 131_072, 2048)
+    assert compiled(name, mesh, 131_072, "prefill").memory_analysis().alias_size_in_bytes >= formulas.chip_bytes(
+        (cache.k, cache.v)
+    )
+    tails = predict.memory(planned, workload(131_072), get_method("rapid")).tails
+    assert compiled(name, mesh, 131_072, "rapid").memory_analysis().alias_size_in_bytes >= tails
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_of_plain_decoding_reads_weights_keys_and_values_once(name):
+    """At most 1.1 times a chip's share of them."""
+    planned = plan(name)
+    read = hlo.parse(compiled(name, None, 131_072, "lc").as_text()).traffic()
+    kv = formulas.kv_bytes_per_token(context_shape(planned, 131_072, 2048)) * 131_072
+    assert read <= 1.1 * (formulas.weights_read(planned) + kv) / SLICE.chips
+
+
+@pytest.mark.parametrize("context", [8192, 65_536, 131_072])
+def test_operations_of_a_prefill_chunk_are_those_of_the_formula(context):
+    """Within 5% of two a weight and token and the attention to what came before."""
+    planned, work = plan("llama31_8b", layers=4), workload(context)
+    start = context - work.chunk
+    done = predict.compile_program(prefill_program(planned, work), predict.loop_trips(planned, work, start)).work.flops
+    assert done == pytest.approx(formulas.chunk_flops(planned, start, work.chunk) / SLICE.chips, rel=0.05)
