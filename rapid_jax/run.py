@@ -19,7 +19,7 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting.setup import Drafting, Reading, check_options, draft_length, set_up
+from rapid_jax.drafting.setup import Drafting, Reading, check_options, draft_length, read_window, set_up
 from rapid_jax.hierarchy.memory import Memory, Remembered
 from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.length_rule import Decision, decide
@@ -159,7 +159,7 @@ class Run:
         tested, accepted = (
             int(np.sum(np.asarray(x)[: len(self._rows)])) for x in (report.counters.tested, report.counters.accepted)
         )
-        if tested and self._method.drafts:
+        if tested and self._method.draws:
             self._engine.acceptance_seen[self._method.name] = accepted / tested
         return [self._answer(index, row, report) for index, row in enumerate(self._rows)]
 
@@ -186,7 +186,7 @@ class Run:
         self._decide(context, max(lengths))
         target = self._read_questions(engine.target, context, lengths, keep_out=1)
         self._target_tokens = target.num_tokens
-        drafting = self._drafting = self._set_up_drafter()
+        drafting = self._drafting = self._set_up_drafter(target)
         spec = StepSpec(
             target=engine.target.decoder,
             drafter=drafting.drafter,
@@ -197,7 +197,7 @@ class Run:
             residual=self._speculation.residual,
             alpha=self._speculation.alpha,
             stop_ids=tuple(engine.target.tokenizer.stop_ids),
-            apart=self._method.drafts and bool(engine.config.drafter_mesh),
+            apart=engine.drafter.decoder.mesh if self._method.drafts and engine.config.drafter_mesh else None,
         )
         prompt = self._prompts[id(engine.target)]
         budget = [sampling.max_new_tokens] * len(self._questions)
@@ -229,14 +229,16 @@ class Run:
             self._method = dataclasses.replace(self._method, drafts=False, transfers=False)
         self._draft_length = decision.gamma
 
-    def _set_up_drafter(self) -> Drafting:
-        """Who drafts, with the passages or the prompt read."""
+    def _set_up_drafter(self, target: Reader) -> Drafting:
+        """Who drafts, with the passages or the prompt read, given what the target has read."""
         engine, reading, prompts = self._engine, None, []
         if self._method.drafts:
             context, lengths = self._read_retrieved(engine.drafter, "drafter")
             reader = self._read_questions(engine.drafter, context, lengths, keep_out=2)
             self._drafter_tokens = reader.num_tokens
             reading = Reading(engine.drafter, reader.context, reader.tail)
+        if self._method.windowed:
+            reading = self._read_window(target)
         start, compiled = time.perf_counter(), engine.programs.compile_seconds
         if self._method.looks_up:
             prompts = self._prompt_rows(engine.drafter if self._method.drafts else engine.target)
@@ -256,6 +258,26 @@ class Run:
         if self._method.looks_up:
             self._seconds["prefill"] += time.perf_counter() - start - (engine.programs.compile_seconds - compiled)
         return drafting
+
+    def _read_window(self, target: Reader) -> Reading:
+        """The parts of its own caches that the target drafts from."""
+        engine, speculation = self._engine, self._speculation
+        reading, seconds = timed(
+            engine.programs,
+            lambda: read_window(
+                engine.programs,
+                engine.target,
+                target.context,
+                target.tail,
+                speculation,
+                tokens=self._document.num_tokens,
+                chunk=engine.config.prefill_chunk,
+            ),
+        )
+        self._seconds["prefill"] += seconds
+        kept = speculation.sinks + speculation.window
+        self._drafter_tokens = [min(tokens, kept) for tokens in target.num_tokens]
+        return reading
 
     def _prompt_rows(self, model: Any) -> list[list[int]]:
         """Each row's whole prompt as a model reads it: the document, or what was retrieved if the model drafts."""
@@ -285,7 +307,12 @@ class Run:
             cache, seconds = timed(
                 engine.programs,
                 lambda: prefill_context(
-                    engine.programs, model.decoder, model.params, rows, **self._forward_settings(model)
+                    engine.programs,
+                    model.decoder,
+                    model.params,
+                    rows,
+                    kv=engine.config.kv,
+                    **self._forward_settings(model),
                 ),
             )
             last = PassagesRead(rows, cache, seconds)

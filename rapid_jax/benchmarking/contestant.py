@@ -21,7 +21,7 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_tail
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting.setup import Reading, draft_length, set_up
+from rapid_jax.drafting.setup import Reading, draft_length, read_window, set_up
 from rapid_jax.engine import Engine
 from rapid_jax.methods import Method
 from rapid_jax.timing import timed
@@ -69,14 +69,19 @@ class MethodContestant:
 
     @property
     def forced_acceptance(self) -> float | None:
-        return self.forced if self.method.drafts else None
+        return self.forced if self.method.draws else None
 
     def bytes_per_step(self, drafter_forwards: float) -> int:
         engine, new = self.engine, self.cell.new_tokens
-        forwards = [Forward(engine.target, self.context.lengths, mean_tails(self.workload.target.questions, new))]
+        tails, kv = mean_tails(self.workload.target.questions, new), engine.config.kv
+        forwards = [Forward(engine.target, self.context.lengths, tails, kv=kv)]
         if self.drafter_context is not None:
             tails = mean_tails(self.workload.drafter.questions, new)
-            forwards.append(Forward(engine.drafter, self.drafter_context.lengths, tails, drafter_forwards))
+            forwards.append(Forward(engine.drafter, self.drafter_context.lengths, tails, drafter_forwards, kv))
+        if self.method.windowed:
+            kept = engine.config.speculation.sinks + engine.config.speculation.window
+            known = [self.context.lengths[0] + tail for tail in forwards[0].tails]
+            forwards.append(Forward(engine.target, (), [min(tokens, kept) for tokens in known], drafter_forwards))
         return step_bytes(forwards)
 
     def run(self) -> Sample:
@@ -124,6 +129,16 @@ class MethodContestant:
             contexts = own.passages
             drafter_tail = self._read_questions(engine.drafter, self.drafter_context, own.questions, keep_out=2)
             reading = Reading(engine.drafter, self.drafter_context.cache, drafter_tail)
+        if self.method.windowed:
+            reading = read_window(
+                engine.programs,
+                engine.target,
+                self.context.cache,
+                tail,
+                speculation,
+                tokens=max(self.context.lengths),
+                chunk=engine.config.prefill_chunk,
+            )
         drafting = set_up(
             self.method,
             dataclasses.replace(speculation, gamma=self.cell.gamma),
@@ -136,7 +151,7 @@ class MethodContestant:
             mesh=engine.mesh,
         )
         rules = (speculation.tail, speculation.residual, speculation.alpha)
-        apart = reading is not None and bool(engine.config.drafter_mesh)
+        apart = engine.drafter.decoder.mesh if reading is not None and engine.config.drafter_mesh else None
         spec = StepSpec(engine.target.decoder, drafting.drafter, *warping, *rules, stop_ids=(), apart=apart)
         if self.forced_acceptance is not None:
             spec = dataclasses.replace(spec, verify=ForcedAcceptance(self.forced_acceptance))

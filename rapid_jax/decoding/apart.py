@@ -2,16 +2,19 @@
 
 RAPID's upward speculation drafts with a model larger than the target (arXiv 2502.20330, section 4.1), which need not
 share the target's devices. What crosses in a step is a draft's tokens and its q [B,gamma,V], and back the emitted
-tokens and their number. The next draft depends on what this one's verification emits, so that the two take turns.
+tokens and their number. A row's next draft depends on what the verification of this one emits, so that for one row the
+two take turns; of a batch, one half of the rows is drafted for while the other half is verified.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Generator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -50,6 +53,7 @@ def verify_draft(
     """The target's half; rows that the host has `stopped` (bool [B]) are done."""
     state = dataclasses.replace(state, done=state.done | stopped)
     state, outcome = judge(spec, params, context, draft, eta, state)
+    outcome = dataclasses.replace(outcome, block=None, rows=None)  # the target's, and stay with it
     report = Report(state.output, state.num_tokens, state.done, state.counters)
     return state, report, outcome, (state.last_tokens, state.keys, state.num_tokens)
 
@@ -63,11 +67,64 @@ def decode_apart(
     eta: float,
     state: DecodeState,
     *,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None,
+    drafter_mesh: Mesh,
 ) -> Generator[Report, np.ndarray | None, DecodeState]:
-    """As `decoding.loop.decode`, a report a step: report n is read while step n + 1 runs."""
-    theirs = jax.tree.leaves(drafter_model)[0].sharding
-    on_drafter = NamedSharding(theirs.mesh, P()) if isinstance(theirs, NamedSharding) else theirs
+    """As `decoding.loop.decode`, a report a step; the meshes are the target's and the drafter's.
+
+    A batch that splits into two halves, each over the data axes of both meshes, is decoded in two lanes, whose programs
+    are started in turn: each device works for one lane while the other lane's arrays are on the other devices. What the
+    drafter reads of each row is then held twice.
+    """
+    rows = state.num_tokens.shape[0]
+    data = math.lcm(*(m.shape["data"] for m in (mesh, drafter_mesh) if m is not None))
+    if rows % (2 * data):
+        return (yield from _lane(programs, spec, params, context, drafter_model, eta, state, mesh, drafter_mesh))
+    halves = slice(0, rows // 2), slice(rows // 2, rows)
+    states = [_rows(state, half, rows) for half in halves]
+    lanes = []
+    for half, own in zip(halves, states, strict=True):
+        read = _rows(context, half, rows), _rows_read(drafter_model, half, rows)
+        lanes.append(_lane(programs, spec, params, *read, eta, own, mesh, drafter_mesh))
+    reports, ends = [next(lane) for lane in lanes], [None, None]
+    while None in ends:
+        stop = yield jax.tree.map(lambda *parts: np.concatenate(parts), *reports)
+        for index, lane in enumerate(lanes):
+            if ends[index] is None:
+                try:
+                    reports[index] = lane.send(None if stop is None else stop[halves[index]])
+                except StopIteration as end:
+                    ends[index] = end.value
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *ends)
+
+
+def _rows(tree: Any, part: slice, rows: int) -> Any:
+    """Some rows of arrays that have them all, sharded as before; others, which all rows share, as they are."""
+    return jax.tree.map(
+        lambda x: jax.device_put(x[part], x.sharding) if x.shape[:1] == (rows,) else x,
+        tree,
+    )
+
+
+def _rows_read(drafter_model: Any, part: slice, rows: int) -> Any:
+    """Some rows of the contexts that a drafter reads, with its parameters, which have none."""
+    params, *contexts = drafter_model
+    return (params, *(_rows(context, part, rows) for context in contexts))
+
+
+def _lane(
+    programs: Programs,
+    spec: StepSpec,
+    params: dict,
+    context: ContextCache,
+    drafter_model: Any,
+    eta: float,
+    state: DecodeState,
+    mesh: Mesh | None,
+    drafter_mesh: Mesh,
+) -> Generator[Report, np.ndarray | None, DecodeState]:
+    """One lane: report n is read while step n + 1 runs."""
+    on_drafter = NamedSharding(drafter_mesh, P())
     on_target = NamedSharding(mesh, P()) if mesh is not None else state.done.sharding
     cache, state = state.drafter_cache, dataclasses.replace(state, drafter_cache=())
     by_row = state.done.sharding

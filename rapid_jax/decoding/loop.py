@@ -92,18 +92,19 @@ def decode(
     Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on. The generator
     returns the last state. A drafter on devices of its own reports after every step.
     """
-    if spec.apart:
-        return (yield from decode_apart(programs, spec, params, context, drafter_model, eta, state, mesh=mesh))
+    if spec.apart is not None:
+        args = programs, spec, params, context, drafter_model, eta, state
+        return (yield from decode_apart(*args, mesh=mesh, drafter_mesh=spec.apart))
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     by_row = state.done.sharding
     eta_array = hosts.put(np.float32(eta), replicated)
     ended = hosts.fetch(state.done)
     stopped = hosts.put(ended, by_row)
-    args = (params, context, drafter_model, eta_array, stopped, state)
-    run = _warmed(programs, spec, burst_steps, args, replicated)
+    inputs = (params, context, drafter_model, eta_array, stopped, state)
+    run = _warmed(programs, spec, burst_steps, inputs, replicated)
     yield hosts.fetch(Report(state.output, state.num_tokens, state.done, state.counters))
 
-    state, report = run(*args)
+    state, report = run(*inputs)
     while True:
         state, following = run(params, context, drafter_model, eta_array, stopped, state)
         host = jax.device_get(report)

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import ContextCache, KVCache, TailCache, append_chunk, commit, empty_context, empty_tail
 from models.decoder import Decoder, hidden_states
+from models.quantize import quantize_context, quantize_context_layer
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
 from rapid_jax.decoding.programs import Programs, shardings_of
 
@@ -52,6 +53,7 @@ def prefill_context(
     chunk: int,
     dtype: jnp.dtype,
     mesh: Mesh | None = None,
+    kv: str = "",
     progress: Progress | None = None,
 ) -> ContextCache:
     """Reads documents, one a row, into a new ContextCache.
@@ -59,6 +61,7 @@ def prefill_context(
     Args:
       documents: token ids; rows may differ in length.
       chunk: tokens of a forward, a power of two.
+      kv: "int8" rounds the cache once all is read (models.quantize); every chunk sees exact keys and values.
       progress: called with (tokens read, tokens in all) after every chunk.
 
     Returns:
@@ -88,7 +91,16 @@ def prefill_context(
         if progress is not None:
             jax.block_until_ready(context.length)
             progress(min(start, total), total)
-    return context
+    return _in_int8(programs, context) if kv else context
+
+
+def _in_int8(programs: Programs, context: ContextCache) -> ContextCache:
+    def layer(k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
+        kv = k.sharding
+        scale = NamedSharding(kv.mesh, P(*kv.spec[:3])) if isinstance(kv, NamedSharding) else kv
+        return programs.get(quantize_context_layer, (), (k, v), out_shardings=(kv, kv, scale, scale))(k, v)
+
+    return quantize_context(context, layer)
 
 
 def prefill_tail(

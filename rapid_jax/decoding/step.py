@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from models.cache import ContextCache, commit
 from models.decoder import Decoder, output_logits
@@ -31,7 +32,7 @@ class StepSpec:
       tail, residual, alpha: the acceptance rule (see verification); several first candidates go by "exact" alone.
       stop_ids: token ids that end a row.
       verify: who accepts; hashable, with the contract of `verification.verify_chain`.
-      apart: the drafter's arrays are on devices of their own; see decoding.apart.
+      apart: the mesh of the drafter's arrays where they are on devices of their own, see decoding.apart; else None.
     """
 
     target: Decoder
@@ -44,7 +45,7 @@ class StepSpec:
     alpha: float
     stop_ids: tuple[int, ...]
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
-    apart: bool = False
+    apart: Mesh | None = None
 
     @property
     def warped_temperature(self) -> float:
@@ -123,7 +124,7 @@ def judge(
         keys=state.keys,
         counters=_counted(state, draft, accepted),
     )
-    return behind, Outcome(emitted, count, logits[:, verified:])
+    return behind, Outcome(emitted, count, logits[:, verified:], block, accepted.rows)
 
 
 def _counted(state: DecodeState, draft: Draft, accepted: Accepted) -> Counters:
