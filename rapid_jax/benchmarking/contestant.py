@@ -151,7 +151,7 @@ class MethodContestant:
             mesh=engine.mesh,
         )
         rules = (speculation.tail, speculation.residual, speculation.alpha)
-        apart = engine.drafter.decoder.mesh if reading is not None and engine.config.drafter_mesh else None
+        apart = engine.drafter.decoder.mesh if self.method.drafts and engine.config.drafter_mesh else None
         spec = StepSpec(engine.target.decoder, drafting.drafter, *warping, *rules, stop_ids=(), apart=apart)
         if self.forced_acceptance is not None:
             spec = dataclasses.replace(spec, verify=ForcedAcceptance(self.forced_acceptance))
