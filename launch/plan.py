@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch import cli
-from rapid_jax.methods import METHODS, Method, get_method
+from rapid_jax.methods import Method, get_method
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rapid_jax.planning.programs import Plan, Workload
     from rapid_jax.planning.topology import Slice
 
-_PLANNED = tuple(name for name, method in METHODS.items() if not method.looks_up)
+_KINDS = ["bfloat16", "int8"]
+_PLANNED = ("lc", "rag", "sd", "rapid")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "CHIP:SHAPE of a slice, such as v5e:2x4 or v5p:2x2x1.")
@@ -42,6 +43,9 @@ _MESH = flags.DEFINE_string(
 _CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power of two.", 32)
 _GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1)
 _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1)
+_WEIGHTS = flags.DEFINE_enum("weights", "bfloat16", _KINDS, "How the target's matrices are kept.")
+_DRAFTER = flags.DEFINE_enum("drafter_weights", None, _KINDS, "The drafter's, as a copy of its own if they differ.")
+_KV = flags.DEFINE_enum("kv", "bfloat16", _KINDS, "How keys and values are kept once they have been read.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")
 
@@ -72,6 +76,8 @@ def _plan(method: Method) -> None:
         shape = _mesh(config, piece)
     except ValueError as e:
         raise cli.UsageError(str(e)) from e
+    if _WEIGHTS.value == "int8" and _DRAFTER.value == "bfloat16":
+        raise cli.UsageError("--drafter_weights: a drafter of int8 weights' target cannot have them in bfloat16")
     if _BATCH.value % shape[0]:
         raise cli.UsageError(f"--batch: {_BATCH.value} rows are no multiple of the mesh's data axis of {shape[0]}")
     if not topology.has_compiler():
@@ -85,9 +91,18 @@ def _plan(method: Method) -> None:
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: the slice's devices are descriptions
     mesh = sharding.make_mesh(shape, topology.devices(piece))
-    plan = programs.Plan(config, mesh, backend=programs.tpu_backend())
+    weights, drafter, kv = (_kind(flag.value) for flag in (_WEIGHTS, _DRAFTER, _KV))
+    plan = programs.Plan(
+        config,
+        mesh,
+        backend=programs.tpu_backend(),
+        weights=weights,
+        drafter_weights=drafter,
+        kv=kv,
+    )
     workload = programs.Workload(_CONTEXT.value or 131_072, _BATCH.value, _GAMMA.value, _CHUNK.value, _NEW_TOKENS.value)
-    print_line(f"model     {_PRESET.value}, {plan.dtype.dtype.name} weights, keys and values")
+    copy = f", drafter {plan.drafter.weights}" if plan.drafter is not plan else ""
+    print_line(f"model     {_PRESET.value}, weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}")
     print_line(f"slice     {piece.name}, mesh (data, context, model) = {shape}")
     passages = f", the drafter reads {workload.retrieved:,}" if method.retrieves else ""
     print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
@@ -118,9 +133,12 @@ def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
     from rapid_jax.planning import fits, tables
 
     _print("Figures of one chip", tables.memory_table(held, fits.room(piece)))
-    chips, each = piece.chips, held.tails + held.temporaries
-    need = fits.Need(held.weights * chips, held.document * chips, held.passages * chips, each)
-    found = fits.proposals(need, piece, plan.config, workload.context)
+    n = piece.chips
+    if held.prefill > held.decoding:
+        need = fits.Need(held.weights * n, (held.document + held.unread) * n, 0, held.reading)
+    else:
+        need = fits.Need(held.weights * n, held.document * n, held.passages * n, held.tails + held.temporaries)
+    found = fits.proposals(need, piece, plan.config, workload.context, int8_weights=bool(plan.weights))
     missing = (held.peak - fits.room(piece)) / 1e9
     would = (
         f"; by estimate these would fit: {' or '.join(found)}" if found else "; no usual slice of this chip would do"
@@ -164,6 +182,11 @@ def _method() -> Method:
     if _METHOD.value not in _PLANNED:
         raise cli.UsageError(f"--method must be one of {', '.join(_PLANNED)}, not {_METHOD.value!r}")
     return get_method(_METHOD.value)
+
+
+def _kind(value: str | None) -> str:
+    """As models.quantize names it."""
+    return "int8" if value == "int8" else ""
 
 
 def _mesh(config: ModelConfig, piece: Slice) -> tuple[int, int, int]:

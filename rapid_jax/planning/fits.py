@@ -60,7 +60,7 @@ def divides(config: ModelConfig, mesh: tuple[int, int, int]) -> bool:
     )
 
 
-def proposals(need: Need, piece: Slice, config: ModelConfig, context: int) -> list[str]:
+def proposals(need: Need, piece: Slice, config: ModelConfig, context: int, *, int8_weights: bool = False) -> list[str]:
     """Configurations near this one that fit, by estimate; empty where it fits as it is.
 
     Args:
@@ -68,6 +68,8 @@ def proposals(need: Need, piece: Slice, config: ModelConfig, context: int) -> li
       piece: the slice that was asked for.
       config: the model.
       context: tokens of the document.
+      int8_weights: whether the weights are int8 already. Keys and values in int8 do not help: until all is read they
+        are in the model's dtype.
     """
     chips, free = piece.chips, room(piece)
     if need.per_chip(chips) <= free:
@@ -81,6 +83,8 @@ def proposals(need: Need, piece: Slice, config: ModelConfig, context: int) -> li
         if need.per_chip(larger.chips) <= free:
             found.append(f"--topology={larger.name}")
             break
+    if not int8_weights and dataclasses.replace(need, weights=need.weights / 2).per_chip(chips) <= free:
+        found.append("--weights=int8")
     without = dataclasses.replace(need, document=0.0).per_chip(chips)
     if without < free and need.document:
         tokens = int((free - without) * chips / need.document * context) // 1024 * 1024

@@ -111,8 +111,8 @@ class Program:
     def collectives(self) -> tuple[Collective, ...]:
         """Every collective once.
 
-        Of an asynchronous pair the start counts. A TPU also does a collective in pieces, a chain of them fused into what
-        is computed meanwhile; of such a chain the piece that begins it counts.
+        Of an asynchronous pair the start counts. A TPU also does a collective in pieces, a chain of them fused into
+        what is computed meanwhile; of such a chain the piece that begins it counts.
         """
         found = []
         for name, times in self.runs.items():

@@ -84,34 +84,54 @@ def compile_program(lowered: jax.stages.Lowered, trips: Trips | None = None, fir
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on a chip while decoding, the shapes' own; self-speculation holds the weights once.
+    """Bytes on a chip, the shapes' own.
 
     Attributes:
-      weights, document, passages, tails: what lies there all the time.
-      temporaries: of the program that needs the most.
+      weights: of the target, and of the drafter where it is another model; self-speculation holds them once.
+      document, passages, tails: while decoding.
+      unread: what the document takes beyond that while it is read, in the model's dtype.
+      temporaries: of the decoding program that needs the most.
+      reading: temporaries of a prefill chunk.
     """
 
     weights: int
     document: int
     passages: int
     tails: int
+    unread: int = 0
     temporaries: int = 0
+    reading: int = 0
+
+    @property
+    def prefill(self) -> int:
+        """While the document is read."""
+        return self.weights + self.document + self.unread + self.reading
+
+    @property
+    def decoding(self) -> int:
+        """While answers are decoded."""
+        return self.weights + self.document + self.passages + self.tails + self.temporaries
 
     @property
     def peak(self) -> int:
-        """All together."""
-        return self.weights + self.document + self.passages + self.tails + self.temporaries
+        """The larger of both."""
+        return max(self.prefill, self.decoding)
 
 
 def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
     """Without temporaries, which only compiling tells."""
-    document = passages = 0
+    document = passages = unread = 0
+    weights = formulas.chip_bytes(plan.params)
+    if method.drafts and plan.drafter is not plan:
+        weights += formulas.chip_bytes(plan.drafter.params)
     if method.reads_document:
-        document = formulas.chip_bytes(context_shape(plan, workload.context, workload.chunk))
+        size = (workload.context, workload.chunk)
+        document = formulas.chip_bytes(context_shape(plan, *size))
+        unread = formulas.chip_bytes(context_shape(plan, *size, read=False)) - document
     if method.retrieves:
         passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
     tails = (2 if method.drafts else 1) * formulas.chip_bytes(tail_shape(plan, workload))
-    return Memory(formulas.chip_bytes(plan.params), document, passages, tails)
+    return Memory(weights, document, passages, tails, unread)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -246,11 +266,12 @@ def predict(
     for done, one in enumerate(wanted, 1):
         if progress is not None:
             progress(done, len(wanted) + 1)
-        steps.append(compile_program(step_program(plan, workload, one)))
+        whose = plan.drafter if method.drafts and one.name == "rag" else plan
+        steps.append(compile_program(step_program(whose, workload, one)))
     if progress is not None:
         progress(len(wanted) + 1, len(wanted) + 1)
     held = memory(plan, workload, method)
-    held = dataclasses.replace(held, temporaries=max(one.temporaries for one in (chunk, *steps)))
+    held = dataclasses.replace(held, temporaries=max(one.temporaries for one in steps), reading=chunk.temporaries)
     draft = steps[1] if method.drafts else None
     return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft)
 

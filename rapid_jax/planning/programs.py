@@ -79,26 +79,35 @@ class Plan:
       mesh: (data, context, model) devices, real ones or those of a topology; None for the first device at hand.
       dtype: of weights and caches.
       backend: attention backend; None picks.
+      weights: "int8" or "", of the target.
+      drafter_weights: the same of the drafter, which is a copy of the target then; "" is the target itself.
+      kv: "int8" or "", of what has been read.
     """
 
     config: ModelConfig
     mesh: Mesh | None
     dtype: Any = jnp.bfloat16
     backend: str | None = None
+    weights: str = ""
+    drafter_weights: str = ""
+    kv: str = ""
 
     @property
     def decoder(self) -> Decoder:
         """The module."""
-        return Decoder(self.config, jnp.dtype(self.dtype), self.mesh, self.backend)
+        return Decoder(self.config, jnp.dtype(self.dtype), self.mesh, self.backend, self.weights)
 
     @functools.cached_property
     def params(self) -> Any:
         """Shapes and shardings of the weights."""
-        return abstract_params(self.config, np.dtype(self.dtype), self.mesh)
+        return abstract_params(self.config, np.dtype(self.dtype), self.mesh, self.weights)
 
-    def with_layers(self, layers: int) -> Plan:
-        """The same with another number of layers."""
-        return Plan(dataclasses.replace(self.config, num_layers=layers), self.mesh, self.dtype, self.backend)
+    @functools.cached_property
+    def drafter(self) -> Plan:
+        """The target itself, or its copy in other weights."""
+        if self.drafter_weights in ("", self.weights):
+            return self
+        return dataclasses.replace(self, weights=self.drafter_weights, drafter_weights="")
 
 
 def tpu_backend() -> str:
@@ -106,10 +115,20 @@ def tpu_backend() -> str:
     return "tpu" if "tpu" in api.BACKENDS else "xla"
 
 
-def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1) -> ContextCache:
-    """Shapes and shardings of a context cache for documents of so many tokens, one a row."""
+def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1, *, read: bool = True) -> ContextCache:
+    """Shapes and shardings of a context cache for documents of so many tokens, one a row.
+
+    Args:
+      plan: whose.
+      tokens, chunk, rows: see there.
+      read: once everything has been read, when keys and values may be int8; otherwise while prefill goes on.
+    """
     capacity, mesh = context_bucket(tokens, chunk), plan.mesh
     shapes = jax.eval_shape(lambda: empty_context(plan.config, rows, capacity, plan.dtype, mesh))
+    if plan.kv and read:
+        keys, values = (tuple(jax.ShapeDtypeStruct(x.shape, jnp.int8) for x in part) for part in (shapes.k, shapes.v))
+        scales = tuple(jax.ShapeDtypeStruct(x.shape[:3], jnp.float32) for x in shapes.k)
+        shapes = dataclasses.replace(shapes, k=keys, v=values, k_scale=scales, v_scale=scales)
     kv = context_spec(rows)
     specs = {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}  # keys and values, their scales, filled, length
     return _placed(plan, shapes, specs)
@@ -117,7 +136,7 @@ def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1) -> Context
 
 def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
     """The forward that reads a chunk of the document."""
-    context = context_shape(plan, workload.context, workload.chunk)
+    context = context_shape(plan, workload.context, workload.chunk, read=False)
     scalar, tokens, lengths = _array(plan, ()), _array(plan, (1, workload.chunk)), _array(plan, (1,))
     function = functools.partial(context_chunk, plan.decoder)
     jitted = jax.jit(function, donate_argnums=(1,), out_shardings=_shardings(context))
@@ -140,7 +159,7 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
     passages: Any = ()
     drafter_tail: Any = ()
     if method.drafts:
-        drafter = LanguageModelDrafter(plan.decoder, workload.gamma, plan.config.vocab_size, *_GREEDY)
+        drafter = LanguageModelDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, *_GREEDY)
         passages = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
         drafter_tail = tail_shape(plan, workload)
     defaults = SpeculationConfig()
@@ -148,12 +167,16 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
     spec = StepSpec(plan.decoder, drafter, *_GREEDY, *rules, stop_ids=plan.config.eos_ids)
     state = _state(plan, workload, tail_shape(plan, workload), drafter_tail)
 
-    def once(params: Any, context: ContextCache, passages: Any, eta: jax.Array, state: DecodeState) -> DecodeState:
-        """The step with the weights as one argument: of two equal ones the compiler would count both."""
-        return step(spec, params, context, (params, passages) if method.drafts else (), eta, state)
+    def once(
+        params: Any, copy: Any, context: ContextCache, passages: Any, eta: jax.Array, state: DecodeState
+    ) -> DecodeState:
+        """The step with shared weights as one argument: of two equal ones the compiler would count both."""
+        drafter_model = (params if copy is None else copy, passages) if method.drafts else ()
+        return step(spec, params, context, drafter_model, eta, state)
 
-    jitted = jax.jit(once, donate_argnums=(4,), out_shardings=_shardings(state))
-    return jitted.lower(plan.params, context, passages, _array(plan, (), jnp.float32), state)
+    copy = plan.drafter.params if method.drafts and plan.drafter is not plan else None
+    jitted = jax.jit(once, donate_argnums=(5,), out_shardings=_shardings(state))
+    return jitted.lower(plan.params, copy, context, passages, _array(plan, (), jnp.float32), state)
 
 
 def tail_shape(plan: Plan, workload: Workload) -> TailCache:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import jax.numpy as jnp
+
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning import formulas
 from rapid_jax.planning.cost import Work, choose_gamma, crossing_length, speed_up, tokens_per_step
@@ -17,13 +19,15 @@ _SHORTEST = 1024  # tokens, where the search for the crossing begins
 
 
 def memory_table(memory: Memory, room: int) -> Table:
-    """What lies on a chip while the method decodes, against what programs can have of it."""
+    """What lies on a chip, against what programs can have of it."""
     rows = [
         ("weights", memory.weights),
         ("document's keys and values", memory.document),
         ("passages' keys and values", memory.passages),
         ("questions and answers", memory.tails),
         ("temporaries and code", memory.temporaries),
+        ("together, while decoding", memory.decoding),
+        ("while the document is read", memory.prefill),
         ("peak", memory.peak),
         ("room", room),
     ]
@@ -143,9 +147,12 @@ def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
         topology=topology,
         mesh=None if mesh is None else dict(mesh.shape),
         method=p.method.name,
+        weights=p.plan.weights or jnp.dtype(p.plan.dtype).name,
+        drafter_weights=p.plan.drafter.weights or jnp.dtype(p.plan.dtype).name,
+        kv=p.plan.kv or jnp.dtype(p.plan.dtype).name,
         workload={**dataclasses.asdict(p.workload), "retrieved": p.workload.retrieved},
         rates=dataclasses.asdict(p.rates),
-        memory={**dataclasses.asdict(p.memory), "peak": p.memory.peak},
+        memory={**vars(p.memory), "prefill": p.memory.prefill, "decoding": p.memory.decoding, "peak": p.memory.peak},
         work={name: {**vars(work), "seconds": work.seconds(p.rates)} for name, work in _programs(p)},
         collectives=collectives,
         kv_bytes_per_token=formulas.kv_bytes_per_token(context_shape(p.plan, p.workload.context, p.workload.chunk)),

@@ -127,3 +127,23 @@ def test_weights_read_leave_the_rows_of_the_embedding_out():
     tied = Plan(dataclasses.replace(CONFIG, tie_embeddings=True), None, jnp.float32)
     assert formulas.weights_read(tied) == formulas.bytes_of(tied.params)
     assert jax.tree.leaves(plan.params)
+
+
+def test_int8_is_held_as_such_and_the_document_is_read_in_full():
+    """Keys and values are rounded once all is read, so that prefill needs their full size."""
+    plan, work, rapid = Plan(CONFIG, make_mesh((1, 2, 2)), jnp.float32), workload(SHORT), get_method("rapid")
+    full = predict.memory(plan, work, rapid)
+    kept = predict.memory(dataclasses.replace(plan, kv="int8"), work, rapid)
+    per_slot = CONFIG.head_dim + 4  # bytes of int8 and a scale, for 4 * head_dim of float32
+    assert kept.document == pytest.approx(full.document * per_slot / (4 * CONFIG.head_dim), rel=0.01)
+    assert kept.document + kept.unread == full.document
+    rounded = predict.memory(dataclasses.replace(plan, weights="int8"), work, rapid)
+    assert rounded.weights < full.weights / 3
+
+
+def test_a_drafter_of_other_weights_is_a_copy_and_reads_less():
+    plan = Plan(CONFIG, make_mesh((1, 1, 2)), jnp.float32, drafter_weights="int8")
+    rapid = get_method("rapid")
+    alone = predict.memory(dataclasses.replace(plan, drafter_weights=""), workload(SHORT), rapid)
+    assert alone.weights < predict.memory(plan, workload(SHORT), rapid).weights < 1.5 * alone.weights
+    assert step_program(plan, workload(SHORT), rapid)

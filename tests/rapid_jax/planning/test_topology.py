@@ -58,8 +58,8 @@ def test_what_does_not_fit_is_told_the_next_slice_and_the_longest_context():
     """140 GB of weights and 40 GB of keys and values on eight chips of 16 GiB: 22.5 GB a chip."""
     need = fits.Need(weights=120 * GB, document=40 * GB, passages=0, each=GB)
     found = fits.proposals(need, topology.parse("v5e:2x4"), preset("llama31_70b"), 131_072)
-    assert found[0] == "--topology=v5e:4x4"
-    tokens = int(found[1].removeprefix("--context="))
+    assert found[:2] == ["--topology=v5e:4x4", "--weights=int8"]
+    tokens = int(found[2].removeprefix("--context="))
     shorter = fits.Need(120 * GB, 40 * GB * tokens / 131_072, 0, GB)
     assert 0 < tokens < 131_072
     assert shorter.per_chip(8) <= fits.room(topology.parse("v5e:2x4"))
@@ -67,4 +67,5 @@ def test_what_does_not_fit_is_told_the_next_slice_and_the_longest_context():
 
 def test_where_the_weights_alone_are_too_many_no_context_is_short_enough():
     need = fits.Need(weights=140 * GB, document=40 * GB, passages=0, each=GB)
-    assert fits.proposals(need, topology.parse("v5e:2x4"), preset("llama31_70b"), 131_072) == ["--topology=v5e:4x4"]
+    asked = (need, topology.parse("v5e:2x4"), preset("llama31_70b"), 131_072)
+    assert fits.proposals(*asked, int8_weights=True) == ["--topology=v5e:4x4"]
