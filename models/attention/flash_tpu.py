@@ -1,0 +1,254 @@
+"""A Pallas TPU kernel of attention with log-sum-exp: online softmax over blocks of keys (FlashAttention-2, arXiv 2307.08691).
+
+One kernel serves decoding and prefill. The grid is (row, KV heads, query tile, key block), key blocks innermost: the
+running output, maximum and sum of a query tile stay in VMEM while the keys stream by, and the largest query tile that
+VMEM holds is taken, so that decoding, and a prefill chunk of up to MAX_ROWS rows, read the keys and values once. Blocks
+beyond a row's length are neither fetched (their index is that of the last block in use) nor computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from models.attention.online_softmax import MASKED
+
+LANES = 128
+MAX_ROWS = 8192  # of a query tile at head_dim 128: 36 MB of VMEM
+SUB_ROWS = 256  # rows of a query tile whose scores exist at once
+HEADS_BYTES = 2**20  # of the keys of one grid step, when it takes several heads
+VMEM_BYTES = 96 * 2**20  # of the 128 MB of a v5e or v6e core
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How a call is cut; all sizes static.
+
+    Attributes:
+      heads: KV heads of a grid step.
+      tile: tokens of a query tile, of all G heads of the group.
+      sub: tokens of one head whose scores exist at once.
+      tokens: T, padded to whole tiles.
+      block: slots of a key block.
+    """
+
+    heads: int
+    tile: int
+    sub: int
+    tokens: int
+    block: int
+
+
+def tiling(kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, itemsize: int) -> Tiling:
+    """The tiling of a call with q [_,K,G,T,H] and keys [_,K,S,H] of `itemsize` bytes."""
+    most = max(SUB_ROWS, MAX_ROWS * LANES // max(head_dim, LANES) // group)
+    if tokens <= LANES:
+        sub = tile = padded = -(-tokens // 16) * 16  # 16 rows are a bfloat16 tile
+    else:
+        sub = SUB_ROWS if tokens > SUB_ROWS else LANES
+        tiles = -(-tokens // most)
+        tile = -(-tokens // (tiles * sub)) * sub
+        padded = tiles * tile
+    few = group * tile <= 4 * SUB_ROWS
+    block = min(slots, 512 if few else 1024)
+    heads = 1
+    if few:
+        room = HEADS_BYTES // (block * max(head_dim, LANES) * itemsize)
+        heads = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and (n == 1 or n <= room))
+    return Tiling(heads, tile, sub, padded, block)
+
+
+def flash(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    length: jax.Array,
+    k_scale: jax.Array | None = None,
+    v_scale: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of every query to the first `length` slots, and if causal to none after its own token.
+
+    Args:
+      q: [B,K,G,T,H], scaled, bfloat16 or float32.
+      k, v: [B,K,S,H] of q's dtype, or int8.
+      length: int32 [B].
+      k_scale, v_scale: float32 [B,K,S], of int8 k and v.
+      causal: token t sees slots up to t.
+      interpret: runs on any platform, slowly.
+
+    Returns:
+      (float32 [B,K,G,T,H], log-sum-exp float32 [B,K,G,T]); of length 0, output 0 and about MASKED.
+    """
+    batch, kv_heads, group, tokens, head_dim = q.shape
+    slots = k.shape[2]
+    cut = tiling(kv_heads, group, tokens, slots, head_dim, k.dtype.itemsize)
+    if cut.tokens > tokens:
+        q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, cut.tokens - tokens), (0, 0)))
+    wide = -(-cut.tile // LANES) * LANES  # of the log-sum-exp, which lies along the lanes
+    tiles, blocks = cut.tokens // cut.tile, -(-slots // cut.block)
+
+    def queries(b, h, i, j, length):
+        return b, h, 0, i, 0
+
+    def in_use(b, j, length):
+        return jnp.minimum(j, jnp.maximum((length[b] + cut.block - 1) // cut.block - 1, 0))
+
+    keys = pl.BlockSpec((None, cut.heads, cut.block, head_dim), lambda b, h, i, j, n: (b, h, in_use(b, j, n), 0))
+    in_specs = [pl.BlockSpec((None, cut.heads, group, cut.tile, head_dim), queries), keys, keys]
+    inputs = [q, k, v]
+    if k_scale is not None and v_scale is not None:  # all heads at once: a block of fewer than 8 of them has no layout
+        scales = pl.BlockSpec((None, kv_heads, cut.block), lambda b, h, i, j, n: (b, 0, in_use(b, j, n)))
+        in_specs += [scales, scales]
+        inputs += [k_scale, v_scale]
+    out, lse = pl.pallas_call(
+        functools.partial(_kernel, cut=cut, group=group, causal=causal, slots=slots),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(batch, kv_heads // cut.heads, tiles, blocks),
+            in_specs=in_specs,
+            out_specs=[
+                pl.BlockSpec((None, cut.heads, group, cut.tile, head_dim), queries),
+                pl.BlockSpec((None, cut.heads, group, wide), lambda b, h, i, j, n: (b, h, 0, i)),
+            ],
+            scratch_shapes=[pltpu.VMEM((cut.heads, group, cut.tile, LANES), jnp.float32)] * 2,
+        ),
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, jnp.float32),
+            jax.ShapeDtypeStruct((batch, kv_heads, group, tiles * wide), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+        ),
+        cost_estimate=cost(q.shape, k, cut, k_scale is not None, causal=causal),
+        interpret=interpret,
+        name="flash_causal" if causal else "flash",
+    )(length.astype(jnp.int32), *inputs)
+    return out[:, :, :, :tokens], lse[:, :, :, :tokens]
+
+
+def cost(shape: tuple[int, ...], k: jax.Array, cut: Tiling, scaled: bool, *, causal: bool) -> pl.CostEstimate:
+    """What a call over full lengths computes and moves; `shape` is q's, padded. A key block is fetched once a tile."""
+    batch, kv_heads, group, tokens, head_dim = shape
+    slots = k.shape[2]
+    pairs = tokens * slots
+    if causal:
+        starts = range(0, tokens, cut.sub)
+        pairs = sum(cut.sub * min(slots, -(-(start + cut.sub) // cut.block) * cut.block) for start in starts)
+    scores = batch * kv_heads * group * pairs
+    rows = batch * kv_heads * group * tokens
+    past = batch * kv_heads * slots * (2 * head_dim * k.dtype.itemsize)
+    scales = batch * kv_heads * slots * 8 * (kv_heads // cut.heads) if scaled else 0
+    q_bytes = 4 if k.dtype == jnp.float32 else 2
+    return pl.CostEstimate(
+        flops=4 * scores * head_dim,
+        transcendentals=scores,
+        bytes_accessed=(past + scales) * (tokens // cut.tile) + rows * (head_dim * (q_bytes + 4) + 4),
+    )
+
+
+def _kernel(length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, causal: bool, slots: int) -> None:
+    """One grid step: q [heads,G,tile,H] against k and v [heads,block,H]; out is the running, unnormalised output."""
+    *scale_refs, out_ref, lse_ref, top_ref, total_ref = refs
+    tile_index, block_index = pl.program_id(2), pl.program_id(3)
+    length = length_ref[pl.program_id(0)]
+    first_head = pl.program_id(1) * cut.heads
+    block_start = block_index * cut.block
+    subs = cut.tile // cut.sub
+
+    @pl.when(block_index == 0)
+    def _start():
+        top_ref[...] = jnp.full_like(top_ref, MASKED)
+        total_ref[...] = jnp.zeros_like(total_ref)
+        out_ref[...] = jnp.zeros_like(out_ref)
+
+    def see(head: int, g: jax.Array | int, sub: jax.Array | int, edge: bool) -> None:
+        """Adds this key block to rows [sub * cut.sub, ...) of one query head; at an edge some slots are hidden."""
+        rows = pl.ds(pl.multiple_of(sub * cut.sub, cut.sub), cut.sub) if subs > 1 else slice(None)
+        at = (head, g, rows)
+        q, keys, values = q_ref[at], k_ref[head], v_ref[head]
+        precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+        if scale_refs:
+            keys = _widened(keys, q.dtype)
+        scores = jax.lax.dot_general(
+            q, keys, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+        )
+        if scale_refs:
+            scores = scores * scale_refs[0][pl.ds(first_head + head, 1), :]
+        if edge:
+            slot = block_start + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+            seen = slot < length
+            if causal:
+                token = tile_index * cut.tile + sub * cut.sub + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+                seen &= slot <= token
+            scores = jnp.where(seen, scores, MASKED)
+        old_top = top_ref[at]
+        top = jnp.maximum(old_top, jnp.max(scores, axis=-1, keepdims=True))
+        weights, shrink = jnp.exp(scores - top[:, :1]), jnp.exp(old_top - top)
+        top_ref[at] = top
+        total_ref[at] = total_ref[at] * shrink + jnp.sum(weights, axis=-1, keepdims=True)
+        if scale_refs:
+            value_scale = scale_refs[1][pl.ds(first_head + head, 1), :]
+            if edge:
+                value_scale = jnp.where(seen[:1], value_scale, 0.0)  # beyond the array is anything, NaN included
+            weights, values = weights * value_scale, _widened(values, q.dtype)
+        elif edge:
+            row = block_start + jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
+            values = jnp.where(row < length, values.astype(jnp.float32), 0.0).astype(values.dtype)
+        out_ref[at] = out_ref[at] * shrink[:, :1] + jnp.dot(
+            weights.astype(values.dtype), values, precision=precision, preferred_element_type=jnp.float32
+        )
+
+    def see_all(edge: bool, first_sub: jax.Array | int = 0) -> None:
+        for head in range(cut.heads):
+            if group * subs == 1:
+                see(head, 0, 0, edge)
+            else:
+                start, count = first_sub, subs - first_sub
+
+                def step(n: jax.Array, _: None, head: int = head) -> None:
+                    see(head, n // count, start + n % count, edge)
+
+                jax.lax.fori_loop(0, group * count, step, None)
+
+    whole = block_start + cut.block <= length
+    if causal:  # a key block is hidden from the sub-tiles before it, partly from those on the diagonal
+        offset = tile_index * cut.tile
+        first = jnp.clip((block_start - offset) // cut.sub, 0, subs)
+        pl.when((first < subs) & (block_start < length))(lambda: see_all(True, first))
+    else:
+        pl.when(whole)(lambda: see_all(False))
+        pl.when(jnp.logical_not(whole) & (block_start < length))(lambda: see_all(True))
+
+    @pl.when(block_index == pl.num_programs(3) - 1)
+    def _finish():
+        for head in range(cut.heads):
+            for g in range(group):
+                _finish_rows(out_ref, lse_ref, top_ref, total_ref, head, g)
+
+
+def _widened(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Int8 in the dtype of the products, exactly."""
+    return x.astype(jnp.float32).astype(dtype)
+
+
+def _finish_rows(out_ref, lse_ref, top_ref, total_ref, head: int, g: int) -> None:
+    """Divides by the sum and writes the log-sum-exp along the lanes."""
+    tile = out_ref.shape[2]
+    for start in range(0, tile, LANES):
+        at = (head, g, slice(start, min(start + LANES, tile)))
+        total = jnp.maximum(total_ref[at], 1e-37)
+        out_ref[at] = out_ref[at] / total[:, :1]
+        lse = top_ref[at] + jnp.log(total)  # the same in all lanes
+        lane, row = (jax.lax.broadcasted_iota(jnp.int32, lse.shape, axis) for axis in (1, 0))
+        column = jnp.sum(jnp.where(lane == row, lse, 0.0), axis=0, keepdims=True)
+        lse_ref[head, g : g + 1, start : start + LANES] = column
+
+
