@@ -47,14 +47,15 @@ def measure_bandwidth(array_bytes: int | None = None) -> Bandwidth:
     columns = 4096
     array = jnp.ones((max(array_bytes // 4 // columns, 1), columns), jnp.float32)
     vector = jnp.ones((columns,), jnp.float32)
-    read = _best_seconds(jax.jit(lambda matrix, vector: matrix @ vector), array, vector)
-    copy = _best_seconds(jax.jit(lambda matrix, vector: matrix + 1), array, vector)
+    read = best_seconds(jax.jit(lambda matrix, vector: matrix @ vector), array, vector)
+    copy = best_seconds(jax.jit(lambda matrix, vector: matrix + 1), array, vector)
     rates = {"read": array.nbytes / read, "copy": 2 * array.nbytes / copy}
     kind = max(rates, key=rates.__getitem__)
     return Bandwidth(kind, array.nbytes, rates[kind])
 
 
-def _best_seconds(function, *args: jax.Array) -> float:
+def best_seconds(function, *args: jax.Array) -> float:
+    """The shortest of several calls, after one that does not count."""
     jax.block_until_ready(function(*args))
     seconds = []
     for _ in range(_TRIALS):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rapid_jax.benchmarking.bandwidth import _best_seconds, measure_bandwidth
+from rapid_jax.benchmarking.bandwidth import best_seconds, measure_bandwidth
 from rapid_jax.benchmarking.measurement import Measurement
 from rapid_jax.benchmarking.sweep import Sweep, run_sweep
 from rapid_jax.benchmarking.workload import archive_workload
@@ -41,7 +41,7 @@ class Checked:
 def measure_rates(dtype: jnp.dtype) -> Rates:
     """This machine's first device: memory bandwidth, and operations a second of a product of two large matrices."""
     matrix = jnp.ones((_SIDE, _SIDE), dtype)
-    seconds = _best_seconds(jax.jit(jnp.matmul), matrix, matrix)
+    seconds = best_seconds(jax.jit(jnp.matmul), matrix, matrix)
     return Rates(measure_bandwidth().bytes_per_second, 2 * _SIDE**3 / seconds)
 
 

@@ -118,8 +118,11 @@ def devices(piece: Slice) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{piece.chip.accelerator}-{piece.chips}")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    import jax
     from jax.experimental import topologies
 
+    jax.devices("cpu")  # has read XLA_FLAGS by now; libtpu ends the process where it meets a flag that it does not know
+    os.environ.pop("XLA_FLAGS", None)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=piece.name).devices)
     except Exception as e:  # JaxRuntimeError and others, of one long line

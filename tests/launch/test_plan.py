@@ -69,3 +69,15 @@ def test_a_plan_prints_its_tables_and_writes_its_figures(plan, tmp_path):
     figures = json.loads(file.read_text())
     assert figures["memory"]["peak"] > figures["memory"]["weights"] > 0
     assert [one["acceptance"] for one in figures["speeds"]] == [0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+@pytest.mark.slow
+def test_the_cost_model_is_held_against_the_clock(plan, tmp_path):
+    """On the embedded model: what was predicted and what was measured, side by side and in the file."""
+    file = tmp_path / "check.json"
+    outcome = plan("--measure", "--context=2048", "--gamma=2", "--new_tokens=8", f"--json={file}")
+    assert outcome.status == 0, outcome.err
+    assert "predicted" in outcome.out and "step of rapid, ms" in outcome.out
+    figures = json.loads(file.read_text())
+    assert figures["predicted"]["step"] > figures["predicted"]["plain"] > 0
+    assert [one["method"] for one in figures["measured"]] == ["lc", "rapid"]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -24,6 +25,14 @@ def devices():
         return topology.devices(SLICE)
     except ValueError as e:  # another process has libtpu
         pytest.skip(str(e))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optimized():
+    """The other tests switch optimizations off, which here are what is tested."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def plan(name, mesh=None, layers=2):
