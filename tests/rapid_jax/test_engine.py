@@ -396,7 +396,10 @@ def test_weights_split_over_context_and_model(engine_config, document_text, docu
         assert on_mesh.ask(questions[0], method).token_ids == document.ask(questions[0], method).token_ids
 
 
-@pytest.mark.parametrize("mesh, drafter_mesh", [((1, 1, 1), (1, 1, 1)), ((1, 2, 2), (2, 1, 2))])
+@pytest.mark.parametrize(
+    "mesh, drafter_mesh",
+    [((1, 1, 1), (1, 1, 1)), pytest.param((1, 2, 2), (2, 1, 2), marks=pytest.mark.slow)],
+)
 def test_a_drafter_on_devices_of_its_own(engine_config, document_text, engine, document, questions, mesh, drafter_mesh):
     """Draft and verify as two programs on devices that do not overlap: the tokens and counts of one program."""
     apart = Engine.load(config=dataclasses.replace(engine_config, mesh=mesh, drafter_mesh=drafter_mesh))
