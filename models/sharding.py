@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -46,7 +47,12 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     if needed > len(devices):
         raise ValueError(f"mesh {shape} needs {needed} devices, there are {len(devices)}")
     hosts.check_devices(shape, devices[:needed])
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+    types = (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:needed])
+    except NotImplementedError:  # no axis of the TPU slice has one of these lengths: on 4x4 chips (1, 8, 2) splits one
+        split = mesh_utils.create_device_mesh(shape, devices[:needed], allow_split_physical_axes=True)
+        return Mesh(split, AXES, axis_types=types)
 
 
 def mesh_of(shape: Sequence[int]) -> Mesh | None:

@@ -101,7 +101,7 @@ def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any
     vocabulary = min(z.shape[-1], z_draft.shape[-1])
     found = rule_figures(z[:, :vocabulary], z_draft[:, :vocabulary], eta=eta, temperature=temperature, alpha=alpha)
     for (tail, residual), figures in found.items():
-        means = {name: float(hosts.fetch(jnp.mean(values))) for name, values in figures.items()}
+        means = {name: float(jnp.mean(values)) for name, values in figures.items()}
         yield {**where, "tail": tail, "residual": residual, "eta": eta, "temperature": temperature, **means}
 
 
@@ -111,7 +111,8 @@ def _logits(
     padded = np.zeros((1, token_bucket(len(tokens))), np.int32)
     padded[0, : len(tokens)] = tokens
     args = (params, context, tail, hosts.put(padded, None if engine.mesh is None else NamedSharding(engine.mesh, P())))
-    return engine.programs.get(answer_logits, (decoder,), args)(*args)[0]
+    logits = hosts.fetch(engine.programs.get(answer_logits, (decoder,), args)(*args))
+    return jnp.asarray(logits[0])  # small operations that span hosts are slow, and can deadlock on CPU
 
 
 def write_rules(directory: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -134,13 +134,14 @@ def test_an_evaluation_has_one_store(tmp_path):
     """The first host writes, and both go on where it stopped."""
     output = tmp_path / "out"
     flags = ["--context_lengths=300", "--archives=1", "--tasks=fact", "--limit=2", "--batch=2", "--methods=lc,rapid"]
-    flags += ["--config.mesh=1,4,2", f"--output={output}"]
+    flags += ["--rules=1", "--config.mesh=1,4,2", f"--output={output}"]
     for _ in range(2):
         first, second = on_two_hosts("evaluate", *flags)
         assert first[0] == 0 and second[0] == 0, first[2] + second[2]
         assert "speed-up, decode only" in first[1] and second[1:] == ("", "")
         records = [json.loads(line) for line in (output / "results.jsonl").read_text(encoding="utf-8").splitlines()]
         assert sorted(record["method"] for record in records) == ["lc", "lc", "rapid", "rapid"]
+    assert (output / "rules.jsonl").read_text(encoding="utf-8").count("\n") == 4
     with (output / "results.jsonl").open("r+", encoding="utf-8") as file:
         file.truncate(0)  # the first host alone knows that there is something to do again
     first, second = on_two_hosts("evaluate", *flags)
