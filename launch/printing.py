@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from models.language_model import LanguageModel
 from rapid_jax.answer import Answer
 from rapid_jax.engine import Document, Engine, Stream
 from rapid_jax.evaluation.tables import Table as ReportTable
@@ -31,13 +32,18 @@ def print_line(text: str = "", style: str = "") -> None:
 
 def print_header(engine: Engine, document: Document, question: str) -> None:
     """What is about to be read, and the question."""
-    print_line(f"target    {engine.config.target or 'the embedded model'}")
+    print_line(f"target    {engine.config.target or 'the embedded model'}{_kind(engine.target)}")
     if engine.drafter is not engine.target:
-        print_line(f"drafter   {engine.config.drafter}")
+        print_line(f"drafter   {engine.config.drafter or 'the target'}{_kind(engine.drafter)}")
     cut = document.tokenized.truncated_tokens
     left_out = f", {cut:,} more left out of its middle" if cut else ""
     print_line(f"document  {document.num_tokens:,} tokens{left_out}")
     print_line(f"question  {question}")
+
+
+def _kind(model: LanguageModel) -> str:
+    weights = model.decoder.weights
+    return f", {weights} weights" if weights else ""
 
 
 def print_method(name: str) -> None:

@@ -142,6 +142,12 @@ class EngineConfig:
       target: directory or hub name of the long-context model; "" is the embedded model.
       drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
       dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
+      weights: "int8" rounds the target's matrices at load, with a scale for each output channel (models.quantize); ""
+        keeps them in dtype.
+      drafter_weights: the same of the drafter; "" is as the target. With "int8" alone, self-speculation drafts with an
+        int8 copy of the target.
+      kv: "int8" rounds what has been read, the document and the passages alike, once their prefill is done, with a
+        scale for each head and token; questions and answers stay in dtype.
       mesh: devices along (data, context, model).
       drafter_mesh: the same of devices that the drafter has for itself, behind the target's; () shares the target's.
       attention: backend of the attention kernels, a name in models.attention.api.BACKENDS; "" picks by device.
@@ -156,6 +162,9 @@ class EngineConfig:
     target: str = ""
     drafter: str = ""
     dtype: str = ""
+    weights: str = ""
+    drafter_weights: str = ""
+    kv: str = ""
     mesh: tuple[int, int, int] = (1, 1, 1)
     drafter_mesh: tuple[int, ...] = ()
     attention: str = ""
@@ -177,6 +186,9 @@ class EngineConfig:
             self.dtype in ("", "bfloat16", "float32"),
             f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
         )
+        for name in ("weights", "drafter_weights", "kv"):
+            value = getattr(self, name)
+            _require(value in ("", "int8"), f"{name} must be int8 (or empty), got {value!r}")
         for name, mesh in (("mesh", self.mesh), ("drafter_mesh", self.drafter_mesh or (1, 1, 1))):
             _require(
                 isinstance(mesh, tuple) and len(mesh) == 3 and all(_is_integer(n) and n >= 1 for n in mesh),

@@ -80,6 +80,7 @@ class Document:
                 chunk=engine.config.prefill_chunk,
                 dtype=engine.target.decoder.dtype,
                 mesh=engine.mesh,
+                kv=engine.config.kv,
                 progress=self._progress,
             ),
         )

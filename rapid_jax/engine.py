@@ -97,7 +97,12 @@ class Engine:
         paths = [config.target or assets.model_path(), config.drafter or config.target or assets.model_path()]
         check_checkpoints(paths if paths[0] != paths[1] else paths[:1], config)
         model = models.load(
-            paths[0], dtype=config.dtype or None, mesh=mesh, backend=config.attention or None, progress=progress
+            paths[0],
+            dtype=config.dtype or None,
+            mesh=mesh,
+            quantize=config.weights,
+            backend=config.attention or None,
+            progress=progress,
         )
         drafts = _load_drafter(config, paths[1], model if paths[0] == paths[1] else None, mesh, progress)
         return cls(config, model, drafts, mesh, time.perf_counter() - start)
@@ -296,12 +301,18 @@ def _load_drafter(
     config: EngineConfig, path: Any, same: LanguageModel | None, mesh: Any, progress: Progress | None = None
 ) -> LanguageModel:
     """The drafter on its devices; `same` is the target where it drafts for itself, loaded again only if it must."""
+    weights = config.drafter_weights or config.weights
     if config.drafter_mesh:
         mesh = make_drafter_mesh(config)
-    elif same is not None:
+    elif same is not None and weights == config.weights:
         return same
     return models.load(
-        path, dtype=config.dtype or None, mesh=mesh, backend=config.attention or None, progress=progress
+        path,
+        dtype=config.dtype or None,
+        mesh=mesh,
+        quantize=weights,
+        backend=config.attention or None,
+        progress=progress,
     )
 
 

@@ -17,15 +17,25 @@ KEY_BLOCK = 1024
 
 
 def attend_segment(
-    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array | None, mask: jax.Array | None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    length: jax.Array | None,
+    mask: jax.Array | None,
+    k_scale: jax.Array | None = None,
+    v_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Attention of q over one segment.
+
+    int8 keys and values are converted inside the products, so that memory is read as int8: scores are multiplied by
+    k_scale behind their product, weights by v_scale before theirs.
 
     Args:
       q: [B,K,G,T,H], the G query heads of each KV head.
       k, v: [Bs,K,S,H] with Bs of B or 1.
       length: int32 [Bs], slots in use, or None.
       mask: bool [T,S] or [B,T,S], what each token may see of the block; None with length None is causal (S = T).
+      k_scale, v_scale: float32 [Bs,K,S] of int8 k and v, what each slot's are multiplied by; needs a length.
 
     Returns:
       (float32 [B,K,G,T,H], log-sum-exp float32 [B,K,G,T]).
@@ -36,11 +46,12 @@ def attend_segment(
     if shared:  # fold the batch into the rows: the shared keys are read once for all of them
         q = q.transpose(1, 0, 2, 3, 4).reshape(1, kv_heads, batch * group, tokens, head_dim)
     if q.shape[2] * tokens <= FEW_ROWS or mask is not None:  # a mask is of a block, which is no longer than its rows
-        out, lse = _few_rows(q, k, v, _visible(length, mask, q.shape[2], tokens, k.shape[2]))
+        visible = _visible(length, mask, q.shape[2], tokens, k.shape[2])
+        out, lse = _few_rows(q, k, v, visible, k_scale, v_scale)
     elif length is None:
         out, lse = causal(q, k, v)
     else:
-        out, lse = _many_rows(q, k, v, length)
+        out, lse = _many_rows(q, k, v, length, k_scale, v_scale)
     if shared:
         out = out.reshape(kv_heads, batch, group, tokens, head_dim).transpose(1, 0, 2, 3, 4)
         lse = lse.reshape(kv_heads, batch, group, tokens).transpose(1, 0, 2, 3)
@@ -63,30 +74,55 @@ def _softmax_parts(scores: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return weights, jnp.sum(weights, axis=-1, keepdims=True), top
 
 
-def _few_rows(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _few_rows(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    visible: jax.Array,
+    k_scale: jax.Array | None,
+    v_scale: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
     """Decoding: rows [G*T] against all slots at once."""
     rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
+    k, v = _as_float(k, q), _as_float(v, q)
     scores = jnp.einsum("bksh,bkrh->bksr", k, rows, preferred_element_type=jnp.float32)  # fastest with long keys first
+    if k_scale is not None:
+        scores = scores * k_scale[..., None]
     weights, total, top = _softmax_parts(jnp.where(visible, jnp.swapaxes(scores, 2, 3), MASKED))
+    if v_scale is not None:
+        weights = weights * v_scale[:, :, None]
     out = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     return out.reshape(q.shape), (top + jnp.log(total)).reshape(q.shape[:-1])
 
 
-def _many_rows(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _as_float(x: jax.Array, q: jax.Array) -> jax.Array:
+    return x.astype(q.dtype) if x.dtype == jnp.int8 else x
+
+
+def _many_rows(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    length: jax.Array,
+    k_scale: jax.Array | None,
+    v_scale: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
     """Prefill over what came before: online softmax over blocks of keys, as many as `length` needs."""
     slots = k.shape[2]
     size = min(KEY_BLOCK, slots)
 
     def one_head(args: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        q, k, v, length = args
+        q, length, *cached = args
 
         def block(index: jax.Array, running: Running) -> Running:
             start = jnp.minimum(index * size, slots - size)  # the last block overlaps its neighbour when S % size
-            keys = jax.lax.dynamic_slice_in_dim(k, start, size)
-            values = jax.lax.dynamic_slice_in_dim(v, start, size)
+            keys, values, *scales = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in cached)
             slot = start + jnp.arange(size)
             seen = ((slot >= index * size) & (slot < length))[None, :]
-            scores = jnp.einsum("rh,sh->rs", q, keys, preferred_element_type=jnp.float32)
+            scores = jnp.einsum("rh,sh->rs", q, _as_float(keys, q), preferred_element_type=jnp.float32)
+            if scales:
+                scores = scores * scales[0][None]
+                values = (values * scales[1][:, None]).astype(q.dtype)  # many rows share the block: its cost is nothing
             return see(running, jnp.where(seen, scores, MASKED), values)
 
         return result(jax.lax.fori_loop(0, (length + size - 1) // size, block, nothing_seen(*q.shape)))
@@ -94,5 +130,6 @@ def _many_rows(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> t
     pairs = q.shape[0] * q.shape[1]
     rows = q.reshape(pairs, -1, q.shape[-1])
     lengths = jnp.broadcast_to(length[:, None], k.shape[:2])
-    out, lse = jax.lax.map(one_head, (rows, *(x.reshape(pairs, *x.shape[2:]) for x in (k, v, lengths))))
+    cached = [x.reshape(pairs, *x.shape[2:]) for x in (k, v, k_scale, v_scale) if x is not None]
+    out, lse = jax.lax.map(one_head, (rows, lengths.reshape(pairs), *cached))
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])

@@ -48,6 +48,7 @@ def read_context(
             chunk=engine.config.prefill_chunk,
             dtype=model.decoder.dtype,
             mesh=model.decoder.mesh,
+            kv=engine.config.kv,
             progress=progress,
         ),
     )

@@ -20,7 +20,7 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
     """An engine whose target drafts for itself, with random weights made on the devices of the config's meshes.
 
     Args:
-      config: dtype, mesh and all the rest; its target and drafter are not looked at.
+      config: dtype, weights, mesh and all the rest; its target and drafter are not looked at.
       preset: a name in models.registry.PRESETS.
       seed: of the weights.
 
@@ -31,11 +31,13 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
     numbers = registry.preset(preset)
     dtype = resolve_dtype(config.dtype or None)
 
-    def make(mesh: Mesh | None) -> LanguageModel:
-        params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh))
-        return LanguageModel(numbers, params, Decoder(numbers, dtype, mesh, config.attention or None), Path())
+    def make(mesh: Mesh | None, weights: str) -> LanguageModel:
+        params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh, weights=weights))
+        return LanguageModel(numbers, params, Decoder(numbers, dtype, mesh, config.attention or None, weights), Path())
 
     mesh = sharding.mesh_of(config.mesh)
-    target = make(mesh)
-    drafter = make(make_drafter_mesh(config)) if config.drafter_mesh else target
+    target = drafter = make(mesh, config.weights)
+    weights = config.drafter_weights or config.weights
+    if config.drafter_mesh or weights != config.weights:
+        drafter = make(make_drafter_mesh(config) if config.drafter_mesh else mesh, weights)
     return Engine(config, target, drafter, mesh, time.perf_counter() - start)

@@ -23,12 +23,14 @@ class Forward:
       contexts: tokens of each context that it reads: one number where all rows share a document, else B.
       tails: tokens of each row's tail, the mean over a run; B numbers.
       times: how often it runs in a step, the mean.
+      kv: of the contexts, "int8" or "" for the model's dtype.
     """
 
     model: LanguageModel
     contexts: Sequence[int]
     tails: Sequence[float]
     times: float = 1
+    kv: str = ""
 
 
 def step_bytes(forwards: Sequence[Forward]) -> int:
@@ -41,22 +43,23 @@ def step_bytes(forwards: Sequence[Forward]) -> int:
         mesh = forward.model.decoder.mesh
         copies = 1 if mesh is None else mesh.shape["data"]
         shared = len(forward.contexts) < len(forward.tails)
-        tokens = sum(forward.contexts) * (copies if shared else 1) + sum(forward.tails)
-        weights = copies * weight_bytes(forward.model)
-        total += forward.times * (weights + tokens * kv_bytes_per_token(forward.model))
+        contexts = sum(forward.contexts) * (copies if shared else 1) * kv_bytes_per_token(forward.model, forward.kv)
+        tails = sum(forward.tails) * kv_bytes_per_token(forward.model)
+        total += forward.times * (copies * weight_bytes(forward.model) + contexts + tails)
     return round(total)
 
 
 def weight_bytes(model: LanguageModel) -> int:
     """Bytes of the weights that one forward reads; of an input embedding that is not tied it reads a few rows only."""
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    return total if model.config.tie_embeddings else total - model.params["embed"]["weight"].nbytes
+    return total if model.config.tie_embeddings else total - sum(leaf.nbytes for leaf in model.params["embed"].values())
 
 
-def kv_bytes_per_token(model: LanguageModel) -> int:
-    """Bytes of one token's keys and values in all layers."""
+def kv_bytes_per_token(model: LanguageModel, kv: str = "") -> int:
+    """Bytes of one token's keys and values in all layers, in the model's dtype or as int8 with their scales."""
     c = model.config
-    return 2 * c.num_layers * c.num_kv_heads * c.head_dim * np.dtype(model.decoder.dtype).itemsize
+    one_head = c.head_dim + 4 if kv else c.head_dim * np.dtype(model.decoder.dtype).itemsize
+    return 2 * c.num_layers * c.num_kv_heads * one_head
 
 
 def mean_tails(questions: Sequence[Sequence[int]], new_tokens: int) -> list[float]:

@@ -1,5 +1,7 @@
 """attend() over segments against one dense softmax in float64, in every form that the backend chooses from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from models.attention import Segment, api, attend, xla
 from models.attention.causal import causal
+from models.quantize import to_int8
 from models.sharding import make_mesh
 
 TOLERANCE = 1e-6  # of the largest output; float32 against float64
@@ -272,3 +275,39 @@ def test_the_reference_backend_can_be_named():
     """A name forces the backend."""
     check(*make(14, context=(1, 37, [29])), backend="xla")
     assert "xla" in api.BACKENDS
+
+
+def rounded(segment):
+    """The segment in int8, and the float segment that it stands for."""
+    (k, k_scale), (v, v_scale) = to_int8(segment.k, 3), to_int8(segment.v, 3)
+    back = dataclasses.replace(segment, k=np.asarray(k) * k_scale[..., None], v=np.asarray(v) * v_scale[..., None])
+    return dataclasses.replace(segment, k=k, v=v, k_scale=k_scale, v_scale=v_scale), back
+
+
+@pytest.mark.parametrize("shape", [None, (1, 1, 4), (2, 2, 2), (1, 4, 1)])
+@pytest.mark.parametrize("case", ["shared_context", "context_of_each_row", "prefill", "prefill_shared"])
+def test_int8_contexts_are_what_they_stand_for(case, shape):
+    """A scale on another slot, head or shard than its keys would change answers; a mesh must split it with them."""
+    tokens, rows = (70 if case.startswith("prefill") else 3), (1 if "shared" in case else 2)
+    q, (context, *rest) = make(
+        13, tokens=tokens, heads=8, kv_heads=4, context=(rows, 1200, [1200, 900][:rows]), tail=(2, 11, [0, 7])
+    )
+    small, back = rounded(context)
+    mesh = None if shape is None else make_mesh(shape)
+    if mesh is not None and shape[1] > 1:
+        share = 1200 // shape[1]
+        filled = np.clip(np.asarray(context.length)[:, None] - share * np.arange(shape[1]), 0, share)
+        small = dataclasses.replace(small, length=jnp.asarray(filled, jnp.int32))
+    out, expected = np.asarray(attend_jit(q, (small, *rest), mesh=mesh)), dense(q, (back, *rest))
+    assert np.abs(out - expected).max() <= 2 * TOLERANCE * np.abs(expected).max()
+
+
+def test_int8_in_low_precision_is_as_good_as_low_precision():
+    """bfloat16 holds all 255 steps: converting loses nothing, and the output keeps the queries' dtype."""
+    for tokens in (3, 140):
+        q, segments = make(14, tokens=tokens, context=(1, 64, [60]))
+        q, block = q.astype(jnp.bfloat16), jax.tree.map(lambda x: x.astype(jnp.bfloat16), segments[1])
+        small, back = rounded(segments[0])
+        out = attend_jit(q, (small, block))
+        assert out.dtype == jnp.bfloat16
+        assert np.abs(np.asarray(out, np.float32) - dense(q, (back, block))).max() < 0.03

@@ -1,4 +1,4 @@
-"""int8 weights: the error of rounding, the load path, meshes."""
+"""int8 weights, keys and values: the error of rounding, the load path, meshes, memory."""
 
 import dataclasses
 
@@ -10,11 +10,12 @@ import pytest
 import models
 from models import checkpoint as module
 from models import init_params
+from models.cache import empty_context
 from models.checkpoint import export_hf, load_params, read_config, restore_orbax, save_orbax
 from models.decoder import Decoder
 from models.layers import Embedding, Projection
 from models.params import abstract_params
-from models.quantize import to_int8
+from models.quantize import quantize_context, quantize_context_layer, to_int8
 from models.sharding import make_mesh
 
 TOKENS = np.random.default_rng(0).integers(3, 250, (2, 40))
@@ -159,3 +160,50 @@ def test_refusals(checkpoint, tmp_path):
         models.load(checkpoint, quantize="int4")
     with pytest.raises(ValueError, match="int8 weights need dtype bfloat16 or float32: float16 overflows"):
         models.load(checkpoint, "float16", quantize="int8")
+
+
+def cached(bfloat16=False, head_dim=64):
+    config = models.ModelConfig(
+        family="llama", vocab_size=264, width=32, ffn_width=64, num_layers=2, num_heads=4, num_kv_heads=2,
+        head_dim=head_dim, max_position=8192, tie_embeddings=True, bos_id=1, eos_ids=(2,),
+    )  # fmt: skip
+    context = empty_context(config, 1, 256, jnp.bfloat16 if bfloat16 else jnp.float32)
+    keys = iter(jax.random.split(jax.random.key(0), 4))
+    k, v = (tuple(jax.random.normal(next(keys), x.shape, x.dtype) for x in layers) for layers in (context.k, context.v))
+    return dataclasses.replace(context, k=k, v=v, length=jnp.asarray([200]), filled=jnp.asarray([[200]]))
+
+
+def test_an_int8_context_takes_half_the_memory_and_frees_the_other():
+    """A context that just fits as int8 would not fit."""
+    context = cached(bfloat16=True, head_dim=128)
+    held = [*context.k, *context.v]
+    size = sum(x.nbytes for x in jax.tree.leaves(context))
+    small = quantize_context(context)
+    assert sum(x.nbytes for x in jax.tree.leaves(small)) <= 0.53 * size
+    assert all(x.is_deleted() for x in held)
+    assert small.capacity == 256 and small.length.tolist() == [200] and small.filled.tolist() == [[200]]
+
+
+def test_one_layer_at_a_time_is_held_twice():
+    """Rounding a context of 128K tokens would need the memory of one and a half."""
+    context, alive = cached(), []
+    kv = [*zip(context.k, context.v, strict=True)]
+
+    def layer(k, v):
+        alive.append([not pair[0].is_deleted() for pair in kv])
+        return quantize_context_layer(k, v)
+
+    quantize_context(context, layer)
+    assert alive == [[True, True], [False, True]]
+
+
+def test_keys_and_values_have_a_scale_for_each_head_and_token():
+    """One token with large keys would take the precision of all others."""
+    context = cached()
+    k = np.asarray(context.k[0]) * np.exp(np.random.default_rng(0).normal(0, 3, (1, 2, 256, 1)))
+    context = dataclasses.replace(context, k=(jnp.asarray(k, jnp.float32), context.k[1]))
+    small = quantize_context(context)
+    assert small.k_scale[0].shape == (1, 2, 256)
+    restored = np.asarray(small.k[0]) * np.asarray(small.k_scale[0])[..., None]
+    error = np.linalg.norm(restored - k, axis=-1) / np.linalg.norm(k, axis=-1)
+    assert error.max() < 0.012

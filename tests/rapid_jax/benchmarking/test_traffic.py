@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from models import ModelConfig, init_params
@@ -46,6 +47,19 @@ def test_a_step_reads_what_its_forwards_read():
     target, drafts = Forward(model, [100], [5, 6]), Forward(model, [30, 40], [5, 6], times=3)
     assert step_bytes([target]) == weights + kv * 111
     assert step_bytes([target, drafts]) == weights + kv * 111 + 3 * (weights + kv * 81)
+
+
+def test_int8_weights_and_contexts_count_as_what_is_read():
+    """A share of the memory's bandwidth would be reported that nobody used."""
+    config = make().config
+    params = init_params(config, dtype="bfloat16", weights="int8")
+    model = Model(config, Decoder(config, np.dtype("bfloat16"), weights="int8"), params)
+    norms = 2 * 32 * 5
+    scales = 4 * (264 + 2 * (64 + 32 + 32 + 32 + 64 + 64 + 32))
+    weights = (PARAMETERS - norms // 2) + EMBEDDING + norms + scales
+    assert weight_bytes(model) == weights
+    assert kv_bytes_per_token(model, "int8") == 2 * 2 * 4 * (8 + 4)
+    assert step_bytes([Forward(model, [100], [7], kv="int8")]) == weights + 192 * 100 + 256 * 7
 
 
 def test_devices_of_the_data_axis_each_read_weights_and_the_shared_document():

@@ -88,3 +88,21 @@ def test_lengths_of_one_bucket_share_their_programs(model, programs):
     compiled = len(programs.compiled)
     read(model, programs, [ids(13, 90)], [ids(14, 20)])
     assert len(programs.compiled) == compiled
+
+
+def test_an_int8_context_is_rounded_once_all_is_read(model, programs, following_logits):
+    """Chunks that read rounded keys would add their error to that of the next; a second document compiles nothing."""
+    documents, questions = [ids(0, 77), ids(1, 41)], [ids(2, 37), []]
+    exact, _ = read(model, programs, documents, questions)
+    context, tail = read(model, programs, documents, questions, kv="int8")
+    assert {x.dtype.name for x in (*context.k, *context.v)} == {"int8"} and tail.k[0].dtype == jnp.float32
+    for ours, scale, theirs in zip(context.k, context.k_scale, exact.k, strict=True):
+        used = np.arange(theirs.shape[2])[None, :] < np.asarray(exact.length)[:, None]
+        error = np.abs(np.asarray(ours) * np.asarray(scale)[..., None] - theirs)
+        assert np.all((error <= 0.501 * np.asarray(scale)[..., None]) | ~used[:, None, :, None])
+    logits = following_logits(np.full((2, 1), 3, np.int32), context, tail)
+    expected = following_logits(np.full((2, 1), 3, np.int32), *read(model, programs, documents, questions))
+    assert 0 < np.abs(logits - expected).max() < 0.03 * np.abs(expected).max()
+    before = len(programs.compiled)
+    read(model, programs, [ids(3, 70), ids(4, 50)], questions, kv="int8")
+    assert len(programs.compiled) == before

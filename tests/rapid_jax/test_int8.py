@@ -1,0 +1,69 @@
+"""int8 weights and contexts through the Engine: who gets which copy, and that methods stay what they are."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from rapid_jax.benchmarking.random_weights import random_engine
+from rapid_jax.engine import Engine
+
+
+def loaded(engine_config, engine, **changes):
+    other = Engine.load(config=dataclasses.replace(engine_config, **changes))
+    other.programs = engine.programs
+    return other
+
+
+def matrix(model):
+    return model.params["layers_0"]["mlp"]["up_proj"]["weight"].dtype
+
+
+def test_who_is_int8(engine_config, engine):
+    """A drafter that should read half the bytes would read all, or the target would lose precision with it."""
+    both = loaded(engine_config, engine, weights="int8")
+    assert both.drafter is both.target and matrix(both.target) == jnp.int8
+    drafts = loaded(engine_config, engine, drafter_weights="int8")
+    assert (matrix(drafts.target), matrix(drafts.drafter)) == (jnp.float32, jnp.int8)
+    again = loaded(engine_config, engine, weights="int8", drafter_weights="int8")
+    assert again.drafter is again.target
+    other = drafts.with_drafter(str(drafts.target.path))
+    assert other.target is drafts.target and matrix(other.drafter) == jnp.int8
+
+
+def test_an_int8_copy_drafts_for_the_exact_target(engine_config, engine, document_text, plain_answer):
+    """sd must give lc's tokens of the float target, and the copy, nearly the target, is nearly always right."""
+    drafts = loaded(engine_config, engine, drafter_weights="int8")
+    answer = drafts.read(document_text).ask(plain_answer.question, "sd")
+    assert answer.token_ids == plain_answer.token_ids
+    assert answer.acceptance.tested > 0
+
+
+@pytest.fixture(scope="module")
+def plain_answer(document, questions):
+    return document.ask(questions[0], "lc")
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (1, 2, 2)])
+def test_int8_contexts_of_all_readers(engine_config, engine, document_text, questions, mesh):
+    """The passages of the drafter and of rag are rounded as the document is; methods agree as without."""
+    small = loaded(engine_config, engine, kv="int8", weights="int8", mesh=mesh)
+    document = small.read(document_text)
+    assert {x.dtype.name for x in (*document.context.k, *document.context.v)} == {"int8"}
+    if mesh != (1, 1, 1):
+        assert document.context.k_scale[0].sharding.spec[:3] == document.context.k[0].sharding.spec[:3]
+    plain, drafted = (document.ask(questions[0], method) for method in ("lc", "sd"))
+    assert plain.token_ids == drafted.token_ids
+    (passages,) = small.passages_read.values()
+    assert passages.context.k[0].dtype == jnp.int8
+    assert document.ask(questions[0], "rapid").token_ids
+
+
+def test_random_weights_may_be_int8(engine_config, monkeypatch):
+    """Speed of an int8 model could not be measured without its checkpoint."""
+    from models import registry
+
+    tiny = dataclasses.replace(registry.preset("llama32_1b"), vocab_size=64, width=32, ffn_width=64, num_layers=1)
+    monkeypatch.setattr(registry, "preset", lambda name: tiny)
+    engine = random_engine(dataclasses.replace(engine_config, target="", drafter_weights="int8"), "tiny")
+    assert (matrix(engine.target), matrix(engine.drafter)) == (jnp.float32, jnp.int8)
