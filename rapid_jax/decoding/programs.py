@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -22,7 +21,7 @@ class Programs:
     """
 
     compile_seconds: float = 0.0
-    compiled: dict[Hashable, Callable] = dataclasses.field(default_factory=dict)
+    compiled: dict[Hashable, Program] = dataclasses.field(default_factory=dict)
 
     def get(
         self,
@@ -38,20 +37,57 @@ class Programs:
         Args:
           function: a pure function of pytrees.
           static: its leading arguments, hashable.
-          args: the arrays to compile for; only shapes, dtypes and shardings matter.
+          args: the arrays to compile for; shapes, dtypes and shardings matter, and which of them are the same array.
           donate: positions in args whose buffers the results may take over.
           out_shardings: of the results, a prefix of their tree; None leaves a result to the compiler. What is passed
             again to the same executable needs its own shardings here.
         """
         leaves, tree = jax.tree.flatten(args)
-        key: Hashable = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves))
+        donated = [position in donate for position, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
+        places = _places(leaves, donated)
+        key: Hashable = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves), places)
         if key not in self.compiled:
             start = time.perf_counter()
-            bound = functools.partial(function, *static)
-            jitted = jax.jit(bound, donate_argnums=donate, out_shardings=out_shardings)
-            self.compiled[key] = jitted.lower(*args).compile()
+            given = sorted(set(places))
+            order = {leaf: position for position, leaf in enumerate(given)}
+
+            def spread(*arrays: jax.Array) -> Any:
+                return function(*static, *jax.tree.unflatten(tree, [arrays[order[place]] for place in places]))
+
+            taken = tuple(order[leaf] for leaf in given if donated[leaf])
+            jitted = jax.jit(spread, donate_argnums=taken, out_shardings=out_shardings)
+            executable = jitted.lower(*(leaves[leaf] for leaf in given)).compile()
+            self.compiled[key] = Program(executable, places)
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """An executable that takes each array once.
+
+    Weights that target and drafter share are leaves of two arguments, and XLA would count, and on a full device refuse,
+    their bytes twice.
+
+    Attributes:
+      executable: of the arrays that differ.
+      places: for each leaf of the arguments, the first leaf that is the same array.
+    """
+
+    executable: Any
+    places: tuple[int, ...]
+
+    def __call__(self, *args: Any) -> Any:
+        leaves = jax.tree.leaves(args)
+        if any(leaves[place] is not leaf for place, leaf in zip(self.places, leaves, strict=True)):
+            raise ValueError("arguments that were one array when the program was compiled have become two")
+        return self.executable(*(leaves[leaf] for leaf in sorted(set(self.places))))
+
+
+def _places(leaves: list[Any], donated: list[bool]) -> tuple[int, ...]:
+    """For each leaf the first that is the same array; of those that are donated, each is its own."""
+    first: dict[int, int] = {}
+    return tuple(index if donated[index] else first.setdefault(id(leaf), index) for index, leaf in enumerate(leaves))
 
 
 def shardings_of(tree: Any) -> Any:

@@ -109,7 +109,7 @@ def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model
     state = initial_state(np.zeros((1, 2), np.int32), *tails, budget=budget, capacity=16, seed=0)
     args = (model.params, context, (model.params, passage), np.float32(0), state.done, state)
     args = jax.tree.map(jax.numpy.asarray, args)
-    analysis = Programs().get(burst, (spec, 4), args, donate=(5,)).memory_analysis()
+    analysis = Programs().get(burst, (spec, 4), args, donate=(5,)).executable.memory_analysis()
     donated = sum(x.nbytes for tail in tails for x in jax.tree.leaves(tail)) + state.output.nbytes
     smallest = min(passage.k[0].nbytes, context.k[0].nbytes)
     assert analysis.alias_size_in_bytes >= donated

@@ -66,3 +66,21 @@ def test_shardings_are_kept_so_that_a_result_can_be_passed_again():
     x, y = jax.device_put((jnp.arange(4.0), jnp.ones(4)), rows)
     run = Programs().get(scaled, (3,), (x, y), out_shardings=shardings_of(x))
     assert run(run(x, y), y).sharding == rows
+
+
+def test_an_array_in_two_arguments_is_passed_once(xy):
+    """Self-speculation passes one set of weights twice; on a full device XLA refuses to count them twice."""
+    programs, (x, y) = Programs(), xy
+    shared = programs.get(scaled, (3,), (x, x))
+    assert shared(x, x).tolist() == [0.0, 4.0, 8.0, 12.0]
+    assert shared.executable.memory_analysis().argument_size_in_bytes == x.nbytes
+    assert programs.get(scaled, (3,), (x, y)) is not shared
+    with pytest.raises(ValueError, match="one array when the program was compiled have become two"):
+        shared(x, y)
+
+
+def test_a_donated_array_is_never_shared(xy):
+    """Its buffer is overwritten, and the other argument would change with it."""
+    programs, (x, y) = Programs(), xy
+    program = programs.get(scaled, (3,), (x, y), donate=(1,))
+    assert program(x, y).tolist() == [1.0, 4.0, 7.0, 10.0] and y.is_deleted() and not x.is_deleted()

@@ -31,6 +31,9 @@ SPECS = {
     "early": dict(stop_threshold=0.41),
     "early warped": dict(stop_threshold=0.45, temperature=0.7, top_k=5, top_p=0.9),
     "several early": dict(first_candidates=3, stop_threshold=0.41),
+    "windowed": dict(windowed=True),
+    "windowed warped": dict(windowed=True, temperature=0.7, top_k=5, top_p=0.9),
+    "windowed several early": dict(windowed=True, first_candidates=3, stop_threshold=0.41),
 }
 # Options of the drafter that must not change what is said, only how fast.
 OPTIONS = {name: SPECS[name] for name in ("several", "early", "several early")}
@@ -259,17 +262,19 @@ def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab, name):
 
 
 GREEDY = {"plain": {}, **OPTIONS}
+LOSSLESS = {**GREEDY, **{name: SPECS[name] for name in ("windowed", "windowed several early")}}
 
 
 @pytest.fixture(scope="module")
 def greedy(lab):
     """Greedy tokens, a list a row, by options."""
     return {
-        name: lab.tokens(lab.spec(**{**options, "temperature": 0.0}), lab.questions) for name, options in GREEDY.items()
+        name: lab.tokens(lab.spec(**{**options, "temperature": 0.0}), lab.questions)
+        for name, options in LOSSLESS.items()
     }
 
 
-@pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.parametrize("name", LOSSLESS)
 def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab, greedy, name):
     """eta = 0 at T = 0: token for token, but for near-ties of the target's two best logits."""
     plain = lab.tokens(lab.spec(gamma=0, temperature=0.0), lab.questions)
@@ -281,7 +286,7 @@ def test_greedy_speculation_gives_the_tokens_of_plain_greedy_decoding(lab, greed
                 break
 
 
-@pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.parametrize("name", LOSSLESS)
 def test_greedy_tokens_are_the_argmax_of_a_plain_forward(lab, greedy, name):
     """Caches, positions and commits against one forward over the whole text (teacher forcing)."""
     for question, tokens in zip(lab.questions, greedy[name], strict=True):
