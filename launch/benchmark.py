@@ -180,7 +180,7 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
         raise cli.UsageError(f"random weights draft for themselves: leave the drafter {config.drafter!r} out")
     if _PEERS.value:
         raise cli.UsageError("--peers needs a checkpoint that transformers can load, --random_weights has none")
-    if rate is None and any(method.drafts for method in methods):
+    if rate is None and any(method.draws for method in methods):
         raise cli.UsageError("random weights accept nothing by themselves: give --acceptance=RATE, or methods lc,rag")
 
 

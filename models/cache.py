@@ -175,18 +175,26 @@ def commit(tail: TailCache, block: Block, count: jax.Array, rows: jax.Array | No
       count: int32 [B], how many tokens each row keeps. Writes past the capacity are dropped, never clamped.
       rows: int32 [B,M], which tokens of the block are kept, in order; None keeps the first ones.
     """
-    batch, _, size, _ = block.k[0].shape
-    kept = size if rows is None else rows.shape[1]
+    kept = block.k[0].shape[2] if rows is None else rows.shape[1]
     offset = jnp.arange(kept)[None, :]
     slots = jnp.where(offset < count[:, None], tail.length[:, None] + offset, tail.capacity)
-    batch_index = jnp.arange(batch)[:, None]
+    return TailCache(*write_slots(tail, block, slots, rows), length=tail.length + count)
 
-    def write(cache: jax.Array, new: jax.Array) -> jax.Array:
+
+def write_slots(cache: KVCache, block: Block, slots: jax.Array, rows: jax.Array | None = None) -> tuple[Layers, Layers]:
+    """A cache's keys and values with tokens of a block [B,K,T,H] written into them.
+
+    Args:
+      cache, block: see there.
+      slots: int32 [B,M], where each token goes, no slot twice; what lies past the capacity is dropped.
+      rows: int32 [B,M], which tokens of the block; None takes the first ones, M = T.
+    """
+    batch = jnp.arange(len(slots))[:, None]
+
+    def write(held: jax.Array, new: jax.Array) -> jax.Array:
         new = jnp.swapaxes(new, 1, 2)
         if rows is not None:
             new = jnp.take_along_axis(new, rows[:, :, None, None], axis=1)
-        return cache.at[batch_index, :, slots].set(new.astype(cache.dtype), mode="drop")
+        return held.at[batch, :, slots].set(new.astype(held.dtype), mode="drop")
 
-    return TailCache(
-        k=tuple(map(write, tail.k, block.k)), v=tuple(map(write, tail.v, block.v)), length=tail.length + count
-    )
+    return tuple(map(write, cache.k, block.k)), tuple(map(write, cache.v, block.v))

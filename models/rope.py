@@ -59,3 +59,12 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
+
+
+def turn(keys: jax.Array, distance: jax.Array, config: RopeConfig) -> jax.Array:
+    """Moves rotated keys [B,K,S,H] on by distance int32 [B] positions: rotations add up, whatever stretched them.
+
+    The same as rotating anew, up to rounding; a scale that is baked into the keys (YaRN) stays as it is.
+    """
+    angles = distance[:, None, None].astype(jnp.float32) * inverse_frequencies(config, keys.shape[-1])[None, None, :]
+    return rotate(keys, jnp.cos(angles), jnp.sin(angles))

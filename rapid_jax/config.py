@@ -47,6 +47,8 @@ class SpeculationConfig:
       first_candidates: tokens drafted without replacement for a draft's first position: the chain's own, and others
         that are tried where it is rejected (multi-candidate speculative decoding, see verification.multi_candidate).
         More than 1 need residual "exact", unless eta is 0.
+      sinks, window: tokens of its own cache that the target drafts from in "magicdec", the first ones and the last
+        ones (see drafting.magicdec).
       length_rule: nothing is drafted where the measured costs of a step say that drafts would lose, and that is said
         (see rapid_jax.length_rule); of methods whose drafts are a model's.
       choose_gamma: gamma is the draft length in 1..16 that is fastest by the same costs.
@@ -61,6 +63,8 @@ class SpeculationConfig:
     early_stop: bool = False
     stop_threshold: float = 0.4
     first_candidates: int = 1
+    sinks: int = 4
+    window: int = 4096
     length_rule: bool = False
     choose_gamma: bool = False
     expected_acceptance: float = 0.8
@@ -85,6 +89,11 @@ class SpeculationConfig:
         _require(
             _is_integer(self.first_candidates) and self.first_candidates >= 1,
             f"first_candidates must be at least 1 token, got {self.first_candidates}",
+        )
+        _require(_is_integer(self.sinks) and self.sinks >= 1, f"sinks must be at least 1 token, got {self.sinks}")
+        _require(
+            _is_integer(self.window) and self.window > self.gamma,
+            f"window must be more tokens than a draft's {self.gamma}, got {self.window}",
         )
         _require(
             self.first_candidates == 1 or self.residual == "exact" or self.eta == 0,

@@ -20,6 +20,7 @@ class Method:
       looks_up: n-gram databases propose tokens, to the drafting model where there is one, else to the target.
       summary: one line for help texts.
       fixed: fields of HierarchyConfig that the method sets whatever the configuration says.
+      windowed: the target proposes tokens to itself, drafted over the first and the last tokens of its own cache.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Method:
     looks_up: bool
     summary: str
     fixed: tuple[tuple[str, Any], ...] = ()
+    windowed: bool = False
 
     @property
     def retrieves(self) -> bool:
@@ -38,7 +40,12 @@ class Method:
     @property
     def speculates(self) -> bool:
         """Whether anything is drafted."""
-        return self.drafts or self.looks_up
+        return self.draws or self.looks_up
+
+    @property
+    def draws(self) -> bool:
+        """Whether a language model draws what is drafted: gamma tokens, each tested against its probability."""
+        return self.drafts or self.windowed
 
     def hierarchy(self, config: HierarchyConfig) -> HierarchyConfig:
         """The configuration of the databases that this method asks."""
@@ -58,6 +65,7 @@ METHODS: dict[str, Method] = {
         Method("rag", False, False, False, False, "the target alone over the retrieved passages"),
         Method("sd", True, True, False, False, "drafts from the retrieved passages, verified losslessly (eta = 0)"),
         Method("rapid", True, True, True, False, "drafts from the retrieved passages that also teach the target"),
+        Method("magicdec", True, False, False, False, "lossless drafts over a window of its own cache", windowed=True),
         Method("hd", True, False, False, True, "lossless drafts from n-gram databases, ordered by locality"),
         Method("pld", True, False, False, True, "lossless drafts from prompt lookup alone", _PLD),
         Method("lookahead", True, False, False, True, "lossless drafts from the context database alone", _LOOKAHEAD),

@@ -406,6 +406,8 @@ class Run:
         if self._decision is not None:
             settings["decision"] = self._decision.to_dict()
         settings["eta"] = self._speculation.eta if self._method.transfers else 0.0
+        if not self._method.windowed:
+            del settings["sinks"], settings["window"]
         if self._method.looks_up:
             settings["hierarchy"] = {
                 **dataclasses.asdict(self._method.hierarchy(self._engine.config.hierarchy)),

@@ -40,7 +40,7 @@ class Sweep:
     @property
     def draft_lengths(self) -> Sequence[int]:
         """The gammas, of which one is enough where no method drafts."""
-        return self.gammas if any(method.drafts for method in self.methods) else self.gammas[:1]
+        return self.gammas if any(method.draws for method in self.methods) else self.gammas[:1]
 
     def runs(self, peer: Peer | None) -> int:
         """How often something is run, unmeasured first runs included."""

@@ -3,6 +3,7 @@
 from rapid_jax.drafting.base import CandidateDraft, ChainDraft, Drafter, Outcome
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
+from rapid_jax.drafting.magicdec import MagicDecDrafter
 from rapid_jax.drafting.null import NullDrafter
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Drafter",
     "EarlyStopDrafter",
     "LanguageModelDrafter",
+    "MagicDecDrafter",
     "NullDrafter",
     "Outcome",
 ]

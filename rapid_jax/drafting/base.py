@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.cache import Block
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -127,11 +129,15 @@ class Outcome:
       tokens: int32 [B,gamma+1], the tokens that the step emits; row b keeps the first count[b].
       count: int32 [B].
       extra_logits: float32 [B,E,V], logits of the extra tokens that `layout.logit_rows` names; E may be 0.
+      block: the target's keys and values of the T tokens in flight; None for a drafter on devices of its own.
+      rows: int32 [B,gamma+1], the block's tokens that are kept, in order, count[b] of them; None for the first ones.
     """
 
     tokens: jax.Array
     count: jax.Array
     extra_logits: jax.Array
+    block: Block | None = None
+    rows: jax.Array | None = None
 
 
 class Drafter(Protocol):

@@ -11,10 +11,12 @@ from jax.sharding import Mesh
 from models.cache import ContextCache, TailCache
 from models.language_model import LanguageModel
 from rapid_jax.config import HierarchyConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.drafting.base import Drafter
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
+from rapid_jax.drafting.magicdec import MagicDecDrafter, take_window
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.memory import Memory, Remembered
@@ -28,12 +30,12 @@ class Reading:
 
     Attributes:
       model: see there.
-      context: the retrieved passages.
-      tail: the questions behind them, without their last two tokens.
+      context: the retrieved passages; the sinks where the target drafts for itself.
+      tail: the questions behind them, without their last two tokens; the window where the target drafts for itself.
     """
 
     model: LanguageModel
-    context: ContextCache
+    context: ContextCache | TailCache
     tail: TailCache
 
 
@@ -54,6 +56,21 @@ class Drafting:
     cache: Any = ()
     databases: tuple[str, ...] = ()
     database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def read_window(
+    programs: Programs,
+    model: LanguageModel,
+    context: ContextCache,
+    tail: TailCache,
+    speculation: SpeculationConfig,
+    *,
+    tokens: int,
+    chunk: int,
+) -> Reading:
+    """What the target reads as its own drafter; arguments as `drafting.magicdec.take_window`."""
+    sizes = dict(tokens=tokens, chunk=chunk, sinks=speculation.sinks, window=speculation.window)
+    return Reading(model, *take_window(programs, context, tail, **sizes, mesh=model.decoder.mesh))
 
 
 def check_options(method: Method, speculation: SpeculationConfig, *, apart: bool = False) -> None:
@@ -77,7 +94,7 @@ def check_options(method: Method, speculation: SpeculationConfig, *, apart: bool
 
 def draft_length(method: Method, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
     """Drafted tokens that a step of the method can accept at most."""
-    if method.drafts:
+    if method.draws:
         return speculation.gamma
     return method.hierarchy(hierarchy).length if method.looks_up else 0
 
@@ -116,7 +133,7 @@ def set_up(
     chain: LanguageModelDrafter | None = None
     if reading is not None:
         warping = (sampling.temperature, sampling.top_k, sampling.top_p)
-        chain = LanguageModelDrafter(
+        chain = (MagicDecDrafter if method.windowed else LanguageModelDrafter)(
             reading.model.decoder, speculation.gamma, vocab_size, *warping, speculation.first_candidates
         )
         model, cache = (reading.model.params, reading.context), reading.tail

@@ -12,13 +12,14 @@ from rapid_jax.config import SamplingConfig, SpeculationConfig
 from rapid_jax.methods import Method
 
 _TRANSFER = ("eta", "tail", "residual", "alpha")
-_DRAFT = ("gamma", "early_stop", "stop_threshold", "first_candidates", "drafter")
+_DRAFT = ("gamma", "early_stop", "stop_threshold", "first_candidates")
+_WINDOW = ("sinks", "window")
 _RETRIEVAL = ("retrieval_tokens", "unrelated")
 _SAMPLING = ("temperature", "top_k", "top_p", "seed", "max_new_tokens")
 _CONFIGS = (SpeculationConfig, SamplingConfig)
 _FIELDS = {field.name: field.default for config in _CONFIGS for field in dataclasses.fields(config)}
 _KINDS: dict[str, type] = {
-    **{name: type(_FIELDS[name]) for name in (*_TRANSFER, *_DRAFT[:-1], *_SAMPLING)},
+    **{name: type(_FIELDS[name]) for name in (*_TRANSFER, *_DRAFT, *_WINDOW, *_SAMPLING)},
     "drafter": str,
     "retrieval_tokens": int,
     "unrelated": bool,
@@ -45,7 +46,9 @@ class Variation:
         """What concerns a method: plain decoding knows no eta, and a drafter is nothing to it."""
         names = set(_SAMPLING)
         names.update(_RETRIEVAL if method.retrieves else ())
-        names.update(_DRAFT if method.drafts else ())
+        names.update(_DRAFT if method.draws else ())
+        names.update(("drafter",) if method.drafts else ())
+        names.update(_WINDOW if method.windowed else ())
         names.update(_TRANSFER if method.transfers else ())
         return Variation(tuple((name, value) for name, value in self.values if name in names))
 

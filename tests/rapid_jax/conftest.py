@@ -16,7 +16,8 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.step import StepSpec
-from rapid_jax.drafting import EarlyStopDrafter, LanguageModelDrafter, NullDrafter
+from rapid_jax.drafting import EarlyStopDrafter, LanguageModelDrafter, MagicDecDrafter, NullDrafter
+from rapid_jax.drafting.magicdec import take_window
 
 VOCAB = 8
 CHUNK = 32
@@ -80,12 +81,15 @@ class Lab:
         stop_ids=(),
         first_candidates=1,
         stop_threshold=None,
+        windowed=False,
     ):
         warping = (temperature, top_k, top_p)
         decoder = (drafter or self.drafter).decoder
         maker = NullDrafter(VOCAB)
         if gamma:
             maker = LanguageModelDrafter(decoder, gamma, VOCAB, *warping, first_candidates=first_candidates)
+        if windowed:
+            maker = MagicDecDrafter(self.target.decoder, gamma, VOCAB, *warping, first_candidates=first_candidates)
         if stop_threshold is not None:
             maker = EarlyStopDrafter(maker, stop_threshold)
         return StepSpec(self.target.decoder, maker, *warping, tail, residual, 0.1, stop_ids)
@@ -101,7 +105,11 @@ class Lab:
             self.programs, target.decoder, target.params, context, [q[:-1] for q in questions], **tail_size
         )
         drafter_model, drafter_tail = (), ()
-        if spec.drafter.gamma:
+        if isinstance(getattr(spec.drafter, "model", spec.drafter), MagicDecDrafter):
+            sizes = dict(tokens=len(self.document), chunk=CHUNK, sinks=2, window=5)
+            sinks, drafter_tail = take_window(self.programs, context, tail, **sizes)
+            drafter_model = (target.params, sinks)
+        elif spec.drafter.gamma:
             passages = [self.passage if passage is None else passage]
             read = prefill_context(self.programs, drafter.decoder, drafter.params, passages, **common)
             drafter_tail = prefill_tail(

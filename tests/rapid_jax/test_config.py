@@ -22,6 +22,8 @@ BAD = [
     (SpeculationConfig, "stop_threshold", 1.1, r"stop_threshold must be in \[0, 1\], got 1.1"),
     (SpeculationConfig, "stop_threshold", True, "stop_threshold must be in"),
     (SpeculationConfig, "first_candidates", 0, "first_candidates must be at least 1 token, got 0"),
+    (SpeculationConfig, "sinks", 0, "sinks must be at least 1 token, got 0"),
+    (SpeculationConfig, "window", 10, "window must be more tokens than a draft's 10, got 10"),
     (SpeculationConfig, "first_candidates", 1.5, "first_candidates must be at least 1 token"),
     (SpeculationConfig, "first_candidates", 3, "first_candidates 3 needs residual exact .or eta 0., got"),
     (SamplingConfig, "temperature", -1, "temperature must be 0 .greedy. or at least 1e-6, got -1"),

@@ -56,6 +56,27 @@ def test_greedy_speculation_gives_the_tokens_of_the_target_alone(document, quest
     assert 0 < sum(a.acceptance.accepted for a in drafted) < sum(a.acceptance.tested for a in drafted)
 
 
+@pytest.mark.parametrize("options", [{}, dict(window=4096), dict(early_stop=True, first_candidates=2, eta=0)])
+def test_the_target_alone_is_not_changed_by_drafts_over_its_window(
+    document, questions, plain, assert_same_tokens, options
+):
+    """magicdec is lossless, and a window over the whole document accepts everything."""
+    options = {"window": 64, "temperature": 0.0, **options}
+    drafted = [document.ask(question, "magicdec", **options) for question in questions]
+    for answer, expected in zip(drafted, plain, strict=True):
+        assert_same_tokens(answer, expected)
+        whole = min(answer.target_tokens, 4 + options["window"])
+        assert (answer.drafter_tokens, answer.passages) == (whole, expected.passages)
+    accepted, tested = (sum(getattr(a.acceptance, name) for a in drafted) for name in ("accepted", "tested"))
+    assert accepted == tested if options["window"] == 4096 else 0 < accepted < tested
+
+
+def test_a_window_over_everything_draws_what_the_target_would(engine, document, questions):
+    """Sampled too, q is p there: no draft is rejected, in a batch whose rows differ in length."""
+    answers = engine.ask_many(document, questions[:3], "magicdec", temperature=1.0)
+    assert all(answer.acceptance.accepted == answer.acceptance.tested > 0 for answer in answers)
+
+
 def test_lc_tokens_are_the_argmax_of_one_plain_forward(engine, document, questions, plain):
     """Chunked prefill, caches and steps against one causal forward over everything."""
     prompt = Prompt(engine.target.tokenizer, engine.config.prompt)
@@ -95,7 +116,7 @@ def test_methods_with_the_same_passages_read_them_once(engine, document, questio
 
 def test_a_second_question_of_the_same_bucket_compiles_nothing(engine, document, questions, compilations):
     """Compiling takes seconds to minutes on a TPU; nothing at all may be compiled, inside the programs or beside them."""
-    for method in ("lc", "rag", "sd", "rapid"):
+    for method in ("lc", "rag", "sd", "rapid", "magicdec"):
         document.ask(questions[0], method)
         programs, events = len(engine.programs.compiled), len(compilations)
         answer = document.ask(questions[1], method, eta=3.0)

@@ -9,12 +9,14 @@ from rapid_jax.methods import METHODS, get_method
 def test_the_methods():
     """Comparisons are fair only if a method differs from the next in the column that it should."""
     columns = {n: (m.reads_document, m.drafts, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()}
+    assert [name for name, method in METHODS.items() if method.windowed] == ["magicdec"]
     alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {
         "lc": (True, False, False, False, False),
         "rag": (False, False, False, False, True),
         "sd": (True, True, False, False, True),
         "rapid": (True, True, True, False, True),
+        "magicdec": (True, False, False, False, False),
         **dict.fromkeys(("hd", "pld", "lookahead", "rest"), alone),
         "rapid+hd": on_the_drafter,
         "sd+hd": (True, True, False, True, True),
@@ -45,5 +47,5 @@ def test_names_and_help_lines():
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
     """A typing error names what there is."""
-    with pytest.raises(ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, hd"):
+    with pytest.raises(ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, hd"):
         get_method("rapids")

@@ -22,6 +22,14 @@ def test_each_method_heeds_what_concerns_it():
     assert heeded["rag"] == {"temperature", "retrieval_tokens"}
     assert heeded["sd"] == {"temperature", "retrieval_tokens", "gamma"}
     assert heeded["rapid"] == {"temperature", "retrieval_tokens", "gamma", "eta", "tail"}
+    assert heeded["magicdec"] == {"temperature", "gamma"}
+
+
+def test_a_window_concerns_the_drafts_over_it_alone():
+    """And magicdec's drafter is the target, whatever other drafters a sweep compares."""
+    (variation,) = parse_sweep(["window=512", "sinks=2", "drafter=path/to/large"])
+    heeded = {name: set(variation.heeded_by(METHODS[name]).to_dict()) for name in ("lc", "sd", "magicdec")}
+    assert heeded == {"lc": set(), "sd": {"drafter"}, "magicdec": {"window", "sinks"}}
 
 
 def test_overrides_are_fields_of_the_configs():
@@ -40,6 +48,7 @@ def test_overrides_are_fields_of_the_configs():
         (["eta=many"], "eta must be a number"),
         (["eta=-1"], "eta must be a number of at least 0"),
         (["gamma=0"], "gamma must be at least 1"),
+        (["window=8"], "window must be more tokens than a draft's 10, got 8"),
         (["gamma=1.5"], "gamma must be a number"),
         (["tail=short"], "tail must be one of teacher, augmented"),
         (["unrelated=yes"], "unrelated must be true or false"),
