@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from models.attention import xla
+from models.attention import gpu, tpu, xla
 from models.sharding import rows_axis
 
 
@@ -41,7 +41,19 @@ class Segment:
         return self.length is not None and self.length.ndim == 2
 
 
-BACKENDS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {"xla": xla.attend_segment}
+BACKENDS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
+    "xla": xla.attend_segment,
+    "tpu": tpu.attend_segment,
+    "gpu": gpu.attend_segment,
+}
+
+
+def _picked(*args: Any, **kwargs: Any) -> tuple[jax.Array, jax.Array]:
+    """The platform's own backend, or the reference where there is none or it cannot do the case."""
+    try:
+        return BACKENDS.get(jax.default_backend(), xla.attend_segment)(*args, **kwargs)
+    except NotImplementedError:
+        return xla.attend_segment(*args, **kwargs)
 
 
 def check_backend(name: str | None) -> None:
@@ -64,7 +76,8 @@ def attend(
       segments: the context, the tail and the block, those that exist.
       mesh: with a mesh, rows are split over `data` (a single row is on all of it), heads over `model` and the slots of
         striped segments over `context`, by shard_map.
-      backend: a name in BACKENDS; None picks.
+      backend: a name in BACKENDS; None picks by jax.default_backend(), which is not a TPU where one is compiled for
+        without having one.
 
     Returns:
       [B,T,N,H] in q's dtype.
@@ -74,7 +87,7 @@ def attend(
       NotImplementedError: the named backend cannot do this case.
     """
     check_backend(backend)
-    attend_segment = BACKENDS[backend or "xla"]
+    attend_segment = _picked if backend is None else BACKENDS[backend]
 
     sharded = mesh is not None and mesh.shape["context"] > 1
 

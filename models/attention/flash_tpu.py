@@ -1,15 +1,19 @@
-"""A Pallas TPU kernel of attention with log-sum-exp: online softmax over blocks of keys (FlashAttention-2, arXiv 2307.08691).
+"""A Pallas TPU kernel of attention with log-sum-exp: online softmax over key blocks (arXiv 2307.08691).
 
 One kernel serves decoding and prefill. The grid is (row, KV heads, query tile, key block), key blocks innermost: the
 running output, maximum and sum of a query tile stay in VMEM while the keys stream by, and the largest query tile that
 VMEM holds is taken, so that decoding, and a prefill chunk of up to MAX_ROWS rows, read the keys and values once. Blocks
 beyond a row's length are neither fetched (their index is that of the last block in use) nor computed.
+
+A head_dim that is no multiple of 128 lanes would be padded to it in the layout of a kernel's operand, by a copy of the
+cache. XLA keeps such arrays with the slots along the lanes; seen as [B,K,H,S] they are read in place.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +47,10 @@ class Tiling:
     tokens: int
     block: int
 
+    def scale_heads(self, kv_heads: int) -> int:
+        """KV heads whose scales a grid step fetches: a block of part of them must be of a multiple of 8."""
+        return self.heads if self.heads % 8 == 0 else kv_heads
+
 
 def tiling(kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, itemsize: int) -> Tiling:
     """The tiling of a call with q [_,K,G,T,H] and keys [_,K,S,H] of `itemsize` bytes."""
@@ -50,9 +58,9 @@ def tiling(kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, it
     if tokens <= LANES:
         sub = tile = padded = -(-tokens // 16) * 16  # 16 rows are a bfloat16 tile
     else:
-        sub = SUB_ROWS if tokens > SUB_ROWS else LANES
         tiles = -(-tokens // most)
-        tile = -(-tokens // (tiles * sub)) * sub
+        tile = -(-tokens // (tiles * LANES)) * LANES
+        sub = SUB_ROWS if tile % SUB_ROWS == 0 else LANES
         padded = tiles * tile
     few = group * tile <= 4 * SUB_ROWS
     block = min(slots, 512 if few else 1024)
@@ -101,15 +109,25 @@ def flash(
     def in_use(b, j, length):
         return jnp.minimum(j, jnp.maximum((length[b] + cut.block - 1) // cut.block - 1, 0))
 
-    keys = pl.BlockSpec((None, cut.heads, cut.block, head_dim), lambda b, h, i, j, n: (b, h, in_use(b, j, n), 0))
+    slots_minor = head_dim % LANES != 0
+    if slots_minor:
+        k, v = jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3)
+        keys = pl.BlockSpec((None, cut.heads, head_dim, cut.block), lambda b, h, i, j, n: (b, h, 0, in_use(b, j, n)))
+    else:
+        keys = pl.BlockSpec((None, cut.heads, cut.block, head_dim), lambda b, h, i, j, n: (b, h, in_use(b, j, n), 0))
+    apart = True
     in_specs = [pl.BlockSpec((None, cut.heads, group, cut.tile, head_dim), queries), keys, keys]
     inputs = [q, k, v]
-    if k_scale is not None and v_scale is not None:  # all heads at once: a block of fewer than 8 of them has no layout
-        scales = pl.BlockSpec((None, kv_heads, cut.block), lambda b, h, i, j, n: (b, 0, in_use(b, j, n)))
+    if k_scale is not None and v_scale is not None:
+        apart = cut.scale_heads(kv_heads) == cut.heads
+        scales = pl.BlockSpec(
+            (None, cut.scale_heads(kv_heads), cut.block),
+            lambda b, h, i, j, n: (b, h if apart else 0, in_use(b, j, n)),
+        )
         in_specs += [scales, scales]
         inputs += [k_scale, v_scale]
     out, lse = pl.pallas_call(
-        functools.partial(_kernel, cut=cut, group=group, causal=causal, slots=slots),
+        functools.partial(_kernel, cut=cut, group=group, causal=causal, slots_minor=slots_minor, apart=apart),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(batch, kv_heads // cut.heads, tiles, blocks),
@@ -127,26 +145,32 @@ def flash(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
-        cost_estimate=cost(q.shape, k, cut, k_scale is not None, causal=causal),
+        cost_estimate=cost(q.shape, slots, k.dtype, cut, causal=causal),
         interpret=interpret,
         name="flash_causal" if causal else "flash",
     )(length.astype(jnp.int32), *inputs)
     return out[:, :, :, :tokens], lse[:, :, :, :tokens]
 
 
-def cost(shape: tuple[int, ...], k: jax.Array, cut: Tiling, scaled: bool, *, causal: bool) -> pl.CostEstimate:
-    """What a call over full lengths computes and moves; `shape` is q's, padded. A key block is fetched once a tile."""
+def cost(shape: tuple[int, ...], slots: int, dtype: jnp.dtype, cut: Tiling, *, causal: bool) -> pl.CostEstimate:
+    """What a call over full lengths computes and moves: every key block is fetched once a query tile.
+
+    Args:
+      shape: q's, padded.
+      slots: S.
+      dtype: of the keys and values.
+    """
     batch, kv_heads, group, tokens, head_dim = shape
-    slots = k.shape[2]
     pairs = tokens * slots
     if causal:
         starts = range(0, tokens, cut.sub)
         pairs = sum(cut.sub * min(slots, -(-(start + cut.sub) // cut.block) * cut.block) for start in starts)
     scores = batch * kv_heads * group * pairs
     rows = batch * kv_heads * group * tokens
-    past = batch * kv_heads * slots * (2 * head_dim * k.dtype.itemsize)
-    scales = batch * kv_heads * slots * 8 * (kv_heads // cut.heads) if scaled else 0
-    q_bytes = 4 if k.dtype == jnp.float32 else 2
+    past = batch * kv_heads * slots * 2 * head_dim * dtype.itemsize
+    steps = kv_heads // cut.heads
+    scales = batch * steps * cut.scale_heads(kv_heads) * slots * 2 * 4 if dtype == jnp.int8 else 0
+    q_bytes = 4 if dtype == jnp.float32 else 2
     return pl.CostEstimate(
         flops=4 * scores * head_dim,
         transcendentals=scores,
@@ -154,12 +178,19 @@ def cost(shape: tuple[int, ...], k: jax.Array, cut: Tiling, scaled: bool, *, cau
     )
 
 
-def _kernel(length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, causal: bool, slots: int) -> None:
-    """One grid step: q [heads,G,tile,H] against k and v [heads,block,H]; out is the running, unnormalised output."""
+def _kernel(
+    length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, causal: bool, slots_minor: bool, apart: bool
+) -> None:
+    """One grid step: q [heads,G,tile,H] against k and v [heads,block,H], or [heads,H,block] with slots_minor.
+
+    The output block holds the running output, divided by the sum of weights at the end. The scales are those of this
+    step's heads, or, unless apart, of all.
+    """
     *scale_refs, out_ref, lse_ref, top_ref, total_ref = refs
     tile_index, block_index = pl.program_id(2), pl.program_id(3)
     length = length_ref[pl.program_id(0)]
-    first_head = pl.program_id(1) * cut.heads
+    first_scale = 0 if apart else pl.program_id(1) * cut.heads
+    slot_axis, head_dim_axis = (1, 0) if slots_minor else (0, 1)
     block_start = block_index * cut.block
     subs = cut.tile // cut.sub
 
@@ -169,7 +200,7 @@ def _kernel(length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, cau
         total_ref[...] = jnp.zeros_like(total_ref)
         out_ref[...] = jnp.zeros_like(out_ref)
 
-    def see(head: int, g: jax.Array | int, sub: jax.Array | int, edge: bool) -> None:
+    def see(head: int, g: Any, sub: Any, edge: bool) -> None:
         """Adds this key block to rows [sub * cut.sub, ...) of one query head; at an edge some slots are hidden."""
         rows = pl.ds(pl.multiple_of(sub * cut.sub, cut.sub), cut.sub) if subs > 1 else slice(None)
         at = (head, g, rows)
@@ -178,10 +209,10 @@ def _kernel(length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, cau
         if scale_refs:
             keys = _widened(keys, q.dtype)
         scores = jax.lax.dot_general(
-            q, keys, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+            q, keys, (((1,), (head_dim_axis,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
         )
         if scale_refs:
-            scores = scores * scale_refs[0][pl.ds(first_head + head, 1), :]
+            scores = scores * scale_refs[0][pl.ds(first_scale + head, 1), :]
         if edge:
             slot = block_start + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
             seen = slot < length
@@ -195,28 +226,32 @@ def _kernel(length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, cau
         top_ref[at] = top
         total_ref[at] = total_ref[at] * shrink + jnp.sum(weights, axis=-1, keepdims=True)
         if scale_refs:
-            value_scale = scale_refs[1][pl.ds(first_head + head, 1), :]
+            value_scale = scale_refs[1][pl.ds(first_scale + head, 1), :]
             if edge:
                 value_scale = jnp.where(seen[:1], value_scale, 0.0)  # beyond the array is anything, NaN included
             weights, values = weights * value_scale, _widened(values, q.dtype)
         elif edge:
-            row = block_start + jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
-            values = jnp.where(row < length, values.astype(jnp.float32), 0.0).astype(values.dtype)
-        out_ref[at] = out_ref[at] * shrink[:, :1] + jnp.dot(
-            weights.astype(values.dtype), values, precision=precision, preferred_element_type=jnp.float32
+            slot = block_start + jax.lax.broadcasted_iota(jnp.int32, values.shape, slot_axis)
+            values = jnp.where(slot < length, values.astype(jnp.float32), 0.0).astype(values.dtype)
+        out_ref[at] = out_ref[at] * shrink[:, :1] + jax.lax.dot_general(
+            weights.astype(values.dtype),
+            values,
+            (((1,), (slot_axis,)), ((), ())),
+            precision=precision,
+            preferred_element_type=jnp.float32,
         )
 
-    def see_all(edge: bool, first_sub: jax.Array | int = 0) -> None:
+    def see_all(edge: bool, first_sub: Any = 0) -> None:
+        count = subs - first_sub
         for head in range(cut.heads):
             if group * subs == 1:
                 see(head, 0, 0, edge)
             else:
-                start, count = first_sub, subs - first_sub
+                each = functools.partial(see_one, head, count, first_sub, edge)
+                jax.lax.fori_loop(0, group * count, each, None)
 
-                def step(n: jax.Array, _: None, head: int = head) -> None:
-                    see(head, n // count, start + n % count, edge)
-
-                jax.lax.fori_loop(0, group * count, step, None)
+    def see_one(head: int, count: Any, first_sub: Any, edge: bool, n: jax.Array, _: None) -> None:
+        see(head, n // count, first_sub + n % count, edge)
 
     whole = block_start + cut.block <= length
     if causal:  # a key block is hidden from the sub-tiles before it, partly from those on the diagonal
@@ -250,5 +285,3 @@ def _finish_rows(out_ref, lse_ref, top_ref, total_ref, head: int, g: int) -> Non
         lane, row = (jax.lax.broadcasted_iota(jnp.int32, lse.shape, axis) for axis in (1, 0))
         column = jnp.sum(jnp.where(lane == row, lse, 0.0), axis=0, keepdims=True)
         lse_ref[head, g : g + 1, start : start + LANES] = column
-
-

@@ -1,0 +1,96 @@
+"""The TPU kernels compiled for a TPU topology on any machine with libtpu: what they move and what they hold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models.attention import tpu
+
+SLOTS = 131_072
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    pytest.importorskip("libtpu")
+    from jax.experimental import topologies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TPU_SKIP_MDS_QUERY", "1")
+        patch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+        patch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+        devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+    return Mesh(np.array(devices[:1]).reshape(1, 1, 1), ("data", "context", "model"), axis_types=(AxisType.Auto,) * 3)
+
+
+def compiled(mesh, q_shape, slots, int8):
+    """One layer's attention of q [B,K,G,T,H] over its cache (None: over itself), and the bytes of the keys and values."""
+    here = NamedSharding(mesh, P())
+
+    def array(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+
+    batch, kv_heads, _, tokens, head_dim = q_shape
+    kv = array((batch, kv_heads, slots or tokens, head_dim), jnp.int8 if int8 else jnp.bfloat16)
+    length = array((batch,), jnp.int32) if slots else None
+    scales = [array(kv.shape[:3], jnp.float32)] * 2 if int8 else []
+
+    def one_layer(q, k, v, length, *scales):
+        return tpu.attend_segment(q, k, v, length, None, *scales)
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # tells Pallas which chip it compiles for
+        program = jax.jit(one_layer).lower(array(q_shape, jnp.bfloat16), kv, kv, length, *scales).compile()
+    return program, 2 * kv.size * kv.dtype.itemsize
+
+
+DECODING = {  # 11 queries of every head of a group
+    "llama31_8b": (1, 8, 4, 11, 128),
+    "qwen25_7b": (1, 4, 7, 11, 128),
+    "qwen25_72b": (1, 8, 8, 11, 128),
+    "llama32_1b": (1, 8, 4, 11, 64),
+}
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["bfloat16", "int8"])
+@pytest.mark.parametrize("model", DECODING)
+def test_a_decoding_step_reads_its_keys_and_values_once(mesh, model, int8):
+    """At 128K tokens the cache is most of what a step reads; a copy of it would not fit beside it."""
+    program, kv_bytes = compiled(mesh, DECODING[model], SLOTS, int8)
+    scales = 8 / (2 * DECODING[model][-1]) if int8 else 0  # bytes of two float32 scales a slot
+    assert kv_bytes < program.cost_analysis()["bytes accessed"] <= (1.02 + scales) * kv_bytes
+    assert program.memory_analysis().temp_size_in_bytes < 0.01 * kv_bytes
+
+
+@pytest.mark.parametrize("model", DECODING)
+def test_a_prefill_chunk_reads_what_came_before_once_and_counts_its_arithmetic(mesh, model):
+    """1,024 queries of a group share each key block; FLOPs are counted as they are, so that a plan can be trusted."""
+    batch, kv_heads, group, _, head_dim = DECODING[model]
+    program, kv_bytes = compiled(mesh, (batch, kv_heads, group, 1024, head_dim), SLOTS, False)
+    cost, queries = program.cost_analysis(), kv_heads * group * 1024
+    assert kv_bytes < cost["bytes accessed"] <= kv_bytes + 20 * queries * max(head_dim, 128)
+    assert program.memory_analysis().temp_size_in_bytes < 0.01 * kv_bytes
+    np.testing.assert_allclose(cost["flops"], 4 * queries * SLOTS * head_dim, rtol=0.01)
+
+
+CASES = {
+    "causal": ((1, 8, 4, 1024, 128), None),
+    "causal_padded": ((2, 4, 7, 300, 64), None),
+    "head_dim_80": ((2, 4, 2, 11, 80), 4096),
+    "head_dim_96": ((2, 4, 2, 11, 96), 4096),
+    "head_dim_256": ((1, 2, 4, 11, 256), 4096),
+    "a_tail_that_divides_nothing": ((4, 8, 4, 11, 128), 300),
+    "one_row": ((1, 8, 1, 1, 128), 1000),
+    "two_query_tiles": ((1, 1, 8, 2048, 128), 4096),
+    "prefill_head_dim_80": ((1, 2, 4, 300, 80), 4096),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_shape_compiles_without_a_copy(mesh, case):
+    """Mosaic accepts the tilings of all supported head_dims, and XLA hands the arrays over in place."""
+    q_shape, slots = CASES[case]
+    for int8 in (False, True) if slots else (False,):
+        program, _ = compiled(mesh, q_shape, slots, int8)
+        assert program.memory_analysis().temp_size_in_bytes < 2**16
