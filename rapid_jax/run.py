@@ -416,4 +416,6 @@ class Run:
         settings["dtype"] = str(np.dtype(self._engine.target.decoder.dtype))
         settings["mesh"] = list(self._engine.config.mesh)
         settings["drafter_mesh"] = list(self._engine.config.drafter_mesh)
+        for name in ("weights", "drafter_weights", "kv"):
+            settings[name] = getattr(self._engine.config, name)
         return settings
