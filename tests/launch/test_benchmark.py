@@ -221,7 +221,15 @@ def test_the_plot_and_the_tables_are_there(real):
 
 def test_bytes_of_a_step_are_those_computed_by_hand(measure):
     """256 document tokens, 256 retrieved ones a row, a question of 32, 8 new tokens: tails of 36 in the middle."""
-    flags = (*RANDOM, "--methods=lc,rag,sd", "--batch_sizes=1,2", "--gammas=4", "--new_tokens=8", "--acceptance=0.5")
+    flags = (
+        *RANDOM,
+        "--methods=lc,rag,sd,magicdec",
+        "--config.speculation.window=100",
+        "--batch_sizes=1,2",
+        "--gammas=4",
+        "--new_tokens=8",
+        "--acceptance=0.5",
+    )
     _, rows = measure(*flags)
     found = {(row["batch"], row["method"]): row["bytes_per_step"] for row in rows}
     draft = {batch: 4 * (WEIGHTS + KV * batch * (256 + 36)) for batch in (1, 2)}
@@ -231,6 +239,7 @@ def test_bytes_of_a_step_are_those_computed_by_hand(measure):
         assert found[batch, "lc"] == lc[batch]
         assert found[batch, "rag"] == rag[batch]
         assert found[batch, "sd"] == lc[batch] + draft[batch]
+        assert found[batch, "magicdec"] == lc[batch] + 4 * (WEIGHTS + KV * batch * (4 + 100))
 
 
 @pytest.mark.parametrize("rate, tokens_per_step, kept", [(1.0, 5, 1), (0.0, 1, 0)])

@@ -15,7 +15,8 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import context_chunk, next_positions, prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.step import StepSpec, step
-from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+from rapid_jax.drafting import LanguageModelDrafter, MagicDecDrafter, NullDrafter
+from rapid_jax.drafting.magicdec import take_window
 from rapid_jax.hierarchy.config import HierarchyConfig
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.memory import Hierarchy
@@ -89,6 +90,10 @@ def start(family, shape, rows, drafts):
     drafter, model, cache = NullDrafter(VOCAB), (), ()
     if drafts == "chain":
         drafter, model, cache = LanguageModelDrafter(decoder, 4, VOCAB, 0.0, 0, 1.0), (params, passages), passages_tail
+    if drafts == "window":
+        sizes = dict(tokens=len(DOCUMENT), chunk=CHUNK, sinks=4, window=90, mesh=decoder.mesh)
+        sinks, cache = take_window(Programs(), context, tail, **sizes)
+        drafter, model = MagicDecDrafter(decoder, 4, VOCAB, 0.0, 0, 1.0), (params, sinks)
     if drafts == "candidates":
         config = HierarchyConfig(databases=("context",), candidates=3, length=2, ngram=3, window=3)
         hierarchy = Hierarchy(("context",), candidates=3, length=2, ngram=3, window=3, match=2, min_match=1)
@@ -134,9 +139,9 @@ def test_logits_are_those_of_one_device(family, shape):
 
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("drafts", ["chain", "candidates"])
+@pytest.mark.parametrize("drafts", ["chain", "window", "candidates"])
 def test_greedy_tokens_are_those_of_one_device(family, shape, drafts):
-    """The whole step, drafts of a model and of a database with its window, one row and four."""
+    """The whole step, drafts of a model, of the target itself and of a database with its window, one row and four."""
     for rows in (1, 4):
         expected, steps = generate(family, None, rows, drafts)
         tokens, steps_on_mesh = generate(family, shape, rows, drafts)
