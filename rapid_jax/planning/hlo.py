@@ -220,9 +220,10 @@ class Program:
             kind == "copy-start"
         ):  # one end of it may be on the chip; a prefetch for the program's next run is this one's
             return 0 if "cross_program_prefetch" in i.attributes else sum(a.bytes for a in i.shape[:2] if a.in_hbm)
-        if kind == "custom-call" and (said := _estimate(i, "bytes_accessed")):
-            return said
         operands = [scope[name] for name in i.operands if name in scope]
+        if kind == "custom-call" and (said := _estimate(i, "bytes_accessed")):
+            on_chip = [a for part in (i, *operands) for a in part.shape if not a.in_hbm]  # copied there before
+            return max(said - _sum(on_chip), 0)
         inner = self.computations.get(i.called("calls") or "")
         if kind in ("slice-start", "dynamic-slice-start"):  # (operands, result, context)
             result = [a for a in i.shape if a.dims][-1]

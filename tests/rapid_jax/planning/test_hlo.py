@@ -178,3 +178,17 @@ def test_a_real_program_of_eight_devices():
     assert sum(c.times for c in reducing) == 5
     assert {c.group for c in reducing} == {8}
     assert program.flops() == pytest.approx(5 * 2 * 16 * 64 * 64 / 8)
+
+
+def test_what_a_kernel_finds_on_the_chip_is_not_read_again():
+    """The copy that brought it there has been counted; the kernel's own estimate knows nothing of it."""
+    text = """\
+ENTRY %main (a: f32[4,32], b: f32[4,32]) -> f32[4] {
+  %a = f32[4,32]{1,0} parameter(0)
+  %b = f32[4,32]{1,0} parameter(1)
+  %s = (f32[4,32]{1,0:S(1)}, f32[4,32]{1,0}, u32[]{:S(2)}) copy-start(%a)
+  %near = f32[4,32]{1,0:S(1)} copy-done(%s)
+  ROOT %k = f32[4]{0} custom-call(%near, %b), custom_call_target="k", backend_config={"cost_estimate":{"bytes_accessed":"1040"}}
+}
+"""
+    assert hlo.parse(text).traffic() == 512 + (1040 - 512)
