@@ -1,5 +1,6 @@
 """Eight host devices, strict rank promotion, and tiny models for every test."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -16,6 +17,14 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests spend their time in compiling, not in running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Frees what a module has compiled: each program maps memory, and a process may map 65,530 pieces on Linux."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
