@@ -212,7 +212,7 @@ def export_hf(
     """
     written = registry.config_to_hf(config)
     weights = _weights(config)
-    if _lookup(params, weights[0].path).dtype == jnp.int8:
+    if any(_lookup(params, w.path).dtype == jnp.int8 for w in weights):
         raise ValueError("int8 weights are not written as safetensors; export the weights that they were made of")
     kept = _lookup(params, weights[0].path).dtype
     resolved = resolve_dtype(kept if dtype is None else dtype)
@@ -293,9 +293,10 @@ def restore_orbax(
         except Exception as error:
             raise _damaged(path, error) from None
         wanted = _shapes(targets)
-        if quantize and "embed.scale" not in stored:
+        is_int8 = any(name.endswith("_proj.scale") for name in stored)
+        if quantize and not is_int8:
             raise ValueError(f"{path} holds Orbax weights that are not int8: int8 weights are made of safetensors")
-        if not quantize and "embed.scale" in stored:
+        if is_int8 and not quantize:
             raise ValueError(f"{path} holds int8 weights: ask for int8 weights to load them")
         for name in [*wanted, *stored]:
             if stored.get(name) != wanted.get(name):

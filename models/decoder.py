@@ -14,7 +14,7 @@ from models import rope
 from models.attention import Segment, attend
 from models.cache import Block, KVCache
 from models.config import ModelConfig
-from models.layers import Embedding, GatedMLP, Projection, RMSNorm
+from models.layers import Embedding, GatedMLP, OutputHead, Projection, RMSNorm
 
 
 class SelfAttention(nn.Module):
@@ -85,7 +85,8 @@ class Decoder(nn.Module):
       dtype: of weights and activations; norms, RoPE angles, softmax and logits are float32.
       mesh: devices that attention is split over; None for one device.
       backend: attention backend; None picks.
-      weights: "int8" keeps matrices as int8 with scales (models.quantize), norms and biases in dtype; "" keeps all so.
+      weights: "int8" keeps matrices as int8 with scales (models.quantize) and the embedding, also a tied one, norms and
+        biases in dtype; "" keeps all so.
     """
 
     config: ModelConfig
@@ -96,11 +97,11 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.embed = Embedding(c.vocab_size, c.width, self.dtype, self.weights)
+        self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = [Layer(c, self.dtype, self.mesh, self.backend, self.weights) for _ in range(c.num_layers)]
         self.final_norm = RMSNorm(c.width, c.rms_norm_eps, "embed", self.dtype)
         if not c.tie_embeddings:
-            self.lm_head = Embedding(c.vocab_size, c.width, self.dtype, self.weights)
+            self.lm_head = OutputHead(c.vocab_size, c.width, self.dtype, self.weights)
 
     def __call__(
         self,

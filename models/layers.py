@@ -141,7 +141,30 @@ class GatedMLP(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token embedding [V,D]; `logits` is the output projection. As int8 it has a scale for each token."""
+    """Token embedding [V,D], `logits` is the tied output projection.
+
+    It is never int8: XLA:TPU gathers int8 rows from another layout and would copy the whole table for it in every step.
+    """
+
+    vocab_size: int
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(1 / math.sqrt(self.width))
+        self.weight = weight(self, "weight", init, ("vocab", "embed"), (self.vocab_size, self.width), self.dtype)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """int32 [B,T] -> [B,T,D]."""
+        return jnp.take(self.weight, tokens, axis=0)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> float32 [..., V]."""
+        return _logits(x, self.weight)
+
+
+class OutputHead(nn.Module):
+    """Output projection [V,D] of a model that does not tie it to its embedding."""
 
     vocab_size: int
     width: int
@@ -152,15 +175,12 @@ class Embedding(nn.Module):
         out, into = (("vocab",), (self.vocab_size,)), (("embed",), (self.width,))
         self.weight, self.scale = matrix(self, 1 / math.sqrt(self.width), out, into, self.dtype, self.weights)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """int32 [B,T] -> [B,T,D]."""
-        rows = jnp.take(self.weight, tokens, axis=0)
-        if self.scale is None:
-            return rows
-        return (rows.astype(jnp.float32) * jnp.take(self.scale, tokens)[..., None]).astype(self.dtype)
-
     def logits(self, x: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
-        contract = (((x.ndim - 1,), (1,)), ((), ()))
-        y = jax.lax.dot_general(x, self.weight.astype(x.dtype), contract, preferred_element_type=jnp.float32)
+        y = _logits(x, self.weight)
         return y if self.scale is None else scaled(y, self.scale)
+
+
+def _logits(x: jax.Array, table: jax.Array) -> jax.Array:
+    contract = (((x.ndim - 1,), (1,)), ((), ()))
+    return jax.lax.dot_general(x, table.astype(x.dtype), contract, preferred_element_type=jnp.float32)

@@ -303,10 +303,10 @@ def _load_drafter(
     """The drafter on its devices; `same` is the target where it drafts for itself, loaded again only if it must."""
     weights = config.drafter_weights or config.weights
     if config.drafter_mesh:
-        mesh = make_drafter_mesh(config)
+        mesh, same = make_drafter_mesh(config), None
     elif same is not None and weights == config.weights:
         return same
-    return models.load(
+    model = models.load(
         path,
         dtype=config.dtype or None,
         mesh=mesh,
@@ -314,6 +314,18 @@ def _load_drafter(
         backend=config.attention or None,
         progress=progress,
     )
+    return model if same is None else dataclasses.replace(model, params=_sharing(model.params, same.params))
+
+
+def _sharing(params: dict, target: dict) -> dict:
+    """A copy's weights, with the target's own arrays where both are in one dtype: the embedding and the norms."""
+
+    def one(name: str, own: Any) -> Any:
+        if isinstance(own, dict):
+            return _sharing(own, target[name])
+        return target[name] if name in target and target[name].dtype == own.dtype else own
+
+    return {name: one(name, own) for name, own in params.items()}
 
 
 def make_drafter_mesh(config: EngineConfig) -> Mesh:

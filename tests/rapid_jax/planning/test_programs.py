@@ -138,7 +138,7 @@ def test_int8_is_held_as_such_and_the_document_is_read_in_full():
     assert kept.document == pytest.approx(full.document * per_slot / (4 * CONFIG.head_dim), rel=0.01)
     assert kept.document + kept.unread == full.document
     rounded = predict.memory(dataclasses.replace(plan, weights="int8"), work, rapid)
-    assert rounded.weights < full.weights / 3
+    assert rounded.weights < full.weights / 2  # the embedding is kept
 
 
 def test_a_drafter_of_other_weights_is_a_copy_and_reads_less():
