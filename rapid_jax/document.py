@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from models.cache import ContextCache
 from rapid_jax.answer import Answer
-from rapid_jax.decoding.prefill import Progress, prefill_context
+from rapid_jax.decoding.prefill import Progress
 from rapid_jax.hierarchy.memory import Remembered
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument
+from rapid_jax.reading import read_context
 from rapid_jax.retrieval import IndexedDocument, Passage
-from rapid_jax.timing import timed
 
 if TYPE_CHECKING:
     from rapid_jax.engine import Engine
@@ -70,21 +70,9 @@ class Document:
     def context(self) -> ContextCache:
         """The target's frozen context cache; computed on first use, shared by all questions."""
         engine = self._engine
-        context, self.prefill_seconds = timed(
-            engine.programs,
-            lambda: prefill_context(
-                engine.programs,
-                engine.target.decoder,
-                engine.target.params,
-                [self.head + self.tokenized.tokens],
-                chunk=engine.config.prefill_chunk,
-                dtype=engine.target.decoder.dtype,
-                mesh=engine.mesh,
-                kv=engine.config.kv,
-                progress=self._progress,
-            ),
-        )
-        return context
+        read = read_context(engine, engine.target, [self.head + self.tokenized.tokens], self._progress)
+        self.prefill_seconds = read.seconds
+        return read.cache
 
     def retrieving_from(self, text: str) -> Document:
         """The same document in the same cache, with passages of another text: what unrelated retrieval does."""

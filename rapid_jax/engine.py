@@ -29,8 +29,9 @@ from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy
 from rapid_jax.methods import Method, get_method
 from rapid_jax.planning.cost import StepSeconds
 from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
+from rapid_jax.reading import ReadContext
 from rapid_jax.retrieval import Retriever, make_embedder
-from rapid_jax.run import PassagesRead, Run
+from rapid_jax.run import Run
 
 __all__ = ["Document", "Engine", "Stream", "apply_overrides", "check_checkpoints"]
 
@@ -61,7 +62,7 @@ class Engine:
         self.mesh = mesh
         self.load_seconds = load_seconds
         self.programs = Programs()
-        self.passages_read: dict[int, PassagesRead] = {}
+        self.passages_read: dict[int, ReadContext] = {}
         self.step_costs: dict[tuple[int, ...], StepSeconds] = {}
         self.acceptance_seen: dict[str, float] = {}
 

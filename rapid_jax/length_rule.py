@@ -48,7 +48,7 @@ def decide(
     passages: int,
     rows: int,
 ) -> Decision | None:
-    """Decides for one batch; None where the rule is not asked or the method has no model that drafts alone.
+    """Decides for one batch; None where no model alone drafts for the method.
 
     Costs are measured once for each size of caches and batch, acceptance is that of the Engine's last answers by this
     method, or what is expected before there is any.
@@ -60,7 +60,7 @@ def decide(
       passages: tokens that the drafter would read.
       rows: of the batch.
     """
-    if not (speculation.length_rule or speculation.choose_gamma) or not method.drafts or method.looks_up:
+    if not method.drafts or method.looks_up:
         return None
     size = context_bucket(passages, engine.config.prefill_chunk)
     key = (context.capacity, context.k[0].shape[0], size, rows, id(engine.drafter))

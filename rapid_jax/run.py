@@ -16,7 +16,6 @@ from rapid_jax.answer import Acceptance, Answer, Seconds
 from rapid_jax.config import SamplingConfig, SpeculationConfig
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.loop import decode, initial_state
-from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting.setup import Drafting, Reading, check_options, draft_length, read_window, set_up
@@ -25,6 +24,7 @@ from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.length_rule import Decision, decide
 from rapid_jax.methods import Method
 from rapid_jax.planning.cost import GAMMAS
+from rapid_jax.reading import read_context, read_questions
 from rapid_jax.retrieval import RetrievedContext
 from rapid_jax.text import TextRow
 from rapid_jax.timing import timed
@@ -41,15 +41,6 @@ class Reader:
     context: ContextCache
     tail: TailCache
     num_tokens: list[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class PassagesRead:
-    """Passages that a model has read: the rows' token ids, their frozen cache, and the seconds that it took."""
-
-    rows: list[list[int]]
-    context: ContextCache
-    seconds: float
 
 
 class Run:
@@ -156,9 +147,8 @@ class Run:
         report = self._report
         if report is None or not all(row.stopped or report.done[i] for i, row in enumerate(self._rows)):
             raise RuntimeError("the answer is not there before its stream has been read to the end")
-        tested, accepted = (
-            int(np.sum(np.asarray(x)[: len(self._rows)])) for x in (report.counters.tested, report.counters.accepted)
-        )
+        counters = report.counters
+        tested, accepted = (int(x[: len(self._rows)].sum()) for x in (counters.tested, counters.accepted))
         if tested and self._method.draws:
             self._engine.acceptance_seen[self._method.name] = accepted / tested
         return [self._answer(index, row, report) for index, row in enumerate(self._rows)]
@@ -215,6 +205,8 @@ class Run:
 
     def _decide(self, context: ContextCache, tokens: int) -> None:
         """Draft length and whether anything is drafted, where the config leaves that to the length rule."""
+        if not (self._speculation.length_rule or self._speculation.choose_gamma):
+            return
         engine, compiled, start = self._engine, self._engine.programs.compile_seconds, time.perf_counter()
         encode = engine.drafter.tokenizer.encode
         passages = max((len(encode(retrieved.text)) for retrieved in self._retrieved), default=0)
@@ -304,21 +296,10 @@ class Run:
         last = engine.passages_read.pop(id(model), None)
         if last is None or last.rows != rows:
             last = None  # its memory is free before the next cache is made
-            cache, seconds = timed(
-                engine.programs,
-                lambda: prefill_context(
-                    engine.programs,
-                    model.decoder,
-                    model.params,
-                    rows,
-                    kv=engine.config.kv,
-                    **self._forward_settings(model),
-                ),
-            )
-            last = PassagesRead(rows, cache, seconds)
+            last = read_context(engine, model, rows)
         engine.passages_read[id(model)] = last
         self._seconds["prefill"] += last.seconds
-        return last.context, [len(context) for context in contexts]
+        return last.cache, [len(context) for context in contexts]
 
     def _read_questions(self, model: Any, context: ContextCache, lengths: list[int], *, keep_out: int) -> Reader:
         """Prefills a model's tails with the questions.
@@ -327,26 +308,14 @@ class Run:
           keep_out: how many of the last prompt tokens stay for the first decoding step.
         """
         engine = self._engine
-        suffixes = [self._prompts[id(model)].question(question) for question in self._questions]
-        needed = max(map(len, suffixes)) + self._sampling.max_new_tokens + self._draft_length + 1
+        questions = self._padded([self._prompts[id(model)].question(question) for question in self._questions])
+        room = self._sampling.max_new_tokens + self._draft_length + 1
         tail, seconds = timed(
             engine.programs,
-            lambda: prefill_tail(
-                engine.programs,
-                model.decoder,
-                model.params,
-                context,
-                self._padded([suffix[:-keep_out] for suffix in suffixes]),
-                capacity=token_bucket(needed),
-                **self._forward_settings(model),
-            ),
+            lambda: read_questions(engine, model, context, questions, keep_out=keep_out, room=room),
         )
         self._seconds["prefill"] += seconds
-        return Reader(context, tail, [n + len(suffix) for n, suffix in zip(lengths, suffixes, strict=True)])
-
-    def _forward_settings(self, model: Any) -> dict[str, Any]:
-        config = self._engine.config
-        return dict(chunk=config.prefill_chunk, dtype=model.decoder.dtype, mesh=model.decoder.mesh)
+        return Reader(context, tail, [n + len(q) for n, q in zip(lengths, questions, strict=False)])
 
     def _padded(self, rows: list) -> list:
         """Rows filled up with copies of the first to a multiple of the data axis of each mesh."""

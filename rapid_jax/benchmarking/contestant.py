@@ -12,18 +12,17 @@ import numpy as np
 from models.cache import TailCache
 from models.language_model import LanguageModel
 from rapid_jax.benchmarking.acceptance import ForcedAcceptance
-from rapid_jax.benchmarking.contexts import ReadContext
 from rapid_jax.benchmarking.measurement import Cell, Sample
 from rapid_jax.benchmarking.traffic import Forward, mean_tails, step_bytes
 from rapid_jax.benchmarking.workload import Workload
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.loop import decode, initial_state
-from rapid_jax.decoding.prefill import prefill_tail
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting.setup import Reading, draft_length, read_window, set_up
 from rapid_jax.engine import Engine
 from rapid_jax.methods import Method
+from rapid_jax.reading import ReadContext, read_questions
 from rapid_jax.timing import timed
 
 
@@ -171,16 +170,5 @@ class MethodContestant:
         self, model: LanguageModel, context: ReadContext, questions: list[list[int]], *, keep_out: int
     ) -> TailCache:
         """The tails, without the last `keep_out` tokens of the prompt, which the first step takes."""
-        engine = self.engine
-        needed = max(map(len, questions)) + self.cell.new_tokens + self._draft_length + 1
-        return prefill_tail(
-            engine.programs,
-            model.decoder,
-            model.params,
-            context.cache,
-            [question[:-keep_out] for question in questions],
-            capacity=token_bucket(needed),
-            chunk=engine.config.prefill_chunk,
-            dtype=model.decoder.dtype,
-            mesh=model.decoder.mesh,
-        )
+        room = self.cell.new_tokens + self._draft_length + 1
+        return read_questions(self.engine, model, context.cache, questions, keep_out=keep_out, room=room)

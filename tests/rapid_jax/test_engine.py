@@ -105,13 +105,13 @@ def test_methods_with_the_same_passages_read_them_once(engine, document, questio
     first = document.ask(questions[0], "rag")
     (kept,) = engine.passages_read.values()
     again = document.ask(questions[0], "rag")
-    assert next(iter(engine.passages_read.values())).context is kept.context
+    assert next(iter(engine.passages_read.values())).cache is kept.cache
     assert again.token_ids == first.token_ids and again.seconds.prefill >= kept.seconds > 0
     document.ask(questions[0], "rapid")
-    assert next(iter(engine.passages_read.values())).context is kept.context
+    assert next(iter(engine.passages_read.values())).cache is kept.cache
     document.ask(questions[1], "rapid")
     (other,) = engine.passages_read.values()
-    assert other.context is not kept.context, "other passages must be read"
+    assert other.cache is not kept.cache, "other passages must be read"
 
 
 def test_a_second_question_of_the_same_bucket_compiles_nothing(engine, document, questions, compilations):

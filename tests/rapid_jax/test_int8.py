@@ -57,7 +57,7 @@ def test_int8_contexts_of_all_readers(engine_config, engine, document_text, ques
     plain, drafted = (document.ask(questions[0], method) for method in ("lc", "sd"))
     assert plain.token_ids == drafted.token_ids
     (passages,) = small.passages_read.values()
-    assert passages.context.k[0].dtype == jnp.int8
+    assert passages.cache.k[0].dtype == jnp.int8
     assert document.ask(questions[0], "rapid").token_ids
 
 
