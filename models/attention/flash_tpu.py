@@ -52,8 +52,13 @@ class Tiling:
         return self.heads if self.heads % 8 == 0 else kv_heads
 
 
-def tiling(kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, itemsize: int) -> Tiling:
-    """The tiling of a call with q [_,K,G,T,H] and keys [_,K,S,H] of `itemsize` bytes."""
+def tiling(
+    kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, itemsize: int, *, causal: bool = False
+) -> Tiling:
+    """The tiling of a call with q [_,K,G,T,H] and keys [_,K,S,H] of `itemsize` bytes.
+
+    A causal call computes whole key blocks on the diagonal, so that smaller ones spare more of what is hidden there.
+    """
     most = max(SUB_ROWS, MAX_ROWS * LANES // max(head_dim, LANES) // group)
     if tokens <= LANES:
         sub = tile = padded = -(-tokens // 16) * 16  # 16 rows are a bfloat16 tile
@@ -63,7 +68,7 @@ def tiling(kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, it
         sub = SUB_ROWS if tile % SUB_ROWS == 0 else LANES
         padded = tiles * tile
     few = group * tile <= 4 * SUB_ROWS
-    block = min(slots, 512 if few else 1024)
+    block = min(slots, 512 if few or causal else 1024)
     heads = 1
     if few:
         room = HEADS_BYTES // (block * max(head_dim, LANES) * itemsize)
@@ -97,7 +102,7 @@ def flash(
     """
     batch, kv_heads, group, tokens, head_dim = q.shape
     slots = k.shape[2]
-    cut = tiling(kv_heads, group, tokens, slots, head_dim, k.dtype.itemsize)
+    cut = tiling(kv_heads, group, tokens, slots, head_dim, k.dtype.itemsize, causal=causal)
     if cut.tokens > tokens:
         q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, cut.tokens - tokens), (0, 0)))
     wide = -(-cut.tile // LANES) * LANES  # of the log-sum-exp, which lies along the lanes

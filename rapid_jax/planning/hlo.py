@@ -82,11 +82,14 @@ class Program:
       computations: instructions by computation, each by name, in order.
       entry: the name of the main computation.
       trips: iterations of a loop whose bound is data, which the text cannot tell, the mean over its runs; None is 1.
+      share: of the operations that a kernel says it does, those that the lengths it is given leave, from the call and
+        its operands; None is all.
     """
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
     trips: Callable[[Instruction], float] | None = None
+    share: Callable[[Instruction, list[Array]], float] | None = None
 
     @functools.cached_property
     def runs(self) -> dict[str, float]:
@@ -186,10 +189,12 @@ class Program:
             for one in self.computations[inner].values():
                 yield from self._inside(one, inner)
 
-    def _flops(self, instruction: Instruction, where: str) -> int:
-        if instruction.opcode == "custom-call":
-            return _estimate(instruction, "flops")
+    def _flops(self, instruction: Instruction, where: str) -> float:
         scope = self.computations[where]
+        if instruction.opcode == "custom-call":
+            said = _estimate(instruction, "flops")
+            operands = [array for name in instruction.operands if name in scope for array in scope[name].shape]
+            return said * self.share(instruction, operands) if said and self.share is not None else said
         if instruction.opcode == "reduce":
             summed = scope[instruction.operands[0]]
             while summed.opcode in ("bitcast", "convert", "copy"):

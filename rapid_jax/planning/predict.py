@@ -31,6 +31,7 @@ from rapid_jax.planning.programs import (
 )
 
 Trips = Callable[[hlo.Instruction], float]
+Share = Callable[[hlo.Instruction, list[hlo.Array]], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +53,19 @@ class Compiled:
     first: Work | None = None
 
 
-def compile_program(lowered: jax.stages.Lowered, trips: Trips | None = None, first: Trips | None = None) -> Compiled:
+def compile_program(
+    lowered: jax.stages.Lowered, trips: Trips | None = None, first: Trips | None = None, share: Share | None = None
+) -> Compiled:
     """Compiles, and reads the text.
 
     Args:
       lowered: the program.
       trips: of its loops whose bound is data, as in hlo.Program.
       first: the same for the first chunk of a document; None where no program of that kind is meant.
+      share: of the operations of its kernels, as in hlo.Program.
     """
     compiled = lowered.compile()
-    program = hlo.parse(compiled.as_text() or "", trips)
+    program = dataclasses.replace(hlo.parse(compiled.as_text() or "", trips), share=share)
     memory: Any = compiled.memory_analysis()
     found = program.collectives()
     wire = on_the_wire(found)
@@ -261,7 +265,12 @@ def predict(
     wanted = [baseline, get_method("rag"), method] if method.drafts else [baseline]
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
     last = max(read.context - read.chunk, 0)
-    chunk = compile_program(prefill_program(plan, read), loop_trips(plan, read, last), loop_trips(plan, read, 0))
+    chunk = compile_program(
+        prefill_program(plan, read),
+        loop_trips(plan, read, last),
+        loop_trips(plan, read, 0),
+        kernel_share(plan, read, last),
+    )
     steps = []
     for done, one in enumerate(wanted, 1):
         if progress is not None:
@@ -290,3 +299,19 @@ def loop_trips(plan: Plan, workload: Workload, start: int) -> Trips:
         return blocks if any(slots in array.dims[-2:-1] for array in loop.shape) else (tiles - 1) / 2
 
     return trips
+
+
+def kernel_share(plan: Plan, workload: Workload, start: int) -> Share:
+    """Of the operations of models.attention.tpu's kernel over a context, those that a chunk behind `start` tokens does.
+
+    What it says of itself is of a full context, because the program is compiled before the length is known.
+    """
+    shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
+    slots = context_shape(plan, workload.context, workload.chunk).capacity // shards
+
+    def share(call: hlo.Instruction, operands: list[hlo.Array]) -> float:
+        reads_context = any(slots in array.dims[-2:] for array in operands)
+        causal = "flash_causal" in call.name + call.attributes
+        return start / shards / slots if reads_context and not causal else 1.0
+
+    return share

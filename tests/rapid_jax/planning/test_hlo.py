@@ -1,5 +1,7 @@
 """What is read from compiled text: small texts by hand, and real programs of eight host devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -192,3 +194,20 @@ ENTRY %main (a: f32[4,32], b: f32[4,32]) -> f32[4] {
 }
 """
     assert hlo.parse(text).traffic() == 512 + (1040 - 512)
+
+
+def test_a_kernel_does_the_share_of_its_operations_that_its_lengths_leave():
+    """It speaks of full caches; who knows the length says what is left, from the call and what it reads."""
+    text = """\
+ENTRY %main (a: f32[4,32], b: f32[4,64]) -> (f32[4], f32[4]) {
+  %a = f32[4,32]{1,0} parameter(0)
+  %b = f32[4,64]{1,0} parameter(1)
+  %k = f32[4]{0} custom-call(%a), custom_call_target="k", backend_config={"cost_estimate":{"flops":"80"}}
+  %l = f32[4]{0} custom-call(%b), custom_call_target="k", backend_config={"cost_estimate":{"flops":"80"}}
+  ROOT %t = (f32[4]{0}, f32[4]{0}) tuple(%k, %l)
+}
+"""
+    program = hlo.parse(text)
+    assert program.flops() == 160
+    shared = dataclasses.replace(program, share=lambda call, arrays: 0.25 if 64 in arrays[0].dims else 1.0)
+    assert shared.flops() == 80 + 20

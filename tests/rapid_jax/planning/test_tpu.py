@@ -93,5 +93,6 @@ def test_operations_of_a_prefill_chunk_are_those_of_the_formula(context):
     """Within 5% of two a weight and token and the attention to what came before."""
     planned, work = plan("llama31_8b", layers=4), workload(context)
     start = context - work.chunk
-    done = predict.compile_program(prefill_program(planned, work), predict.loop_trips(planned, work, start)).work.flops
+    read = predict.loop_trips(planned, work, start), None, predict.kernel_share(planned, work, start)
+    done = predict.compile_program(prefill_program(planned, work), *read).work.flops
     assert done == pytest.approx(formulas.chunk_flops(planned, start, work.chunk) / SLICE.chips, rel=0.05)
