@@ -27,13 +27,13 @@ from absl import flags
 
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig
-from rapid_jax.methods import METHODS, Method
+from rapid_jax.config.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from rapid_jax.benchmarking.measurement import Measurement
     from rapid_jax.benchmarking.peers import Peer
     from rapid_jax.benchmarking.sweep import Sweep
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
 
 _SHORTEST = 64  # tokens of context
 _SUFFIXES = (".png", ".svg")
@@ -202,13 +202,13 @@ def _check_files(methods: list[Method]) -> None:
 def _check_positions(config: EngineConfig, longest: int) -> None:
     """The longest context must fit the model's positions, beside question and answer where these mean something."""
     from models import checkpoint, hub, registry
-    from rapid_jax import assets
-    from rapid_jax.engine import QUESTION_RESERVE
+    from rapid_jax.config import embedded
+    from rapid_jax.engine.engine import QUESTION_RESERVE
 
     if _RANDOM.value:
         limit = registry.preset(_PRESET.value or "").max_position
     else:
-        model = checkpoint.read_config(hub.resolve(config.target or assets.model_path()))
+        model = checkpoint.read_config(hub.resolve(config.target or embedded.model_path()))
         limit = model.max_position - QUESTION_RESERVE - config.sampling.max_new_tokens - config.speculation.gamma - 1
     if longest > limit:
         raise cli.UsageError(f"--context_lengths: {longest} tokens are more than the model has room for, {limit}")
@@ -220,7 +220,7 @@ def _engine(config: EngineConfig) -> Engine:
             from rapid_jax.benchmarking.random_weights import random_engine
 
             return random_engine(config, _PRESET.value or "")
-        from rapid_jax.engine import Engine
+        from rapid_jax.engine.engine import Engine
 
         return distributed.on_all(lambda: Engine.load(config=config, progress=progress))
 

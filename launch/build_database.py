@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from launch import cli, config_flag, distributed
-from rapid_jax import assets
-from rapid_jax.config import EngineConfig
+from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.config.methods import Method, get_method
 from rapid_jax.databases.limits import KEPT, MAX_SHARD_TOKENS, SHARD_TOKENS
 from rapid_jax.evaluation.archive import MIN_TOKENS
-from rapid_jax.methods import Method, get_method
 
 if TYPE_CHECKING:
     from models.tokenizer import Tokenizer
+    from rapid_jax.database_building.prompts import Prompts
     from rapid_jax.databases.manifest import Manifest
-    from rapid_jax.databases.prompts import Prompts
     from rapid_jax.evaluation.benchmarks.base import Benchmark
 
 _KIND = flags.DEFINE_enum("kind", None, ("model", "corpus"), "Which database is built.", required=True)
@@ -81,13 +80,13 @@ def main() -> None:
 
 
 def _build_corpus(config: EngineConfig) -> None:
-    from rapid_jax.databases import documents
+    from rapid_jax.database_building import documents
 
     paths = [Path(name.strip()) for name in _CORPUS.value or ()]
     documents.check_files(paths)
 
-    from rapid_jax.databases.build import build_corpus_database, corpus_settings
-    from rapid_jax.databases.manifest import finished
+    from rapid_jax.database_building.build import build_corpus_database, corpus_settings
+    from rapid_jax.database_building.manifest import finished
     from rapid_jax.evaluation.benchmarks.files import fingerprint
 
     directory, tokenizer = Path(_OUTPUT.value), _tokenizer(config)
@@ -119,17 +118,18 @@ def _build_corpus(config: EngineConfig) -> None:
 def _build_model(config: EngineConfig, method: Method) -> None:
     prompts = _prompts(config)
 
-    from rapid_jax.databases.build import build_model_database, model_settings
-    from rapid_jax.databases.manifest import finished, read_manifest
+    from rapid_jax.database_building.build import build_model_database, model_settings
+    from rapid_jax.database_building.manifest import finished
+    from rapid_jax.databases.manifest import read_manifest
     from rapid_jax.databases.ngram_table import NgramTable
-    from rapid_jax.engine import Engine, check_checkpoints
+    from rapid_jax.engine.engine import Engine, check_checkpoints
     from rapid_jax.evaluation.runner import Plan
     from rapid_jax.evaluation.variation import Variation
 
     directory = Path(_OUTPUT.value)
     if not method.drafts:
         config = dataclasses.replace(config, drafter="")
-    paths = [config.target or assets.model_path(), *([config.drafter] if config.drafter else [])]
+    paths = [config.target or embedded.model_path(), *([config.drafter] if config.drafter else [])]
     distributed.on_all(lambda: check_checkpoints(paths, config))
     tokenizer = _tokenizer(config)
     benchmark: Benchmark = prompts or _archives(config, tokenizer)
@@ -207,8 +207,8 @@ def _prompts(config: EngineConfig) -> Prompts | None:
     """The user's prompts, if there are any."""
     if _PROMPTS.value is None:
         return None
-    from rapid_jax.databases.documents import read_text
-    from rapid_jax.databases.prompts import Prompts
+    from rapid_jax.database_building.documents import read_text
+    from rapid_jax.database_building.prompts import Prompts
 
     return Prompts(
         Path(_PROMPTS.value),
@@ -221,11 +221,13 @@ def _prompts(config: EngineConfig) -> Prompts | None:
 def _archives(config: EngineConfig, tokenizer: Tokenizer) -> Benchmark:
     """All questions about generated archives, each about its own."""
     from models import checkpoint, hub
-    from rapid_jax.databases.documents import FIRST_SEED
-    from rapid_jax.engine import QUESTION_RESERVE
+    from rapid_jax.database_building.documents import FIRST_SEED
+    from rapid_jax.engine.engine import QUESTION_RESERVE
     from rapid_jax.evaluation.benchmarks.archive import ArchiveBenchmark
 
-    room = checkpoint.read_config(hub.resolve(config.target or assets.model_path())).max_position - 2 * QUESTION_RESERVE
+    room = (
+        checkpoint.read_config(hub.resolve(config.target or embedded.model_path())).max_position - 2 * QUESTION_RESERVE
+    )
     if _TOKENS.value > room:
         raise ValueError(f"--tokens: {_TOKENS.value} tokens are more than the model has room for, {room}")
     return ArchiveBenchmark.made(
@@ -236,7 +238,7 @@ def _archives(config: EngineConfig, tokenizer: Tokenizer) -> Benchmark:
 def _tokenizer(config: EngineConfig) -> Tokenizer:
     from models.tokenizer import load_tokenizer
 
-    return load_tokenizer(config.target or assets.model_path())
+    return load_tokenizer(config.target or embedded.model_path())
 
 
 def _counter(tokenizer: Tokenizer) -> Any:
@@ -249,7 +251,7 @@ def _name(config: EngineConfig) -> str:
 
 def _print(manifest: Manifest, device_bytes: int, was_there: bool) -> None:
     from launch import printing
-    from rapid_jax.databases.build import bytes_on_disk
+    from rapid_jax.database_building.build import bytes_on_disk
     from rapid_jax.evaluation.tables import Table
 
     parts = ("n-grams", manifest.ngrams) if manifest.kind == "model" else ("shards", manifest.shards)

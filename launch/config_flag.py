@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from configs import archivist
 from launch.cli import UsageError
 from rapid_jax.config import EngineConfig
-from rapid_jax.methods import METHODS, Method, get_method
+from rapid_jax.config.methods import METHODS, Method, get_method
 
 DEFAULT = str(Path(archivist.__file__))
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from launch import cli, config_flag, distributed
-from rapid_jax import assets
-from rapid_jax.config import EngineConfig
+from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.config.methods import METHODS
 from rapid_jax.evaluation.benchmarks import BENCHMARKS
 from rapid_jax.evaluation.variation import NAMES, Variation, parse_sweep
-from rapid_jax.methods import METHODS
 
 if TYPE_CHECKING:
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
     from rapid_jax.evaluation.benchmarks.base import Benchmark
     from rapid_jax.evaluation.runner import Plan
 
@@ -90,12 +89,12 @@ def main() -> None:
         raise cli.UsageError(f"--benchmark={_BENCHMARK.value} needs --data=PATH: its data is not in the repository")
 
     from launch import printing
-    from rapid_jax.engine import Engine, check_checkpoints
+    from rapid_jax.engine.engine import Engine, check_checkpoints
     from rapid_jax.evaluation.report import Report
     from rapid_jax.evaluation.runner import Plan
 
     made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
-    paths = [config.target or assets.model_path(), *_drafters(config, variations)]
+    paths = [config.target or embedded.model_path(), *_drafters(config, variations)]
     distributed.on_all(lambda: check_checkpoints(paths, config))
     if made:
         _check_room(config, max(lengths))
@@ -190,7 +189,7 @@ def _benchmark(length: int, count_tokens: Callable[[str], int]) -> Benchmark:
             length, count_tokens, archives=_ARCHIVES.value, seed=seed, limit=limit or 16, **tasks
         )
     if name == "dialogue":
-        path = data or assets.DIALOGUES
+        path = data or embedded.DIALOGUES
         return DialogueBenchmark(path, tokens=length, count_tokens=count_tokens, limit=limit, seed=_SEED.value or 0)
     made: Benchmark
     if name == "infinitebench":
@@ -247,9 +246,11 @@ def _drafters(config: EngineConfig, variations: list[Variation]) -> list[str]:
 def _check_room(config: EngineConfig, length: int) -> None:
     """What is made to a length must not be cut: its questions would have no answer."""
     from models import checkpoint, hub
-    from rapid_jax.engine import QUESTION_RESERVE
+    from rapid_jax.engine.engine import QUESTION_RESERVE
 
-    room = checkpoint.read_config(hub.resolve(config.target or assets.model_path())).max_position - 2 * QUESTION_RESERVE
+    room = (
+        checkpoint.read_config(hub.resolve(config.target or embedded.model_path())).max_position - 2 * QUESTION_RESERVE
+    )
     if length > room:
         raise ValueError(f"--context_lengths: {length} tokens are more than the model has room for, {room}")
 
@@ -257,7 +258,7 @@ def _check_room(config: EngineConfig, length: int) -> None:
 def _tokenizer(config: EngineConfig) -> Any:
     from models.tokenizer import load_tokenizer
 
-    return load_tokenizer(config.target or assets.model_path())
+    return load_tokenizer(config.target or embedded.model_path())
 
 
 if __name__ == "__main__":

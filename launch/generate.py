@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from launch import cli, config_flag, distributed
-from rapid_jax import assets
-from rapid_jax.config import EngineConfig
-from rapid_jax.methods import METHODS
+from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.config.methods import METHODS
 
 if TYPE_CHECKING:
-    from rapid_jax.answer import Answer
+    from rapid_jax.engine.answer import Answer
 
 _TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
@@ -67,7 +66,7 @@ def main() -> None:
     text = distributed.from_main(_document)
 
     from launch import printing
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
 
     cli.use_compilation_cache()
     with cli.progress("loading", "B") as progress:
@@ -123,13 +122,13 @@ def _query() -> str:
         return _QUERY.value
     if _CONTEXT.value is not None:
         raise cli.UsageError("--context_file without --query; ask something about the document")
-    return assets.default_question()
+    return embedded.default_question()
 
 
 def _document() -> str:
     path = _CONTEXT.value
     if path is None:
-        return assets.DOCUMENT.read_text(encoding="utf-8")
+        return embedded.DOCUMENT.read_text(encoding="utf-8")
     if path == "-":
         data, name = sys.stdin.buffer.read(), "standard input"
     else:

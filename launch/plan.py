@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch import cli
-from rapid_jax.methods import Method, get_method
+from rapid_jax.config.methods import Method, get_method
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -150,7 +150,7 @@ def _measure(method: Method) -> None:
     from configs import archivist
     from rapid_jax.benchmarking.workload import benchmark_config
     from rapid_jax.config import EngineConfig
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
     from rapid_jax.planning import measure
 
     if not method.drafts:

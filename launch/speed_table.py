@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.printing import print_line
-from rapid_jax.benchmarking.crossing import describe_crossing
 from rapid_jax.benchmarking.measurement import Measurement
 from rapid_jax.benchmarking.sweep import Sweep
-from rapid_jax.methods import METHODS
+from rapid_jax.config.methods import METHODS
+from rapid_jax.speculation import describe_crossing
 
 _LEGEND = """\
 tokens/s: all rows together, decoding alone. speed-up: over lc's tokens/s.

@@ -11,12 +11,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Answer": "rapid_jax.answer",
-    "Document": "rapid_jax.engine",
-    "Engine": "rapid_jax.engine",
+    "Answer": "rapid_jax.engine.answer",
+    "Document": "rapid_jax.engine.document",
+    "Engine": "rapid_jax.engine.engine",
     "EngineConfig": "rapid_jax.config",
     "HierarchyConfig": "rapid_jax.config",
-    "METHODS": "rapid_jax.methods",
+    "METHODS": "rapid_jax.config.methods",
     "RetrievalConfig": "rapid_jax.config",
     "SamplingConfig": "rapid_jax.config",
     "SpeculationConfig": "rapid_jax.config",

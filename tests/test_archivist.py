@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from rapid_jax import Engine, assets
+from rapid_jax import Engine
+from rapid_jax.config import embedded
+from rapid_jax.engine.prompt import Prompt
 from rapid_jax.evaluation.archive import make_archive, with_choices
 from rapid_jax.evaluation.benchmarks.archive import MAX_NEW_TOKENS, sample_questions
 from rapid_jax.evaluation.metrics import score
-from rapid_jax.prompt import Prompt
 
 NEAR_TIE = 1e-3  # logits; forwards of 1 and of 11 tokens round differently
 
@@ -31,11 +32,11 @@ def document(engine, archive):
 
 def test_the_embedded_files_are_what_the_readme_says():
     """A checkout without its model, document or questions could not run its first command."""
-    questions = [json.loads(line) for line in assets.QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    questions = [json.loads(line) for line in embedded.QUESTIONS.read_text(encoding="utf-8").splitlines()]
     assert {question["task"] for question in questions} == {"fact", "choice", "dossier", "whole"}
-    assert assets.default_question() in {question["question"] for question in questions}
-    assert len(assets.DOCUMENT.read_text(encoding="utf-8")) > 120_000
-    assert sum(file.stat().st_size for file in assets.ASSETS.rglob("*") if file.is_file()) < 20e6
+    assert embedded.default_question() in {question["question"] for question in questions}
+    assert len(embedded.DOCUMENT.read_text(encoding="utf-8")) > 120_000
+    assert sum(file.stat().st_size for file in embedded.ASSETS.rglob("*") if file.is_file()) < 20e6
 
 
 @pytest.mark.slow

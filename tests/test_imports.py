@@ -62,7 +62,7 @@ def test_every_room_is_walked():
     assert {
         "launch.generate",
         "configs.archivist",
-        "rapid_jax.engine",
+        "rapid_jax.engine.engine",
         "models.decoder",
         "models.attention.api",
     } <= names
@@ -80,11 +80,11 @@ def test_no_import_points_up(module, file):
         ("models.decoder", "import rapid_jax"),
         ("models.decoder", "from rapid_jax.decoding import step"),
         ("models.decoder", "def f():\n    from rapid_jax import engine"),
-        ("models.decoder", "import importlib\nimportlib.import_module('rapid_jax.engine')"),
-        ("rapid_jax.engine", "from launch import cli"),
-        ("rapid_jax.engine", "import configs.archivist as c"),
-        ("rapid_jax.engine", "from tests import conftest"),
-        ("configs.archivist", "from rapid_jax.engine import Engine"),
+        ("models.decoder", "import importlib\nimportlib.import_module('rapid_jax.engine.engine')"),
+        ("rapid_jax.engine.engine", "from launch import cli"),
+        ("rapid_jax.engine.engine", "import configs.archivist as c"),
+        ("rapid_jax.engine.engine", "from tests import conftest"),
+        ("configs.archivist", "from rapid_jax.engine.engine import Engine"),
         ("configs.archivist", "from rapid_jax import engine"),
         ("configs.archivist", "import models"),
         ("launch.generate", "import tests.conftest"),
@@ -99,9 +99,9 @@ def test_an_arrow_that_points_up_is_found(module, source):
     "module, source",
     [
         ("models.decoder", "import jax\nfrom models import rope\nfrom . import cache"),
-        ("rapid_jax.engine", "import models\nfrom models.cache import ContextCache\nfrom .run import Run"),
+        ("rapid_jax.engine.engine", "import models\nfrom models.cache import ContextCache\nfrom .run import Run"),
         ("configs.archivist", "from configs import base\nfrom rapid_jax.config import EngineConfig"),
-        ("launch.generate", "from configs import archivist\nfrom rapid_jax import assets\nimport models"),
+        ("launch.generate", "from configs import archivist\nfrom rapid_jax.config import embedded\nimport models"),
     ],
 )
 def test_what_is_allowed_is_not_reported(module, source):

@@ -1,4 +1,4 @@
-"""One of our methods as a contestant: the pieces of an answer (rapid_jax.run), over contexts that are already read."""
+"""One of our methods as a contestant: the pieces of an answer, over contexts that are already read."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rapid_jax.benchmarking.acceptance import ForcedAcceptance
 from rapid_jax.benchmarking.measurement import Cell, Sample
 from rapid_jax.benchmarking.traffic import Forward, mean_tails, step_bytes
 from rapid_jax.benchmarking.workload import Workload
+from rapid_jax.config.methods import Method
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting.setup import Reading, draft_length, read_window, set_up
-from rapid_jax.engine import Engine
-from rapid_jax.methods import Method
-from rapid_jax.reading import ReadContext, read_questions
+from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.reading import ReadContext, read_questions
 from rapid_jax.timing import timed
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rapid_jax.benchmarking.crossing import crossing_point
 from rapid_jax.benchmarking.measurement import Measurement
+from rapid_jax.speculation import crossing_point
 
 
 def plot_speed_ups(measurements: Sequence[Measurement], path: Path, title: str) -> None:

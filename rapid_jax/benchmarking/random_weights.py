@@ -13,7 +13,7 @@ from models.decoder import Decoder
 from models.language_model import LanguageModel
 from models.params import init_params, resolve_dtype
 from rapid_jax.config import EngineConfig
-from rapid_jax.engine import Engine, make_drafter_mesh
+from rapid_jax.engine.engine import Engine, make_drafter_mesh
 
 
 def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:

@@ -11,10 +11,10 @@ from rapid_jax.benchmarking.contestant import MethodContestant
 from rapid_jax.benchmarking.measurement import Cell, Contestant, Measurement, measure
 from rapid_jax.benchmarking.peers import Peer, PeerDocument
 from rapid_jax.benchmarking.workload import Workload
+from rapid_jax.config.methods import Method
 from rapid_jax.decoding.prefill import Progress
-from rapid_jax.engine import Engine
-from rapid_jax.methods import Method
-from rapid_jax.reading import ReadContext, read_context
+from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.reading import ReadContext, read_context
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from models.language_model import LanguageModel
 from rapid_jax.config import EngineConfig
-from rapid_jax.engine import Engine
+from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.prompt import Prompt
 from rapid_jax.evaluation.archive import make_archive
-from rapid_jax.prompt import Prompt
 from rapid_jax.retrieval import num_chunks
 
 SEED = 2_000_000  # of the archive; far from those that the embedded model was trained on

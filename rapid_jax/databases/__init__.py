@@ -1,1 +1,1 @@
-"""Static n-gram databases that drafts are looked up in: of a model's own text (Dm) and of a corpus (Ds)."""
+"""N-gram databases that decoding only reads: a model's own n-grams, and suffix arrays over a corpus."""

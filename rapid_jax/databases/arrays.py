@@ -1,19 +1,10 @@
-"""Arrays of int32 in files: written through to the disk, read back with one line for whatever is wrong."""
+"""Arrays of int32 in files, read back with one line for whatever is wrong."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file and waits until it is on disk."""
-    with path.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def map_array(path: Path, num_axes: int) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from rapid_jax.decoding.drafter import Alternatives, CandidateDraft, ChainDraft
 from rapid_jax.decoding.sampling import position_keys, warp_logits
-from rapid_jax.drafting.base import Alternatives, CandidateDraft, ChainDraft
 from rapid_jax.verification import retrieval_augmented_target, target_distribution, verify_chain
 from rapid_jax.verification.candidates import follow_candidates, row_depths
 from rapid_jax.verification.chain import draw_next

@@ -21,10 +21,10 @@ from jax.sharding import PartitionSpec as P
 
 from models import hosts
 from models.cache import ContextCache
+from rapid_jax.decoding.drafter import Draft, Outcome
 from rapid_jax.decoding.programs import Programs, copied, shardings_of
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec, judge, propose
-from rapid_jax.drafting.base import Draft, Outcome
 
 Known = tuple[jax.Array, jax.Array, jax.Array]  # last tokens [B,2], random keys [B], generated tokens [B]
 

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from models.cache import ContextCache, commit
 from models.decoder import Decoder, output_logits
 from rapid_jax.decoding.accept import Accepted, accept_candidates, accept_chain
+from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Draft, Drafter, Outcome
 from rapid_jax.decoding.forward import read_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import position_keys
 from rapid_jax.decoding.state import Counters, DecodeState, Report
-from rapid_jax.drafting.base import CandidateDraft, ChainDraft, Draft, Drafter, Outcome
 from rapid_jax.verification import verify_chain
 
 

@@ -1,6 +1,6 @@
 """Drafters: one contract, and the makers of drafts behind it."""
 
-from rapid_jax.drafting.base import CandidateDraft, ChainDraft, Drafter, Outcome
+from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Drafter, Outcome
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.magicdec import MagicDecDrafter

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.cache import Block, ContextCache, TailCache, commit
+from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome, chain_layout
 from rapid_jax.decoding.forward import read_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import sample
-from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.hierarchy.drafter import candidate_layout
 from rapid_jax.hierarchy.memory import Hierarchy, Memory

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from models.cache import Block, TailCache
-from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome
+from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome
 from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
 
 ENTROPY_WEIGHT = 0.2  # per nat

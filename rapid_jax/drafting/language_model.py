@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from models.cache import Block, KVCache, TailCache, commit
 from models.decoder import Decoder, hidden_states, output_logits
+from rapid_jax.decoding.drafter import Alternatives, BlockLayout, ChainDraft, Outcome, chain_layout, comb_layout
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import sample, sample_distinct, warp_logits
-from rapid_jax.drafting.base import Alternatives, BlockLayout, ChainDraft, Outcome, chain_layout, comb_layout
 
 Model = tuple[dict, KVCache]  # parameters and context
 

@@ -29,8 +29,8 @@ from models.rope import turn
 from models.sharding import context_spec, rows_axis, tail_spec
 from models.striping import token_slots
 from rapid_jax.decoding.buckets import chunk_sizes
+from rapid_jax.decoding.drafter import Outcome
 from rapid_jax.decoding.programs import Programs
-from rapid_jax.drafting.base import Outcome
 from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rapid_jax.drafting.base import BlockLayout, ChainDraft, Outcome, chain_layout
+from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome, chain_layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from models.cache import ContextCache, TailCache
 from models.language_model import LanguageModel
 from rapid_jax.config import HierarchyConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.config.methods import Method
+from rapid_jax.decoding.drafter import Drafter
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting.assisted import AssistedDrafter
-from rapid_jax.drafting.base import Drafter
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.magicdec import MagicDecDrafter, take_window
@@ -21,7 +22,6 @@ from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.memory import Memory, Remembered
 from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy, make_memory, memory_bytes
-from rapid_jax.methods import Method
 
 
 @dataclasses.dataclass(frozen=True)

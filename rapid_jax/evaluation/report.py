@@ -8,10 +8,11 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from rapid_jax.config.mapping import flatten
 from rapid_jax.evaluation import rules, tables
 from rapid_jax.evaluation.plots import Plot, plots
 from rapid_jax.evaluation.series import read_series, scored
-from rapid_jax.evaluation.store import flatten, read_manifest, read_results
+from rapid_jax.evaluation.store import read_manifest, read_results
 from rapid_jax.evaluation.tables import Table
 
 _STYLE = """\

@@ -22,14 +22,14 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import ContextCache, TailCache
 from models.decoder import Decoder, hidden_states, output_logits
+from rapid_jax.config.speculation import RESIDUALS, TAIL_RULES
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import warp_logits
-from rapid_jax.engine import Document, Engine
+from rapid_jax.engine.engine import Document, Engine
 from rapid_jax.evaluation.benchmarks.base import Item
 from rapid_jax.evaluation.statistics import mean_and_error
 from rapid_jax.evaluation.tables import Table
-from rapid_jax.rules import RESIDUALS, TAILS
 from rapid_jax.verification import output_distribution, retrieval_augmented_target
 
 RULES = "rules.jsonl"
@@ -62,7 +62,7 @@ def rule_figures(
     """
     q = jax.nn.softmax(warp_logits(draft_logits, temperature=temperature, top_k=0, top_p=1.0))
     found = {}
-    for tail in TAILS:
+    for tail in TAIL_RULES:
         p, p_hat = retrieval_augmented_target(
             target_logits, q, eta=eta, temperature=temperature, tail=tail, alpha=alpha
         )
@@ -131,7 +131,7 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
     """Means over questions, a row for each rule and context length."""
     rows = []
     for length in dict.fromkeys(record["context_length"] for record in records):
-        for tail, residual in itertools.product(TAILS, RESIDUALS):
+        for tail, residual in itertools.product(TAIL_RULES, RESIDUALS):
             chosen = [r for r in records if (r["context_length"], r["tail"], r["residual"]) == (length, tail, residual)]
             figures = (mean_and_error([record[name] for record in chosen]) for name in FIGURES)
             cells = (f"{mean:.4f} ± {error:.4f}" for mean, error in figures)

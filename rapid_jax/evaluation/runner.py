@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from rapid_jax.answer import Answer
-from rapid_jax.engine import Document, Engine
+from rapid_jax.config.methods import METHODS
+from rapid_jax.engine.answer import Answer
+from rapid_jax.engine.engine import Document, Engine
+from rapid_jax.engine.prompt import Prompt
 from rapid_jax.evaluation.benchmarks.base import Benchmark, Item, Source
 from rapid_jax.evaluation.store import ElsewhereStore, ResultStore
 from rapid_jax.evaluation.variation import Variation
-from rapid_jax.methods import METHODS
-from rapid_jax.prompt import Prompt
 
 
 @dataclasses.dataclass(frozen=True)

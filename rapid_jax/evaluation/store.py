@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rapid_jax.config.mapping import flatten
+
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
 
 
@@ -162,14 +164,3 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not a result of an evaluation") from None
         results.append(record)
     return results
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rapid_jax.config import SamplingConfig, SpeculationConfig
-from rapid_jax.methods import Method
+from rapid_jax.config.methods import Method
 
 _TRANSFER = ("eta", "tail", "residual", "alpha")
 _DRAFT = ("gamma", "early_stop", "stop_threshold", "first_candidates")

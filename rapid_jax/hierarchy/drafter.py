@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rapid_jax.drafting.base import BlockLayout, CandidateDraft, Outcome
+from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome
+from rapid_jax.hierarchy.lookahead import extra_tokens, window_layout
 from rapid_jax.hierarchy.memory import Hierarchy, Memory
-from rapid_jax.hierarchy.window import extra_tokens, window_layout
 from rapid_jax.verification.candidates import candidate_mask
 
 

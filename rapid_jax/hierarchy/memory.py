@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rapid_jax.databases import ngram_table, suffix_array
 from rapid_jax.databases.suffix_array import SuffixLookup
-from rapid_jax.hierarchy import context_table, history, window
+from rapid_jax.hierarchy import context_table, history, lookahead
 from rapid_jax.hierarchy.history import History
 
 
@@ -119,7 +119,7 @@ class Hierarchy:
         recent = jnp.take_along_axis(sequence, count[:, None] + jnp.arange(size)[None, :], axis=1)
         table, grid = memory.table, memory.grid
         if grid is not None and outputs is not None:
-            grams, grid = window.completed(grid, memory.recent[:, -1], outputs)
+            grams, grid = lookahead.completed(grid, memory.recent[:, -1], outputs)
             if table is not None:
                 table = context_table.insert(table, grams, jnp.ones(grams.shape[:2], bool))
         if table is not None:

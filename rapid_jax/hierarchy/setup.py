@@ -15,11 +15,11 @@ from jax.sharding import PartitionSpec as P
 
 from models import hosts
 from models.language_model import LanguageModel
+from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
 from rapid_jax.decoding.buckets import token_bucket
-from rapid_jax.hierarchy import context_table, window
-from rapid_jax.hierarchy.config import HierarchyConfig
+from rapid_jax.hierarchy import context_table, lookahead
 from rapid_jax.hierarchy.history import History
 from rapid_jax.hierarchy.memory import Hierarchy, Memory, Remembered
 
@@ -157,7 +157,7 @@ def make_memory(
     if hierarchy.window:
         rng = np.random.default_rng(seed)
         shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.window)
-        memory.grid = put([window.seed_grid(prompt, **shape, rng=rng) for prompt in prompts])
+        memory.grid = put([lookahead.seed_grid(prompt, **shape, rng=rng) for prompt in prompts])
         if earlier is not None and earlier.memory.grid is not None:
             memory.grid = earlier.memory.grid
     return memory

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from rapid_jax.benchmarking.crossing import crossing_point
 from rapid_jax.planning.hlo import Collective
+from rapid_jax.speculation import crossing_point
 
 GAMMAS = range(1, 17)
 

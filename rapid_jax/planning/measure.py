@@ -13,10 +13,10 @@ from rapid_jax.benchmarking.bandwidth import best_seconds, measure_bandwidth
 from rapid_jax.benchmarking.measurement import Measurement
 from rapid_jax.benchmarking.sweep import Sweep, run_sweep
 from rapid_jax.benchmarking.workload import archive_workload
+from rapid_jax.config.methods import Method, get_method
 from rapid_jax.decoding.prefill import Progress
-from rapid_jax.engine import Engine
+from rapid_jax.engine.engine import Engine
 from rapid_jax.evaluation.tables import Table
-from rapid_jax.methods import Method, get_method
 from rapid_jax.planning.cost import Rates, speculation_pays
 from rapid_jax.planning.predict import Prediction, predict
 from rapid_jax.planning.programs import Plan, Workload

@@ -16,9 +16,9 @@ import jax
 
 from models.attention import xla
 from models.attention.causal import BLOCK
+from rapid_jax.config.methods import Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.decoding.prefill import Progress
-from rapid_jax.methods import Method, get_method
 from rapid_jax.planning import formulas, hlo
 from rapid_jax.planning.cost import Rates, StepSeconds, Work, on_the_wire
 from rapid_jax.planning.programs import (

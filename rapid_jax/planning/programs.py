@@ -23,13 +23,13 @@ from models.decoder import Decoder
 from models.params import abstract_params
 from models.sharding import context_spec, rows_axis, tail_spec
 from rapid_jax.config import SpeculationConfig
+from rapid_jax.config.methods import Method
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
 from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.prefill import context_chunk
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import StepSpec, step
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
-from rapid_jax.methods import Method
 from rapid_jax.retrieval import num_chunks
 
 QUESTION = 64  # tokens of a question, assumed

@@ -1,7 +1,7 @@
 """Retrieval on the host: document -> chunks -> vectors -> the passages that a question needs."""
 
+from rapid_jax.config.retrieval import RetrievalConfig
 from rapid_jax.retrieval.chunking import Chunk, Chunker, split
-from rapid_jax.retrieval.config import RetrievalConfig
 from rapid_jax.retrieval.embedding import EmbeddedChunks, Embedder, make_embedder
 from rapid_jax.retrieval.retriever import IndexedDocument, Passage, RetrievedContext, Retriever, num_chunks
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rapid_jax.retrieval import config as config_lib
+from rapid_jax.config import retrieval as config_lib
 
 if TYPE_CHECKING:
     from models.encoder import SentenceEncoder

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rapid_jax.config import retrieval as config_lib
 from rapid_jax.retrieval import chunking, embedding
-from rapid_jax.retrieval import config as config_lib
 from rapid_jax.retrieval import index as index_lib
 
 _DOCUMENT_SHARE = 24

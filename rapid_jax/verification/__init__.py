@@ -1,6 +1,6 @@
 """Acceptance rules as pure functions on distributions: no model, no cache, no state."""
 
-from rapid_jax.rules import RESIDUALS, TAILS
+from rapid_jax.config.speculation import RESIDUALS, TAIL_RULES
 from rapid_jax.verification.chain import (
     output_distribution,
     residual_distribution,
@@ -11,7 +11,7 @@ from rapid_jax.verification.target_mixing import retrieval_augmented_target, tar
 
 __all__ = [
     "RESIDUALS",
-    "TAILS",
+    "TAIL_RULES",
     "output_distribution",
     "residual_distribution",
     "retrieval_augmented_target",

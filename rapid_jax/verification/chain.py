@@ -22,7 +22,7 @@ and p_hat are both point masses either residual is p_hat: the output is that arg
 import jax
 import jax.numpy as jnp
 
-from rapid_jax.rules import RESIDUALS
+from rapid_jax.config.speculation import RESIDUALS
 
 
 def verify_chain(

@@ -20,7 +20,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rapid_jax.rules import TAILS
+from rapid_jax.config.speculation import TAIL_RULES
 
 MIN_TEMPERATURE = 1e-6  # below it z / T leaves the range of float32
 
@@ -84,8 +84,8 @@ def retrieval_augmented_target(
       ValueError: unknown tail, eta negative, not finite or not a scalar, temperature neither 0 nor a finite number
         of at least MIN_TEMPERATURE, alpha outside [0, 1], or shapes that differ.
     """
-    if tail not in TAILS:
-        raise ValueError(f"tail must be one of {', '.join(TAILS)}, got {tail!r}")
+    if tail not in TAIL_RULES:
+        raise ValueError(f"tail must be one of {', '.join(TAIL_RULES)}, got {tail!r}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     if jnp.ndim(eta) != 0:

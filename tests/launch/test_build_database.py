@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from models.tokenizer import load_tokenizer
+from rapid_jax.database_building.documents import FIRST_SEED
+from rapid_jax.database_building.ngrams import count_ngrams, make_table
 from rapid_jax.databases import ngram_table, suffix_array
-from rapid_jax.databases.documents import FIRST_SEED
-from rapid_jax.databases.ngram_table import NgramTable, count_ngrams, make_table
+from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase
 from rapid_jax.evaluation.archive import make_archive
 from rapid_jax.evaluation.store import read_results
@@ -162,7 +163,7 @@ def test_answers_of_other_settings_are_not_mixed(model, tmp_path, monkeypatch):
     """A stopped build that is continued with another flag would count two models' words."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            "rapid_jax.databases.build.count_ngrams", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+            "rapid_jax.database_building.build.count_ngrams", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         assert model("db").status == 130
     check(model("db", "--config.sampling.seed=1"), 1, "holds results with config.sampling.seed = 0, this run has 1")

@@ -225,7 +225,7 @@ def test_no_flag_at_all_is_enough():
     """The first command of the README has no flags: everything up to the loading of the embedded model must pass."""
     script = """
 import runpy, sys
-from rapid_jax.engine import Engine
+from rapid_jax.engine.engine import Engine
 
 def load(**settings):
     raise ValueError("the model would be loaded now")

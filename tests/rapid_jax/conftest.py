@@ -173,7 +173,7 @@ def engine_config(tiny_checkpoint):
 
 @pytest.fixture(scope="session")
 def engine(engine_config):
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
 
     return Engine.load(config=engine_config)
 

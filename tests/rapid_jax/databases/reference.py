@@ -4,7 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from rapid_jax.databases.shards import SENTINEL, Shard, sort_suffixes
+from rapid_jax.database_building.suffix_arrays import sort_suffixes
+from rapid_jax.databases.shards import SENTINEL, Shard
 
 
 def make_shard(documents):

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from models.tokenizer import Tokenizer
-from rapid_jax.databases.manifest import FILE, Manifest, check_manifest, finished, read_manifest, write_manifest
+from rapid_jax.database_building.manifest import finished, write_manifest
+from rapid_jax.databases.manifest import FILE, Manifest, check_manifest, read_manifest
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase
 

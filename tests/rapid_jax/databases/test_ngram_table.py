@@ -11,8 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.tokenizer import Tokenizer
-from rapid_jax.databases.manifest import Manifest, write_manifest
-from rapid_jax.databases.ngram_table import NgramTable, count_ngrams, lookup, make_table, save_table
+from rapid_jax.database_building.manifest import write_manifest
+from rapid_jax.database_building.ngrams import count_ngrams, make_table, save_table
+from rapid_jax.databases.manifest import Manifest
+from rapid_jax.databases.ngram_table import NgramTable, lookup
 
 VOCAB, ROWS = 6, 512
 DOCUMENTS = st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=24), max_size=8)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rapid_jax.databases.shards import SENTINEL, map_shards, remove_shards, write_shards
+from rapid_jax.database_building.suffix_arrays import remove_shards, write_shards
+from rapid_jax.databases.shards import SENTINEL, map_shards
 
 
 def read(directory, count):

@@ -12,9 +12,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.tokenizer import Tokenizer
+from rapid_jax.database_building.manifest import write_manifest
+from rapid_jax.database_building.suffix_arrays import sort_suffixes, write_shards
 from rapid_jax.databases import host_lookup
-from rapid_jax.databases.manifest import Manifest, write_manifest
-from rapid_jax.databases.shards import Shard, sort_suffixes, write_shards
+from rapid_jax.databases.manifest import Manifest
+from rapid_jax.databases.shards import Shard
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup, lookup
 from tests.rapid_jax.databases.reference import make_shard, plain_lookup
 

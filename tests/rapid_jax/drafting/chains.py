@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rapid_jax.decoding.drafter import Outcome
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
-from rapid_jax.drafting.base import Outcome
 
 VOCAB = 8
 PASSAGE = [2, 6, 5, 3, 5]

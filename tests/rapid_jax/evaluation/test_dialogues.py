@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rapid_jax.assets import ASSETS
+from rapid_jax.config.embedded import ASSETS
 from rapid_jax.evaluation import archive_text as text
 from rapid_jax.evaluation.benchmarks.dialogue import DialogueBenchmark
 from rapid_jax.evaluation.dialogues import ACKNOWLEDGEMENTS, make_dialogues, write_dialogues

@@ -2,8 +2,8 @@
 
 import pytest
 
+from rapid_jax.config.methods import METHODS
 from rapid_jax.evaluation.variation import Variation, parse_sweep
-from rapid_jax.methods import METHODS
 
 
 def test_a_sweep_is_a_grid():

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
 from rapid_jax.drafting.assisted import AssistedDrafter
-from rapid_jax.hierarchy.config import HierarchyConfig
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.memory import Hierarchy, first_distinct
 from rapid_jax.hierarchy.setup import make_memory

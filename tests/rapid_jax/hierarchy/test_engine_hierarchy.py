@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from rapid_jax.config import HierarchyConfig
-from rapid_jax.engine import Engine
-from rapid_jax.methods import METHODS
+from rapid_jax.config.methods import METHODS
+from rapid_jax.engine.engine import Engine
 
 
 def reconfigured(engine, hierarchy):

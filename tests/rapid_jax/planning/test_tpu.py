@@ -9,7 +9,7 @@ import pytest
 
 from models.registry import preset
 from models.sharding import make_mesh
-from rapid_jax.methods import get_method
+from rapid_jax.config.methods import get_method
 from rapid_jax.planning import fits, formulas, hlo, predict, topology
 from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program, tpu_backend
 

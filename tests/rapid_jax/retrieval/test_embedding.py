@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from rapid_jax.retrieval import config as config_lib
+from rapid_jax.config import retrieval as config_lib
 from rapid_jax.retrieval import embedding
 from rapid_jax.retrieval import index as index_lib
 

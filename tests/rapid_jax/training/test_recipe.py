@@ -3,19 +3,19 @@
 import pytest
 
 import models
-from rapid_jax import assets
+from rapid_jax.config import embedded
 from rapid_jax.training.recipe import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_committed_model_is_of_its_recipe(name):
-    assert models.load(assets.ASSETS / name).config == RECIPES[name].model
+    assert models.load(embedded.ASSETS / name).config == RECIPES[name].model
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_family_shares_a_tokenizer(name):
     """A drafter's ids must mean to the target what they mean to the drafter."""
-    ours, default = (assets.ASSETS / model / "tokenizer.model" for model in (name, "archivist"))
+    ours, default = (embedded.ASSETS / model / "tokenizer.model" for model in (name, "archivist"))
     assert ours.read_bytes() == default.read_bytes()
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from rapid_jax.verification import (
     RESIDUALS,
-    TAILS,
+    TAIL_RULES,
     output_distribution,
     residual_distribution,
     retrieval_augmented_target,
@@ -79,7 +79,7 @@ def draw_drafts(key, q, rows):
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 def test_eta_zero_is_lossless(residual, tail):
     """Naive speculative decoding must write the target's own distribution."""
     z, q = random_case(0)
@@ -92,7 +92,7 @@ def test_eta_zero_is_lossless(residual, tail):
     np.testing.assert_array_equal(total_variation_rapid(q, p, p_hat), 0)
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("eta", [1.0, 5.0, 20.0])
 def test_exact_residual_gives_p_hat(eta, tail):
     """residual="exact" promises the retrieval-augmented target itself."""
@@ -103,7 +103,7 @@ def test_exact_residual_gives_p_hat(eta, tail):
         assert total_variation(enumerate_position(q[row], p[row], p_hat[row], "exact"), p_hat[row]) < 1e-6
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("eta", [1.0, 5.0, 20.0])
 def test_rapid_residual_is_its_closed_form(eta, tail):
     """The distance from the target that the documentation states must be the real one, and is not 0."""
@@ -237,7 +237,7 @@ def greedy_case(seed, rows=64, gamma=4, vocab=6, eta=6.0, tail="teacher"):
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("eta", [0.0, 6.0, 30.0])
 def test_greedy_accepts_and_replaces_with_the_mixed_argmax(residual, tail, eta):
     """Greedy is the same call: accept iff x' is p_hat's argmax, else replace by it; the bonus is argmax z."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rapid_jax.verification import TAILS, retrieval_augmented_target, target_distribution
+from rapid_jax.verification import TAIL_RULES, retrieval_augmented_target, target_distribution
 
 P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.7, 0.1])
 
@@ -42,7 +42,7 @@ def random_case(seed, vocab=12):
     return z.astype(np.float32), q.astype(np.float32)
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("eta", [0.0, 1.0, 5.0, 10.0, 20.0])
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0])
 def test_both_tails_follow_the_published_rules(tail, eta, temperature):
@@ -73,11 +73,11 @@ def test_augmented_tail_is_renormalised():
 
 def test_the_two_tails_differ():
     """If the tail option did nothing, two published variants could not be told apart."""
-    teacher, augmented = (retrieval_augmented_target(np.log(P), Q, eta=5, tail=tail)[1] for tail in TAILS)
+    teacher, augmented = (retrieval_augmented_target(np.log(P), Q, eta=5, tail=tail)[1] for tail in TAIL_RULES)
     assert np.abs(teacher - augmented).max() > 0.1
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
 @pytest.mark.parametrize("array", [False, True])
 def test_eta_zero_is_the_target_bit_for_bit(tail, temperature, array):
@@ -108,7 +108,7 @@ def test_vmap_over_rows_is_the_batched_call():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_masked_tokens_stay_impossible(tail, temperature):
     """Top-k of the target must hold even where the drafter insists on a token outside of it."""
@@ -129,7 +129,7 @@ def test_temperature_divides_before_mixing():
     np.testing.assert_allclose(direct, warped, atol=1e-6)
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 @pytest.mark.parametrize("eta", [0.0, 2.0, 10.0, 30.0])
 def test_greedy_point_masses(tail, eta):
     """Greedy decoding takes the argmax under the tail rule, with p and q of temperature 1."""
@@ -150,7 +150,7 @@ def test_greedy_augmented_tail_can_win_the_argmax():
     assert int(p_hat.argmax()) == 0
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("tail", TAIL_RULES)
 def test_greedy_near_ties_of_the_target_are_kept(tail):
     """Two logits one rounding step apart must not merge on the way to the argmax when eta is 0."""
     z = np.full((1, 1000), 19.0, np.float32)
@@ -176,7 +176,7 @@ def test_target_distribution_is_the_first_result():
     masked=hnp.arrays(np.bool_, (2, 6)),
     eta=st.floats(0, 100),
     temperature=st.sampled_from([0, 0.1, 1.0]),
-    tail=st.sampled_from(TAILS),
+    tail=st.sampled_from(TAIL_RULES),
     alpha=st.sampled_from([0.0, 0.1, 1.0]),
 )
 def test_always_a_distribution(z, weights, masked, eta, temperature, tail, alpha):

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from models.cache import ContextCache
-from rapid_jax.answer import Answer
 from rapid_jax.decoding.prefill import Progress
+from rapid_jax.engine.answer import Answer
+from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument
+from rapid_jax.engine.reading import read_context
 from rapid_jax.hierarchy.memory import Remembered
-from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument
-from rapid_jax.reading import read_context
 from rapid_jax.retrieval import IndexedDocument, Passage
 
 if TYPE_CHECKING:
-    from rapid_jax.engine import Engine
-    from rapid_jax.run import Run
+    from rapid_jax.engine.engine import Engine
+    from rapid_jax.engine.run import Run
 
 
 class Document:

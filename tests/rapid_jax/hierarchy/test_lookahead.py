@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rapid_jax.hierarchy.window import completed, extra_tokens, seed_grid, window_layout
+from rapid_jax.hierarchy.lookahead import completed, extra_tokens, seed_grid, window_layout
 
 
 def test_the_published_size():

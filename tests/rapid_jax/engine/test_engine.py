@@ -11,8 +11,8 @@ import pytest
 
 from rapid_jax.config import RetrievalConfig, SamplingConfig
 from rapid_jax.decoding.apart import verify_draft
-from rapid_jax.engine import Engine
-from rapid_jax.prompt import Prompt
+from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.prompt import Prompt
 
 
 @pytest.fixture(scope="module")

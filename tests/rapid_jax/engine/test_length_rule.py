@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from rapid_jax import length_rule
 from rapid_jax.config import SpeculationConfig
+from rapid_jax.engine import length_rule
 from rapid_jax.planning.cost import StepSeconds
 
 

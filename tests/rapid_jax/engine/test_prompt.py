@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from models.tokenizer import Tokenizer
-from rapid_jax.prompt import Prompt, tokenize_document
+from rapid_jax.engine.prompt import Prompt, tokenize_document
 from rapid_jax.retrieval import Passage
 
 TEMPLATE = "Read this.\n{document}\n\nQ: {question}\nA:"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rapid_jax.hierarchy.config import HierarchyConfig
-from rapid_jax.methods import METHODS, get_method
+from rapid_jax.config.hierarchy import HierarchyConfig
+from rapid_jax.config.methods import METHODS, get_method
 
 
 def test_the_methods():

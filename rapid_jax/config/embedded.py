@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rapid_jax.hierarchy.config import HierarchyConfig
+from rapid_jax.config.hierarchy import HierarchyConfig
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# An installed package holds the files itself; in a checkout they lie beside it.
+ASSETS = next((d for d in (_PACKAGE / "assets", _PACKAGE.parent / "assets") if d.is_dir()), _PACKAGE / "assets")
 MODEL = ASSETS / "archivist"
 DOCUMENT = ASSETS / "archive" / "document.txt"
 QUESTIONS = ASSETS / "archive" / "questions.jsonl"

@@ -12,11 +12,12 @@ from typing import Any
 from models import hosts
 from models.tokenizer import Tokenizer
 from rapid_jax import __version__
+from rapid_jax.database_building.manifest import write_manifest
+from rapid_jax.database_building.ngrams import count_ngrams, make_table, save_table
+from rapid_jax.database_building.suffix_arrays import remove_shards, write_shards
 from rapid_jax.databases.limits import KEPT, NGRAM, SHARD_TOKENS
-from rapid_jax.databases.manifest import FILE, Manifest, write_manifest
-from rapid_jax.databases.ngram_table import count_ngrams, make_table, save_table
-from rapid_jax.databases.shards import remove_shards, write_shards
-from rapid_jax.engine import Engine
+from rapid_jax.databases.manifest import FILE, Manifest
+from rapid_jax.engine.engine import Engine
 from rapid_jax.evaluation.runner import Plan, run
 from rapid_jax.evaluation.store import open_store, read_results
 

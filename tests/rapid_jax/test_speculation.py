@@ -2,7 +2,7 @@
 
 import pytest
 
-from rapid_jax.benchmarking.crossing import crossing_point, describe_crossing
+from rapid_jax.speculation import crossing_point, describe_crossing
 
 
 @pytest.mark.parametrize(

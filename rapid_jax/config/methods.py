@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rapid_jax.hierarchy.config import HierarchyConfig
+from rapid_jax.config.hierarchy import HierarchyConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rapid_jax.databases.prompts import Prompts
+from rapid_jax.database_building.prompts import Prompts
 
 TEMPLATE = "{document}\n\n{question}"
 

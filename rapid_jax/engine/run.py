@@ -12,26 +12,26 @@ import jax
 import numpy as np
 
 from models.cache import ContextCache, TailCache
-from rapid_jax.answer import Acceptance, Answer, Seconds
 from rapid_jax.config import SamplingConfig, SpeculationConfig
+from rapid_jax.config.methods import Method
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.state import DecodeState, Report
 from rapid_jax.decoding.step import StepSpec
 from rapid_jax.drafting.setup import Drafting, Reading, check_options, draft_length, read_window, set_up
+from rapid_jax.engine.answer import Acceptance, Answer, Seconds
+from rapid_jax.engine.length_rule import Decision, decide
+from rapid_jax.engine.reading import read_context, read_questions
+from rapid_jax.engine.text import TextRow
 from rapid_jax.hierarchy.memory import Memory, Remembered
 from rapid_jax.hierarchy.setup import make_hierarchy
-from rapid_jax.length_rule import Decision, decide
-from rapid_jax.methods import Method
 from rapid_jax.planning.cost import GAMMAS
-from rapid_jax.reading import read_context, read_questions
 from rapid_jax.retrieval import RetrievedContext
-from rapid_jax.text import TextRow
 from rapid_jax.timing import timed
 
 if TYPE_CHECKING:
-    from rapid_jax.document import Document
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.document import Document
+    from rapid_jax.engine.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,19 +19,18 @@ import models
 from models import checkpoint, hub, sharding
 from models.language_model import LanguageModel
 from models.tokenizer import load_tokenizer, same_vocabulary
-from rapid_jax import assets
-from rapid_jax.answer import Answer
-from rapid_jax.config import EngineConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.config import EngineConfig, SamplingConfig, SpeculationConfig, embedded
+from rapid_jax.config.methods import Method, get_method
 from rapid_jax.decoding.prefill import Progress
 from rapid_jax.decoding.programs import Programs
-from rapid_jax.document import Document, Stream
+from rapid_jax.engine.answer import Answer
+from rapid_jax.engine.document import Document, Stream
+from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
+from rapid_jax.engine.reading import ReadContext
+from rapid_jax.engine.run import Run
 from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy
-from rapid_jax.methods import Method, get_method
 from rapid_jax.planning.cost import StepSeconds
-from rapid_jax.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
-from rapid_jax.reading import ReadContext
 from rapid_jax.retrieval import Retriever, make_embedder
-from rapid_jax.run import Run
 
 __all__ = ["Document", "Engine", "Stream", "apply_overrides", "check_checkpoints"]
 
@@ -95,7 +94,7 @@ class Engine:
         )
         start = time.perf_counter()
         mesh = sharding.mesh_of(config.mesh)
-        paths = [config.target or assets.model_path(), config.drafter or config.target or assets.model_path()]
+        paths = [config.target or embedded.model_path(), config.drafter or config.target or embedded.model_path()]
         check_checkpoints(paths if paths[0] != paths[1] else paths[:1], config)
         model = models.load(
             paths[0],
@@ -139,7 +138,7 @@ class Engine:
         """The n-gram databases that are only read; each is opened when a method first asks it."""
         config = self.config.hierarchy
         if not self.config.target:
-            config = assets.with_databases(config)
+            config = embedded.with_databases(config)
         return StaticDatabases(config, self.target, self.mesh)
 
     def require(self, methods: Sequence[Method]) -> None:

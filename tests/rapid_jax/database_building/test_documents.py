@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rapid_jax.databases.documents import FIRST_SEED, archive_documents, read_documents, read_text
+from rapid_jax.database_building.documents import FIRST_SEED, archive_documents, read_documents, read_text
 from rapid_jax.evaluation.archive import make_archive
 
 

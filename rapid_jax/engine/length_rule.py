@@ -9,13 +9,13 @@ from absl import logging
 
 from models.cache import ContextCache
 from rapid_jax.config import SpeculationConfig
+from rapid_jax.config.methods import Method
 from rapid_jax.decoding.buckets import context_bucket
-from rapid_jax.methods import Method
+from rapid_jax.engine.step_costs import measure_step_seconds
 from rapid_jax.planning.cost import StepSeconds, choose_gamma, speed_up
-from rapid_jax.planning.step_costs import measure_step_seconds
 
 if TYPE_CHECKING:
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,13 @@ import pytest
 from models import ModelConfig, init_params
 from models.decoder import Decoder
 from models.sharding import make_mesh
+from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import context_chunk, next_positions, prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.step import StepSpec, step
 from rapid_jax.drafting import LanguageModelDrafter, MagicDecDrafter, NullDrafter
 from rapid_jax.drafting.magicdec import take_window
-from rapid_jax.hierarchy.config import HierarchyConfig
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.memory import Hierarchy
 from rapid_jax.hierarchy.setup import make_memory

@@ -3,7 +3,7 @@
 import pytest
 
 from models.tokenizer import Tokenizer
-from rapid_jax.text import TextRow
+from rapid_jax.engine.text import TextRow
 
 EOS = 2
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from rapid_jax.benchmarking.random_weights import random_engine
-from rapid_jax.engine import Engine
+from rapid_jax.engine.engine import Engine
 
 
 def loaded(engine_config, engine, **changes):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rapid_jax.databases.documents import read_text
+from rapid_jax.database_building.documents import read_text
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.benchmarks.files import SUFFIXES, Record, fingerprint, read_records
 from rapid_jax.evaluation.benchmarks.turns import next_turn

@@ -13,7 +13,7 @@ from rapid_jax.decoding.prefill import Progress, prefill_context, prefill_tail
 from rapid_jax.timing import timed
 
 if TYPE_CHECKING:
-    from rapid_jax.engine import Engine
+    from rapid_jax.engine.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)

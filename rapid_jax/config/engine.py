@@ -1,0 +1,129 @@
+"""EngineConfig: everything that a run is made of, as frozen dataclasses that check themselves when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rapid_jax.config.checks import is_integer, require
+from rapid_jax.config.hierarchy import HierarchyConfig
+from rapid_jax.config.retrieval import RetrievalConfig
+from rapid_jax.config.sampling import SamplingConfig
+from rapid_jax.config.speculation import SpeculationConfig
+
+TRUNCATIONS = ("middle", "error")
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """Everything that a run is made of, apart from the document and the questions.
+
+    configs/*.py hold these fields as ConfigDicts; `from_mapping` reads them back.
+
+    Attributes:
+      target: directory or hub name of the long-context model; "" is the embedded model.
+      drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
+      dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
+      weights: "int8" rounds the target's matrices at load, with a scale for each output channel (models.quantize), all
+        but its embedding; "" keeps them in dtype.
+      drafter_weights: the same of the drafter; "" is as the target. With "int8" alone, self-speculation drafts with an
+        int8 copy of the target.
+      kv: "int8" rounds what has been read, the document and the passages alike, once their prefill is done, with a
+        scale for each head and token; questions and answers stay in dtype.
+      mesh: devices along (data, context, model).
+      drafter_mesh: the same of devices that the drafter has for itself, behind the target's; () shares the target's.
+      attention: backend of the attention kernels, a name in models.attention.api.BACKENDS; "" picks by device.
+      prefill_chunk: tokens in one forward of a prefill.
+      burst_steps: decoding steps between two reads by the host.
+      max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
+      truncation: what happens to a longer document, "middle" (its middle is left out, and said) or "error".
+      prompt: user message, with {document} before {question}.
+      retrieval, speculation, hierarchy, sampling: see there.
+    """
+
+    target: str = ""
+    drafter: str = ""
+    dtype: str = ""
+    weights: str = ""
+    drafter_weights: str = ""
+    kv: str = ""
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    drafter_mesh: tuple[int, ...] = ()
+    attention: str = ""
+    prefill_chunk: int = 1024
+    burst_steps: int = 8
+    max_context_tokens: int = 0
+    truncation: str = "middle"
+    prompt: str = "{document}\n\n{question}"
+    retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
+    speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
+    hierarchy: HierarchyConfig = dataclasses.field(default_factory=HierarchyConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("target", "drafter", "attention", "prompt"):
+            value = getattr(self, name)
+            require(isinstance(value, str), f"{name} must be a string, got {value!r}")
+        require(
+            self.dtype in ("", "bfloat16", "float32"),
+            f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
+        )
+        for name in ("weights", "drafter_weights", "kv"):
+            value = getattr(self, name)
+            require(value in ("", "int8"), f"{name} must be int8 (or empty), got {value!r}")
+        for name, mesh in (("mesh", self.mesh), ("drafter_mesh", self.drafter_mesh or (1, 1, 1))):
+            require(
+                isinstance(mesh, tuple) and len(mesh) == 3 and all(is_integer(n) and n >= 1 for n in mesh),
+                f"{name} must be three positive numbers (data, context, model), got {mesh!r}",
+            )
+        chunk = self.prefill_chunk
+        require(
+            is_integer(chunk) and chunk >= 32 and chunk & (chunk - 1) == 0,
+            f"prefill_chunk must be a power of two of at least 32 tokens, got {chunk}",
+        )
+        require(
+            is_integer(self.burst_steps) and self.burst_steps >= 1,
+            f"burst_steps must be at least 1, got {self.burst_steps}",
+        )
+        require(
+            is_integer(self.max_context_tokens) and self.max_context_tokens >= 0,
+            f"max_context_tokens must be 0 (the model's limit) or positive, got {self.max_context_tokens}",
+        )
+        require(
+            self.truncation in TRUNCATIONS,
+            f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}",
+        )
+        document, question = self.prompt.find("{document}"), self.prompt.find("{question}")
+        require(
+            0 <= document < question and self.prompt.count("{document}") == 1 and self.prompt.count("{question}") == 1,
+            f"prompt must hold {{document}} once, then {{question}} once, got {self.prompt!r}",
+        )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> EngineConfig:
+        """Makes a config of nested mappings of field values; absent fields keep their defaults.
+
+        Raises:
+          ValueError: an unknown field or a bad value.
+        """
+        nested = {
+            "retrieval": RetrievalConfig,
+            "speculation": SpeculationConfig,
+            "hierarchy": HierarchyConfig,
+            "sampling": SamplingConfig,
+        }
+        fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in nested.items()}
+        return _make(cls, {**values, **fields}, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of all field values; `from_mapping` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    require(isinstance(values, Mapping), f"{prefix.rstrip('.')} must hold fields of its own, got {values!r}")
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in values:
+        require(name in known, f"unknown config field {prefix}{name}; known: {', '.join(prefix + k for k in known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

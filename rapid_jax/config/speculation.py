@@ -1,0 +1,82 @@
+"""Settings of drafting and verification, checked without JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rapid_jax.config.checks import is_integer, is_number, require
+
+TAIL_RULES = ("teacher", "augmented")  # see verification.target_mixing
+RESIDUALS = ("rapid", "exact")  # see verification.chain
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculationConfig:
+    """How drafts are made and verified (RAPID, arXiv 2502.20330, section 3).
+
+    Attributes:
+      gamma: tokens drafted in a step.
+      eta: transfer strength of the drafter's knowledge; 0 is plain speculative decoding, which is lossless. The paper
+        uses 5-20 for a drafter of the target's size and 40-50 for a larger one.
+      tail: tokens that receive no transfer, "teacher" or "augmented" (see verification.target_mixing).
+      residual: what replaces a rejected token, "rapid" or "exact" (see verification.chain).
+      alpha: a token is in the tail below alpha times the largest probability.
+      early_stop: a row ends its draft where the next tokens would hardly be accepted (AdaEDL, see
+        drafting.early_stop); gamma is then the most that is drafted.
+      stop_threshold: of early_stop, lower bound of the acceptance below which the first drafts end, in [0, 1]; it then
+        follows each row's acceptance, by 0.001 a step.
+      first_candidates: tokens drafted without replacement for a draft's first position: the chain's own, and others
+        that are tried where it is rejected (multi-candidate speculative decoding, see verification.multi_candidate).
+        More than 1 need residual "exact", unless eta is 0.
+      sinks, window: tokens of its own cache that the target drafts from in "magicdec", the first ones and the last
+        ones (see drafting.magicdec).
+      length_rule: nothing is drafted where the measured costs of a step say that drafts would lose, and that is said
+        (see rapid_jax.engine.length_rule); of methods whose drafts are a model's.
+      choose_gamma: gamma is the draft length in 1..16 that is fastest by the same costs.
+      expected_acceptance: of each drafted token, for both, until the Engine has seen an answer of the method.
+    """
+
+    gamma: int = 10
+    eta: float = 10.0
+    tail: str = "teacher"
+    residual: str = "rapid"
+    alpha: float = 0.1
+    early_stop: bool = False
+    stop_threshold: float = 0.4
+    first_candidates: int = 1
+    sinks: int = 4
+    window: int = 4096
+    length_rule: bool = False
+    choose_gamma: bool = False
+    expected_acceptance: float = 0.8
+
+    def __post_init__(self) -> None:
+        require(is_integer(self.gamma) and self.gamma >= 1, f"gamma must be at least 1 token, got {self.gamma}")
+        require(is_number(self.eta) and self.eta >= 0, f"eta must be a number of at least 0, got {self.eta}")
+        require(self.tail in TAIL_RULES, f"tail must be one of {', '.join(TAIL_RULES)}, got {self.tail!r}")
+        require(self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
+        require(is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
+        for name in ("early_stop", "length_rule", "choose_gamma"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f"{name} must be True or False, got {value!r}")
+        require(
+            is_number(self.expected_acceptance) and 0 <= self.expected_acceptance <= 1,
+            f"expected_acceptance must be in [0, 1], got {self.expected_acceptance}",
+        )
+        require(
+            is_number(self.stop_threshold) and 0 <= self.stop_threshold <= 1,
+            f"stop_threshold must be in [0, 1], got {self.stop_threshold}",
+        )
+        require(
+            is_integer(self.first_candidates) and self.first_candidates >= 1,
+            f"first_candidates must be at least 1 token, got {self.first_candidates}",
+        )
+        require(is_integer(self.sinks) and self.sinks >= 1, f"sinks must be at least 1 token, got {self.sinks}")
+        require(
+            is_integer(self.window) and self.window > self.gamma,
+            f"window must be more tokens than a draft's {self.gamma}, got {self.window}",
+        )
+        require(
+            self.first_candidates == 1 or self.residual == "exact" or self.eta == 0,
+            f"first_candidates {self.first_candidates} needs residual exact (or eta 0), got residual {self.residual}",
+        )
