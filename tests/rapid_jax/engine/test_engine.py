@@ -21,7 +21,7 @@ def reconfigured(engine):
 
     def make(**changes):
         other = Engine(dataclasses.replace(engine.config, **changes), engine.target, engine.drafter, None, 0.0)
-        other.programs = engine.programs
+        other.programs = engine.session.programs
         return other
 
     return make
@@ -103,14 +103,14 @@ def test_a_document_is_prefilled_once_for_all_questions(engine, document_text, q
 def test_methods_with_the_same_passages_read_them_once(engine, document, questions):
     """Comparing rag, sd and rapid would otherwise spend most of its time on one and the same prefill."""
     first = document.ask(questions[0], "rag")
-    (kept,) = engine.passages_read.values()
+    (kept,) = engine.session.passages.values()
     again = document.ask(questions[0], "rag")
-    assert next(iter(engine.passages_read.values())).cache is kept.cache
+    assert next(iter(engine.session.passages.values())).cache is kept.cache
     assert again.token_ids == first.token_ids and again.seconds.prefill >= kept.seconds > 0
     document.ask(questions[0], "rapid")
-    assert next(iter(engine.passages_read.values())).cache is kept.cache
+    assert next(iter(engine.session.passages.values())).cache is kept.cache
     document.ask(questions[1], "rapid")
-    (other,) = engine.passages_read.values()
+    (other,) = engine.session.passages.values()
     assert other.cache is not kept.cache, "other passages must be read"
 
 
@@ -118,9 +118,9 @@ def test_a_second_question_of_the_same_bucket_compiles_nothing(engine, document,
     """Compiling takes seconds to minutes on a TPU; nothing at all may be compiled, inside the programs or beside them."""
     for method in ("lc", "rag", "sd", "rapid", "magicdec"):
         document.ask(questions[0], method)
-        programs, events = len(engine.programs.compiled), len(compilations)
+        programs, events = len(engine.session.programs.compiled), len(compilations)
         answer = document.ask(questions[1], method, eta=3.0)
-        assert (len(engine.programs.compiled), len(compilations)) == (programs, events), method
+        assert (len(engine.session.programs.compiled), len(compilations)) == (programs, events), method
         assert answer.seconds.compile == 0.0
     assert jax.jit(lambda x: x + len(compilations))(1) and len(compilations) > events, "the counter must count"
 
@@ -183,7 +183,7 @@ def test_a_stop_id_ends_the_answer(engine_config, engine, tiny_checkpoint, docum
     directory = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, stop]}))
     other = Engine.load(str(directory), config=engine_config)
-    other.programs = engine.programs
+    other.programs = engine.session.programs
     answer = other.read(document_text).ask(questions[0], "sd")
     assert answer.finish_reason == "stop"
     assert answer.token_ids == tokens[: tokens.index(stop) + 1]
@@ -209,7 +209,7 @@ def test_upward_speculation_with_a_larger_drafter(
     """Another width, depth and vocabulary padding: greedy drafts are still verified to lc's tokens."""
     drafter = make_tiny_checkpoint(seed=7, width=64, num_layers=3, vocab_size=272)
     upward = Engine.load(drafter=str(drafter), config=engine_config)
-    upward.programs = engine.programs
+    upward.programs = engine.session.programs
     assert upward.drafter.config.width == 64
     answer = upward.read(document_text).ask(questions[0], "sd")
     assert_same_tokens(answer, plain[0])

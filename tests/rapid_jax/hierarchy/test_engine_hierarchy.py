@@ -12,7 +12,7 @@ from rapid_jax.engine.engine import Engine
 def reconfigured(engine, hierarchy):
     """The engine with other databases, sharing its weights and programs."""
     other = Engine(dataclasses.replace(engine.config, hierarchy=hierarchy), engine.target, engine.drafter, None, 0.0)
-    other.programs = engine.programs
+    other.programs = engine.session.programs
     return other
 
 
