@@ -11,7 +11,7 @@ from rapid_jax.config import Method, SpeculationConfig
 from rapid_jax.decoding.buckets import context_bucket
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.session import Session
-from rapid_jax.engine.session.step_costs import measure_step_seconds
+from rapid_jax.engine.step_costs import measure_step_seconds
 from rapid_jax.speculation import StepSeconds, choose_gamma, speed_up
 
 

@@ -20,8 +20,8 @@ def reconfigured(engine):
     """The engine with other settings, sharing its weights and programs."""
 
     def make(**changes):
-        other = Engine(dataclasses.replace(engine.config, **changes), engine.target, engine.drafter, None, 0.0)
-        other.programs = engine.session.programs
+        other = Engine(dataclasses.replace(engine.session, config=dataclasses.replace(engine.config, **changes)))
+        other.session.programs = engine.session.programs
         return other
 
     return make
@@ -183,7 +183,7 @@ def test_a_stop_id_ends_the_answer(engine_config, engine, tiny_checkpoint, docum
     directory = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, stop]}))
     other = Engine.load(str(directory), config=engine_config)
-    other.programs = engine.session.programs
+    other.session.programs = engine.session.programs
     answer = other.read(document_text).ask(questions[0], "sd")
     assert answer.finish_reason == "stop"
     assert answer.token_ids == tokens[: tokens.index(stop) + 1]
@@ -209,7 +209,7 @@ def test_upward_speculation_with_a_larger_drafter(
     """Another width, depth and vocabulary padding: greedy drafts are still verified to lc's tokens."""
     drafter = make_tiny_checkpoint(seed=7, width=64, num_layers=3, vocab_size=272)
     upward = Engine.load(drafter=str(drafter), config=engine_config)
-    upward.programs = engine.session.programs
+    upward.session.programs = engine.session.programs
     assert upward.drafter.config.width == 64
     answer = upward.read(document_text).ask(questions[0], "sd")
     assert_same_tokens(answer, plain[0])
@@ -440,7 +440,7 @@ def test_a_drafter_on_devices_of_its_own(engine_config, document_text, engine, d
     four = apart.ask_many(there, questions, "rapid", max_new_tokens=7)
     expected = engine.ask_many(document, questions, "rapid", max_new_tokens=7)
     assert [answer.token_ids for answer in four] == [answer.token_ids for answer in expected]
-    batches = {key[3][-1][0][0] for key in apart.programs.compiled if key[0] is verify_draft}
+    batches = {key[3][-1][0][0] for key in apart.session.programs.compiled if key[0] is verify_draft}
     assert batches == ({1, 2} if mesh == (1, 1, 1) else {2}), "halves of the batch are decoded in turn"
     assert apart.ask_many(there, questions[:2], "hd")[0].token_ids == document.ask(questions[0], "hd").token_ids
 
