@@ -52,7 +52,8 @@ class RopeConfig:
       truncate: whether "yarn" rounds its band to whole dimensions.
 
     Raises:
-      ValueError: an unknown kind, a number out of its range of ROPE_RANGES, or a band whose ends are the wrong way round.
+      ValueError: an unknown kind, a number out of its range (ROPE_RANGES), or a band whose upper end is not above its
+        lower end.
     """
 
     kind: str = "default"
@@ -150,9 +151,8 @@ class ModelConfig:
             for value in ids:
                 integer(value, name, MOST_ID, least=0)
         if self.num_parameters > MOST_PARAMETERS:
-            raise ValueError(
-                f"a model of these sizes has {self.num_parameters:.1e} parameters; at most {MOST_PARAMETERS:.0e} are read"
-            )
+            found, most = f"{self.num_parameters:.1e}", f"{MOST_PARAMETERS:.0e}"
+            raise ValueError(f"a model of these sizes has {found} parameters; at most {most} are supported")
 
     @property
     def num_parameters(self) -> int:

@@ -65,10 +65,8 @@ def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("quantization_config"):
         raise ValueError("config.json: quantization_config is set; give a checkpoint with plain floating-point weights")
     _refuse_sliding_window(config)
-    optional = ("num_key_value_heads", "head_dim")
-    sizes = {
-        _SIZES[name]: size(config, name) for name in _SIZES if name not in optional or config.get(name) is not None
-    }
+    absent = [name for name in ("num_key_value_heads", "head_dim") if config.get(name) is None]
+    sizes = {ours: size(config, name) for name, ours in _SIZES.items() if name not in absent}
     width, num_heads = sizes["width"], sizes["num_heads"]
     num_kv_heads = sizes.setdefault("num_kv_heads", num_heads)
     if num_heads % num_kv_heads:
@@ -77,7 +75,7 @@ def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if "head_dim" not in sizes and width % num_heads:
         raise ValueError(
-            f"config.json: num_attention_heads {num_heads} does not divide hidden_size {width}, and head_dim is not given"
+            f"config.json: num_attention_heads {num_heads} does not divide hidden_size {width}; give head_dim"
         )
     head_dim = sizes.setdefault("head_dim", width // num_heads)
     if head_dim % 2:
@@ -155,15 +153,15 @@ def context_length(config: Mapping[str, Any]) -> int:
 
     - "default" and "llama3": max_position_embeddings. LLaMA-3.1 declares 131,072, which is stretched already; its
       original_max_position_embeddings of 8,192 only places the band of frequencies.
-    - "yarn" and "linear" with original_max_position_embeddings: that times factor, or max_position_embeddings where it is
-      larger. Qwen2.5's 32,768 x 4 and Qwen3's 40,960 with an original 32,768 x 4 both give 131,072, and a checkpoint that
-      declares 131,072 beside them keeps it.
-    - "yarn" and "linear" without it: max_position_embeddings times factor, since transformers takes the declared length
-      for the original one, and vLLM multiplies it as well. Where max_position_embeddings is stretched already, config.json
-      must say so by giving original_max_position_embeddings.
+    - "yarn" and "linear" with original_max_position_embeddings: the original length times factor, or
+      max_position_embeddings where it is larger. Qwen2.5's 32,768 x 4 and Qwen3's 40,960 with an original 32,768 x 4 both
+      give 131,072, and a checkpoint that declares 131,072 beside them keeps it.
+    - "yarn" and "linear" without it: max_position_embeddings times factor. transformers takes the declared length for the
+      original one, and vLLM multiplies it as well. Where max_position_embeddings is stretched already, config.json must
+      say so by giving original_max_position_embeddings.
 
     Raises:
-      ValueError: as `rope_from_hf`, or a stretched length beyond 2**24 tokens, whose positions float32 cannot tell apart.
+      ValueError: as `rope_from_hf`, or more than 2**24 tokens, whose positions float32 cannot tell apart.
     """
     declared, rope, settings = size(config, "max_position_embeddings"), rope_from_hf(config), _rope_settings(config)
     if rope.kind in ("default", "llama3"):
@@ -191,7 +189,9 @@ def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name in ("rope_parameters", "rope_scaling"):
         for key, value in _rope_table(config, name).items():
-            unset = key not in merged or (key == "rope_type" and merged[key] == "default")
+            if value is None and key in merged:
+                continue
+            unset = merged.get(key) is None or (key == "rope_type" and merged[key] == "default")
             if not unset and merged[key] != value:
                 raise ValueError(
                     f"config.json: rope_parameters and rope_scaling contradict each other: "
@@ -229,9 +229,8 @@ def _rope_table(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     settings = {key: value for key, value in table.items() if key not in ("type", "rope_type")}
     kinds = [table[key] for key in ("rope_type", "type") if table.get(key) is not None]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
-        raise ValueError(
-            f"config.json: {name} names two types, {shown(kinds[0])} and {shown(kinds[1])}; give one of them"
-        )
+        first, second = shown(kinds[0]), shown(kinds[1])
+        raise ValueError(f"config.json: {name} names two rope types, {first} and {second}; give one of them")
     return {"rope_type": kinds[0], **settings} if kinds else settings
 
 
@@ -270,8 +269,8 @@ def decoder_to_hf(config: ModelConfig) -> dict[str, Any]:
 def _positions_to_hf(config: ModelConfig) -> dict[str, Any]:
     """max_position_embeddings and rope_scaling, from which `context_length` finds config.max_position again.
 
-    A linear stretch is written as transformers and vLLM read it, with the length before the stretch. Where factor does not
-    divide the context length, original_max_position_embeddings says that the declared length is the stretched one.
+    A linear stretch is written as transformers and vLLM read it, with the length before the stretch. Where factor does
+    not divide the context length, original_max_position_embeddings says that the declared length is stretched already.
     """
     rope, length = config.rope, config.max_position
     if rope.kind == "default":
@@ -283,8 +282,9 @@ def _positions_to_hf(config: ModelConfig) -> dict[str, Any]:
             return {"max_position_embeddings": original, "rope_scaling": settings}
         return {"max_position_embeddings": length, "rope_scaling": {**settings, _ORIGINAL: original}}
     settings[_ORIGINAL] = rope.original_max_position
-    names = ("low_freq_factor", "high_freq_factor")
-    if rope.kind == "yarn":
+    if rope.kind == "llama3":
+        settings |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
+    else:
         names = ("beta_fast", "beta_slow", "attention_factor", "truncate")
-    settings |= {name: getattr(rope, name) for name in names}
+        settings |= {name: getattr(rope, name) for name in names}
     return {"max_position_embeddings": length, "rope_scaling": settings}
