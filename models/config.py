@@ -151,8 +151,10 @@ class ModelConfig:
             for value in ids:
                 integer(value, name, MOST_ID, least=0)
         if self.num_parameters > MOST_PARAMETERS:
-            found, most = f"{self.num_parameters:.1e}", f"{MOST_PARAMETERS:.0e}"
-            raise ValueError(f"a model of these sizes has {found} parameters; at most {most} are supported")
+            raise ValueError(
+                f"a model of these sizes has {self.num_parameters:.1e} parameters; "
+                f"at most {MOST_PARAMETERS:.0e} are supported"
+            )
 
     @property
     def num_parameters(self) -> int:

@@ -99,7 +99,8 @@ def _refuse_sliding_window(config: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json: layer_types must be a list of names or null, got {shown(layer_types)}")
     windowed = [kind for kind in layer_types or () if kind != "full_attention"]
     if windowed:
-        raise ValueError(f"config.json: layer_types contains {windowed[0][:80]}; every layer must be full_attention")
+        name = shown(windowed[0]).strip("'")
+        raise ValueError(f"config.json: layer_types contains {name}; every layer must be full_attention")
     if config.get("use_sliding_window") is None or not flag(config, "use_sliding_window"):
         return
     if layer_types is None:
@@ -154,11 +155,11 @@ def context_length(config: Mapping[str, Any]) -> int:
     - "default" and "llama3": max_position_embeddings. LLaMA-3.1 declares 131,072, which is stretched already; its
       original_max_position_embeddings of 8,192 only places the band of frequencies.
     - "yarn" and "linear" with original_max_position_embeddings: the original length times factor, or
-      max_position_embeddings where it is larger. Qwen2.5's 32,768 x 4 and Qwen3's 40,960 with an original 32,768 x 4 both
-      give 131,072, and a checkpoint that declares 131,072 beside them keeps it.
-    - "yarn" and "linear" without it: max_position_embeddings times factor. transformers takes the declared length for the
-      original one, and vLLM multiplies it as well. Where max_position_embeddings is stretched already, config.json must
-      say so by giving original_max_position_embeddings.
+      max_position_embeddings where it is larger. Qwen2.5's 32,768 x 4 and Qwen3's 40,960 with an original 32,768 x 4
+      both give 131,072, and a checkpoint that declares 131,072 beside them keeps it.
+    - "yarn" and "linear" without it: max_position_embeddings times factor. transformers takes the declared length for
+      the original one, and vLLM multiplies it as well. Where max_position_embeddings is stretched already, config.json
+      must say so by giving original_max_position_embeddings.
 
     Raises:
       ValueError: as `rope_from_hf`, or more than 2**24 tokens, whose positions float32 cannot tell apart.
@@ -269,18 +270,18 @@ def decoder_to_hf(config: ModelConfig) -> dict[str, Any]:
 def _positions_to_hf(config: ModelConfig) -> dict[str, Any]:
     """max_position_embeddings and rope_scaling, from which `context_length` finds config.max_position again.
 
-    A linear stretch is written as transformers and vLLM read it, with the length before the stretch. Where factor does
-    not divide the context length, original_max_position_embeddings says that the declared length is stretched already.
+    A linear stretch is written as transformers and vLLM read it, with the length before the stretch. Where no
+    such length exists, original_max_position_embeddings says that the declared length is stretched already.
     """
     rope, length = config.rope, config.max_position
     if rope.kind == "default":
         return {"max_position_embeddings": length, "rope_scaling": None}
     settings: dict[str, Any] = {"rope_type": rope.kind, "factor": rope.factor}
     if rope.kind == "linear":
-        original = max(1, math.floor(length / rope.factor))
-        if _stretched(original, rope.factor) == length:
-            return {"max_position_embeddings": original, "rope_scaling": settings}
-        return {"max_position_embeddings": length, "rope_scaling": {**settings, _ORIGINAL: original}}
+        before = math.ceil(length / rope.factor - 1e-6)
+        if _stretched(before, rope.factor) == length:
+            return {"max_position_embeddings": before, "rope_scaling": settings}
+        return {"max_position_embeddings": length, "rope_scaling": {**settings, _ORIGINAL: max(1, before - 1)}}
     settings[_ORIGINAL] = rope.original_max_position
     if rope.kind == "llama3":
         settings |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
