@@ -25,6 +25,7 @@ _SIZES = (
 )
 _MOST_TYPES = 2**16
 _LEAST_TOKENS = 3  # of a text: two special tokens and one of its own
+_LONGEST_PATH = 256
 _MOST_TOKENS = 10**40  # transformers writes 10**30 where a tokenizer has no limit
 _POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
@@ -176,8 +177,9 @@ def _is_module(module: Any) -> bool:
     """Whether an entry of modules.json has a type and a path that stays inside the checkpoint."""
     if not isinstance(module, dict) or not all(isinstance(module.get(name), str) for name in ("type", "path")):
         return False
-    path = PurePosixPath(module["path"].replace("\\", "/"))
-    return module["path"].isprintable() and not path.is_absolute() and ".." not in path.parts
+    named = module["path"]
+    path = PurePosixPath(named.replace("\\", "/"))
+    return named.isprintable() and len(named) < _LONGEST_PATH and not path.is_absolute() and ".." not in path.parts
 
 
 def _read_pooling(file: Path) -> str:

@@ -270,8 +270,8 @@ def decoder_to_hf(config: ModelConfig) -> dict[str, Any]:
 def _positions_to_hf(config: ModelConfig) -> dict[str, Any]:
     """max_position_embeddings and rope_scaling, from which `context_length` finds config.max_position again.
 
-    A linear stretch is written as transformers and vLLM read it, with the length before the stretch. Where no
-    such length exists, original_max_position_embeddings says that the declared length is stretched already.
+    A linear stretch is written as transformers and vLLM read it, with the length before the stretch. Where no such
+    length exists, original_max_position_embeddings says that the declared length is stretched already.
     """
     rope, length = config.rope, config.max_position
     if rope.kind == "default":
