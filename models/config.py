@@ -74,7 +74,7 @@ class RopeConfig:
         for name, (least, most) in ROPE_RANGES.items():
             number(getattr(self, name), f"{where} {name}", least, most)
         if self.theta == 1:
-            raise ValueError(f"{where} theta must be above 1, got {self.theta}")
+            raise ValueError(f"{where} theta must be above 1 (rope_theta in config.json), got {self.theta}")
         stretches = self.kind in ("llama3", "yarn")
         integer(self.original_max_position, f"{where} original_max_position", MOST_POSITIONS, least=int(stretches))
         boolean(self.truncate, f"{where} truncate")

@@ -124,8 +124,6 @@ def rope_from_hf(config: Mapping[str, Any]) -> RopeConfig:
         return number(settings.get(name), f"config.json: {kind} rope: {name}", least, most)
 
     theta = value("rope_theta")
-    if theta == 1:
-        raise ValueError(f"config.json: {kind} rope: rope_theta must be above 1, got {theta}")
     if kind == "default":
         return RopeConfig(theta=theta)
     if kind == "linear":

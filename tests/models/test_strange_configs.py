@@ -158,7 +158,7 @@ def test_sizes_that_are_only_together_too_large():
         ({"layer_types": 2}, "layer_types must be a list of names or null, got 2"),
         ({"layer_types": [1, 2]}, "layer_types must be a list of names or null, got [1, 2]"),
         ({"use_sliding_window": "no"}, "use_sliding_window must be true or false, got 'no'"),
-        ({"rope_theta": 1}, "rope_theta must be above 1, got 1.0"),
+        ({"rope_theta": 1}, "theta must be above 1 (rope_theta in config.json), got 1.0"),
         ({"rope_theta": 0.5}, "rope_theta must lie between 1 and 1e+15, got 0.5"),
         ({"rope_theta": "10000"}, "rope_theta must be a positive number, got '10000'"),
         ({"rope_theta": 10**400}, "rope_theta must lie between 1 and 1e+15, got an integer of 1329 bits"),
@@ -224,6 +224,24 @@ def test_every_field_of_rope_made_in_python_is_checked(field):
         with pytest.raises(ValueError) as caught:
             dataclasses.replace(good, **{field: value})
         assert (field if field != "kind" else "rope type") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_kv_heads": 5}, "num_kv_heads 5 does not divide num_heads 32"),
+        ({"head_dim": 127}, "head_dim must be even for rotary positions, got 127"),
+        ({"eos_ids": (1, -1)}, "eos_ids must be an integer of at least 0, got -1"),
+        (
+            {"width": 2**17, "ffn_width": 2**20, "num_layers": 512},
+            "has 2.3e+14 parameters; at most 1e+13 are supported",
+        ),
+    ],
+)
+def test_fields_of_a_model_made_in_python_fit_together(change, message):
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(preset("llama31_8b"), **change)
+    assert message in str(caught.value)
 
 
 ENCODER = dict(
