@@ -131,7 +131,7 @@ class Engine:
     def retriever(self) -> Retriever:
         """Made when first needed, because a sentence encoder takes time to load."""
         retrieval = self.config.retrieval
-        return Retriever(self.target.tokenizer.hf, make_embedder(retrieval.embedder), retrieval)
+        return Retriever(self.target.tokenizer.hf, make_embedder(retrieval), retrieval)
 
     @functools.cached_property
     def static_databases(self) -> StaticDatabases:
