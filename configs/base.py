@@ -7,7 +7,7 @@ from ml_collections import config_dict
 
 from rapid_jax.config import EngineConfig
 
-_OPTIONAL = {"threshold": float, "max_chunks": int}
+_OPTIONAL = {"threshold": float, "max_chunks": int, "query_prompt": str, "passage_prompt": str}
 
 
 def make(**fields: Any) -> ml_collections.ConfigDict:

@@ -49,7 +49,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured runs of each method in a
 _RETRIEVED = flags.DEFINE_integer(
     "retrieved_tokens",
     None,
-    "Tokens that the drafter reads, in whole chunks, at most the document; the length rule's if not given.",
+    "Tokens that the drafter reads, in whole chunks, at most the document; if not given, as many as RAPID retrieves.",
     lower_bound=1,
 )
 _RANDOM = flags.DEFINE_bool("random_weights", False, "Random weights of the size that --preset names.")

@@ -76,12 +76,13 @@ def print_stream(stream: Stream) -> Answer:
 
 def print_passages(answers: Sequence[Answer]) -> None:
     """The passages that were retrieved, with their place in the document and their score."""
-    answer = next((a for a in answers if a.passages), None)
+    answer = next((a for a in answers if a.passages or a.below_threshold), None)
     if answer is None:
         print_line("\nNo passages: no method that was asked for retrieves.")
         return
     if answer.below_threshold:
-        print_line("\nNo passage reached the threshold; the best one was kept.")
+        kept = "the best one was kept" if answer.passages else "nothing was retrieved"
+        print_line(f"\nNo passage reached the threshold; {kept}.")
     for number, passage in enumerate(answer.passages, 1):
         place = f"passage {number}: characters {passage.start:,}-{passage.end:,}"
         print_line(f"\n{place}, {passage.num_tokens:,} tokens, score {passage.score:.3f}", style="bold")
@@ -170,14 +171,14 @@ def _speed_up(answer: Answer, baseline: Answer) -> str:
 
 
 _ROWS: dict[str, Callable[[Answer], str]] = {
+    "first token, s": lambda a: _number(a.seconds.first_token),
+    "all, s": lambda a: _number(a.seconds.to_dict()["total"]),
+    "decoding, s": lambda a: _number(a.seconds.decode),
+    "decoding, tokens/s": lambda a: _number(a.tokens_per_second, 1),
     "tokens": lambda a: f"{len(a.token_ids):,}",
     "finish": lambda a: a.finish_reason,
     "target context, tokens": lambda a: f"{a.target_tokens:,}",
     "drafter context, tokens": lambda a: f"{a.drafter_tokens:,}" if a.drafter_tokens else "-",
-    "retrieval s": lambda a: _number(a.seconds.retrieval),
-    "prefill s": lambda a: _number(a.seconds.prefill),
-    "decode s": lambda a: _number(a.seconds.decode),
-    "tokens/s": lambda a: _number(a.tokens_per_second, 1),
     "tokens/step": lambda a: _number(a.acceptance.to_dict()["tokens_per_step"]),
     "acceptance, of tested": lambda a: _number(a.acceptance.to_dict()["kept_over_tested"]),
     "acceptance, of drafted": lambda a: _number(a.acceptance.to_dict()["kept_over_proposed"]),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from models.config import EPS_RANGE, MOST_PARAMETERS
-from models.fields import boolean, integer, number, shown
+from models.fields import integer, number, shown
 from models.hf import size
-from models.json_file import read_json, read_json_value
+from models.json_file import read_json
+from models.sentence_files import LEAST_TOKENS, read_sentence_settings
 
 _ROBERTA = ("xlm-roberta", "roberta")
 _MODEL_TYPES = ("bert", *_ROBERTA)
@@ -24,10 +25,7 @@ _SIZES = (
     "max_position_embeddings",
 )
 _MOST_TYPES = 2**16
-_LEAST_TOKENS = 3  # of a text: two special tokens and one of its own
-_LONGEST_PATH = 256
 _MOST_TOKENS = 10**40  # transformers writes 10**30 where a tokenizer has no limit
-_POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 
@@ -36,13 +34,17 @@ class EncoderConfig:
     """Architecture of an encoder, with the names of Hugging Face's config.json, and what becomes of its output.
 
     Attributes:
-        position_offset: position of the first token: 0, or pad_token_id + 1 for (XLM-)RoBERTa.
-        pooling: "cls", "mean" or "max" over the tokens of a text.
-        normalize: scale sentence vectors to unit norm.
-        max_seq_length: tokens of a text that are read, special tokens included.
-        lowercase: texts are lower-cased before the tokenizer sees them.
+      model_type: "bert", "roberta" or "xlm-roberta".
+      position_offset: position of the first token: 0, or pad_token_id + 1 for (XLM-)RoBERTa.
+      pooling: over the tokens of a text, names of `sentence_files.POOLINGS` joined with "+".
+      include_prompt: a prompt's tokens take part in the pooling.
+      normalize: scale sentence vectors to unit norm.
+      max_seq_length: tokens of one forward, special tokens and prompt included.
+      lowercase: texts are lower-cased before the tokenizer sees them.
+      query_prompt, passage_prompt: text before each question and before each passage; "" is none.
     """
 
+    model_type: str
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -55,9 +57,12 @@ class EncoderConfig:
     pad_token_id: int
     position_offset: int
     pooling: str
+    include_prompt: bool
     normalize: bool
     max_seq_length: int
     lowercase: bool
+    query_prompt: str
+    passage_prompt: str
 
     @classmethod
     def from_directory(cls, directory: Path) -> EncoderConfig:
@@ -66,10 +71,11 @@ class EncoderConfig:
         Without modules.json the pooling is the mean and vectors are scaled to unit norm.
 
         Raises:
-            FileNotFoundError: no config.json.
-            ValueError: an architecture, activation, pooling or module that is not known here.
+          FileNotFoundError: no config.json.
+          ValueError: an architecture, activation, pooling or module that is not known here.
         """
-        file = directory / "config.json"
+        sentence = read_sentence_settings(directory)
+        file = sentence.transformer / "config.json"
         hf = read_json(file)
         model_type = _known_model_type(hf, file)
         if hf.get("position_embedding_type", "absolute") != "absolute":
@@ -85,24 +91,28 @@ class EncoderConfig:
         integer(pad_token_id, f"{file}: pad_token_id", sizes["vocab_size"] - 1, least=0)
         position_offset = pad_token_id + 1 if roberta else 0
         positions = sizes["max_position_embeddings"] - position_offset
-        if positions < _LEAST_TOKENS:
+        if positions < LEAST_TOKENS:
             raise ValueError(
-                f"{file}: max_position_embeddings must be at least {position_offset + _LEAST_TOKENS}, "
+                f"{file}: max_position_embeddings must be at least {position_offset + LEAST_TOKENS}, "
                 f"got {sizes['max_position_embeddings']}"
             )
-        pooling, normalize = _read_modules(directory)
-        limit, lowercase = _read_text_settings(directory, positions)
+        tokenizer_limit = _tokenizer_limit(sentence.transformer / "tokenizer_config.json")
+        limit = sentence.max_seq_length or tokenizer_limit or positions
         return cls(
+            model_type=model_type,
             **sizes,
             type_vocab_size=integer(hf.get("type_vocab_size", 2), f"{file}: type_vocab_size", _MOST_TYPES),
             layer_norm_eps=number(hf.get("layer_norm_eps", 1e-12), f"{file}: layer_norm_eps", *EPS_RANGE),
             hidden_act=hidden_act,
             pad_token_id=pad_token_id,
             position_offset=position_offset,
-            pooling=pooling,
-            normalize=normalize,
-            max_seq_length=limit,
-            lowercase=lowercase,
+            pooling=sentence.pooling,
+            include_prompt=sentence.include_prompt,
+            normalize=sentence.normalize,
+            max_seq_length=int(min(limit, positions)),
+            lowercase=sentence.lowercase,
+            query_prompt=sentence.query_prompt,
+            passage_prompt=sentence.passage_prompt,
         )
 
 
@@ -136,60 +146,10 @@ def _sizes(hf: Mapping[str, Any], file: Path) -> dict[str, int]:
     return sizes
 
 
-def _read_text_settings(directory: Path, positions: int) -> tuple[int, bool]:
-    """Tokens of a text that are read, and whether texts are lower-cased; no file asks for more than `positions`."""
-    sentence_file, tokenizer_file = directory / "sentence_bert_config.json", directory / "tokenizer_config.json"
-    sentence, tokenizer = _read_optional(sentence_file), _read_optional(tokenizer_file)
-    limit = positions
-    for settings, name, file in (
-        (sentence, "max_seq_length", sentence_file),
-        (tokenizer, "model_max_length", tokenizer_file),
-    ):
-        given = settings.get(name)
-        if given is not None:
-            whole = int(given) if isinstance(given, float) and given.is_integer() else given  # 1e30 means "no limit"
-            limit = min(integer(whole, f"{file}: {name}", _MOST_TOKENS, least=_LEAST_TOKENS), positions)
-            break
-    return limit, boolean(sentence.get("do_lower_case", False), f"{sentence_file}: do_lower_case")
-
-
-def _read_modules(directory: Path) -> tuple[str, bool]:
-    """Pooling and normalisation of a sentence-transformers checkpoint; mean and True for a bare encoder."""
-    file = directory / "modules.json"
-    if not file.exists():
-        return "mean", True
-    modules = read_json_value(file)
-    if not isinstance(modules, list) or not all(_is_module(module) for module in modules):
-        raise ValueError(f"{file} is not a list of sentence-transformers modules, each with a type and a path")
-    pooling, normalize = "mean", False
-    for module in modules:
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            pooling = _read_pooling(directory / module["path"] / "config.json")
-        elif kind == "Normalize":
-            normalize = True
-        elif kind != "Transformer":
-            raise ValueError(f"{file}: unknown module {shown(kind)}; known are Transformer, Pooling, Normalize")
-    return pooling, normalize
-
-
-def _is_module(module: Any) -> bool:
-    """Whether an entry of modules.json has a type and a path that stays inside the checkpoint."""
-    if not isinstance(module, dict) or not all(isinstance(module.get(name), str) for name in ("type", "path")):
-        return False
-    named = module["path"]
-    path = PurePosixPath(named.replace("\\", "/"))
-    return named.isprintable() and len(named) < _LONGEST_PATH and not path.is_absolute() and ".." not in path.parts
-
-
-def _read_pooling(file: Path) -> str:
-    settings = read_json(file)
-    modes = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
-    pooling = settings.get("pooling_mode") or "+".join(_POOLINGS.get(mode, mode) for mode in modes)
-    if pooling not in _POOLINGS.values():
-        raise ValueError(f"{file}: unknown pooling {shown(pooling)}; known are {', '.join(_POOLINGS.values())}")
-    return pooling
-
-
-def _read_optional(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.exists() else {}
+def _tokenizer_limit(file: Path) -> int | None:
+    """Tokens of a text that the tokenizer allows; None where it does not say."""
+    given = (read_json(file) if file.exists() else {}).get("model_max_length")
+    if given is None:
+        return None
+    whole = int(given) if isinstance(given, float) and given.is_integer() else given  # 1e30 means "no limit"
+    return integer(whole, f"{file}: model_max_length", _MOST_TOKENS, least=LEAST_TOKENS)

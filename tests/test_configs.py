@@ -45,6 +45,9 @@ def test_every_field_can_be_overridden_on_the_command_line(name):
         "--config.sampling.stop=END",
         "--config.retrieval.threshold=0.25",
         "--config.retrieval.max_chunks=4",
+        "--config.retrieval.embedder=encoder:somewhere",
+        "--config.retrieval.query_prompt=query: ",
+        "--config.retrieval.passage_prompt=",
     ]
     holder = config_flags.DEFINE_config_file("config", flag_values=registered, sys_argv=argv)
     registered(argv)
@@ -52,6 +55,7 @@ def test_every_field_can_be_overridden_on_the_command_line(name):
     assert (config.target, config.mesh, config.prefill_chunk) == ("elsewhere", (1, 1, 2), 64)
     assert (config.speculation.eta, config.sampling.max_new_tokens, config.sampling.stop) == (7.5, 9, ("END",))
     assert (config.retrieval.threshold, config.retrieval.max_chunks) == (0.25, 4)
+    assert (config.retrieval.query_prompt, config.retrieval.passage_prompt) == ("query: ", "")
 
 
 @pytest.mark.parametrize("name", NAMES)

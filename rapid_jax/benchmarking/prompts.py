@@ -120,7 +120,7 @@ def random_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
 
     Args:
       engine: with a `benchmark_config`; it drafts for itself.
-      tokens: of the document; the passages have as many as the length rule retrieves, at most all of it.
+      tokens: of the document; the passages have as many as are retrieved for its length, at most all of it.
       rows: questions.
     """
     model: LanguageModel = engine.target

@@ -75,7 +75,8 @@ class Seconds:
     def to_dict(self) -> dict[str, float]:
         """The parts, and `total` of retrieval, prefill and decode: what the answer costs on a warm engine."""
         total = self.retrieval + self.prefill + self.decode
-        return {k: round(v, 6) for k, v in {**dataclasses.asdict(self), "total": total}.items()}
+        ordered = {"first_token": self.first_token, "total": total, **dataclasses.asdict(self)}
+        return {k: round(v, 6) for k, v in ordered.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Answer:
       drafter_tokens: the same for the drafter; 0 without one.
       truncated_tokens: document tokens that were left out of the middle.
       passages: what was retrieved, in document order; empty where nothing was.
-      below_threshold: no passage reached the threshold and the best one was kept.
+      below_threshold: no passage reached the threshold.
       batch_size: rows that were decoded together; the seconds are the batch's.
       seconds, acceptance: see there.
       settings: speculation and sampling settings that were in force.

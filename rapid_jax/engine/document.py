@@ -109,7 +109,7 @@ class Document:
             text = self.tokenized.text if self._session.config.retrieval.from_truncated else self.text
         retriever = self._session.retriever
         start = time.perf_counter()
-        index = retriever.index(text)
+        index = retriever.index(text, truncated_tokens=len(self.tokenized.tokens))
         self.index_seconds = time.perf_counter() - start
         return index
 

@@ -59,7 +59,7 @@ def make_answers(
         decode=clock.last,
         first_token=batch.retrieval_seconds + prefill + clock.first,
     )
-    document, settings = request.document, _settings(session, batch, started)
+    document, settings = request.document, _settings(session, request, batch, started)
     answers = []
     for index, row in enumerate(rows):
         retrieved = batch.retrieved[index] if batch.retrieved else None
@@ -99,7 +99,7 @@ def _acceptance(started: Started, report: BurstReport, index: int) -> Acceptance
     return Acceptance(**counters, generated=int(report.num_tokens[index]), by_source=by_source)
 
 
-def _settings(session: Session, batch: Batch, started: Started) -> dict[str, Any]:
+def _settings(session: Session, request: Request, batch: Batch, started: Started) -> dict[str, Any]:
     """Everything that the answers depend on, JSON."""
     config = session.config
     settings = {**dataclasses.asdict(batch.speculation), **dataclasses.asdict(batch.sampling)}
@@ -111,6 +111,10 @@ def _settings(session: Session, batch: Batch, started: Started) -> dict[str, Any
     if batch.method.looks_up:
         databases = list(started.drafting.databases)
         settings["hierarchy"] = {**dataclasses.asdict(batch.hierarchy), "databases": databases}
+    if batch.method.retrieves:
+        settings["retrieval"] = dict(request.document.index.settings)
+        if request.max_chunks is not None:
+            settings["retrieval"]["max_chunks"] = request.max_chunks
     settings["dtype"] = str(np.dtype(session.target.decoder.dtype))
     settings |= dict(mesh=list(config.mesh), drafter_mesh=list(config.drafter_mesh))
     return settings | {name: getattr(config, name) for name in _KEPT_AS}

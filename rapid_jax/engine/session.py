@@ -55,7 +55,7 @@ class Session:
     def retriever(self) -> Retriever:
         """Made when first needed, because a sentence encoder takes time to load."""
         retrieval = self.config.retrieval
-        return Retriever(self.target.tokenizer.hf, make_embedder(retrieval.embedder), retrieval)
+        return Retriever(self.target.tokenizer.hf, make_embedder(retrieval), retrieval)
 
     @functools.cached_property
     def databases(self) -> StaticDatabases:

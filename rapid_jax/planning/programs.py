@@ -49,7 +49,7 @@ class Workload:
       gamma: tokens drafted in a step.
       chunk: tokens of a prefill chunk.
       new_tokens: tokens of an answer, at most.
-      passages: tokens that the drafter reads; None is what the length rule retrieves.
+      passages: tokens that the drafter reads; None is what is retrieved for its length.
     """
 
     context: int

@@ -1,6 +1,7 @@
 """Splits a document into chunks of a token budget that end at paragraphs and sentences where they can."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,17 +10,18 @@ from semantic_text_splitter import TextSplitter
 
 # A window holds several chunks of any script; the splitter's cost grows with the square of its input otherwise.
 _WINDOW_CHARACTERS_PER_TOKEN = 32
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """A piece of a document: `document[start:end] == text`.
+    """A piece of a document: `document[start:end] == text`, but that U+FFFD stands for a lone surrogate.
 
     Attributes:
-        text: the characters.
-        start: offset of the first character in the document.
-        end: offset behind the last character.
-        num_tokens: tokens of `text` alone, without special tokens.
+      text: the characters.
+      start: offset of the first character in the document.
+      end: offset behind the last character.
+      num_tokens: tokens of `text` alone, without special tokens.
     """
 
     text: str
@@ -32,9 +34,9 @@ class Chunker:
     """Cuts documents into chunks of at most `max_tokens` tokens.
 
     Args:
-        tokenizer: a transformers tokenizer, a `tokenizers.Tokenizer`, or a function from a text to its number of
-            tokens. The first two count natively and without special tokens.
-        max_tokens: tokens a chunk may hold.
+      tokenizer: a transformers tokenizer, a `tokenizers.Tokenizer`, or a function from a text to its number of
+        tokens. The first two count natively and without special tokens.
+      max_tokens: tokens a chunk may hold.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int = 512):
@@ -47,13 +49,15 @@ class Chunker:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, without special tokens."""
-        return self._count([text])[0]
+        return self._count([_without_surrogates(text)])[0]
 
     def split(self, document: str) -> list[Chunk]:
         """Chunks that tile the document: joined in order they give it back, character by character.
 
-        A sentence longer than `max_tokens` is cut between words, a longer word between characters.
+        A sentence longer than `max_tokens` is cut between words, a longer word between characters. A lone surrogate,
+        which no tokenizer reads, becomes U+FFFD; offsets stay as they are.
         """
+        document = _without_surrogates(document)
         texts: list[str] = []
         position, window = 0, self._window
         while position < len(document):
@@ -77,6 +81,11 @@ class Chunker:
 def split(document: str, tokenizer: Any, max_tokens: int = 512) -> list[Chunk]:
     """Splits one document with a `Chunker` made for it; keep the `Chunker` to split several."""
     return Chunker(tokenizer, max_tokens).split(document)
+
+
+def _without_surrogates(text: str) -> str:
+    """The text with U+FFFD in the place of every lone surrogate, character for character."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _token_counter(tokenizer: Any) -> tuple[Callable[[Sequence[str]], list[int]], tokenizers.Tokenizer | None]:

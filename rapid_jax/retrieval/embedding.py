@@ -1,13 +1,15 @@
 """Embedders: a document's chunks and a question as vectors whose inner product is their cosine."""
 
+import functools
 import re
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rapid_jax.config import retrieval as config_lib
+from rapid_jax.retrieval import thresholds
 
 if TYPE_CHECKING:
     from models.encoder import SentenceEncoder
@@ -25,10 +27,14 @@ class EmbeddedChunks(Protocol):
     """The chunks of one document as vectors.
 
     Attributes:
-        vectors: float32 [chunks, dim], unit norm; zero for a chunk without words.
+      vectors: float32 [chunks, dim], unit norm; zero for a chunk without words.
     """
 
     vectors: np.ndarray
+
+    @property
+    def default_threshold(self) -> float:
+        """Cosine of question and chunk below which a chunk counts as unrelated."""
 
     def embed_query(self, question: str) -> np.ndarray:
         """The question among the chunks: float32 [dim], whose inner product with a chunk is their cosine."""
@@ -38,28 +44,28 @@ class Embedder(Protocol):
     """Makes vectors of texts.
 
     Attributes:
-        default_threshold: cosine of question and chunk below which a chunk counts as unrelated.
+      settings: what is recorded of it beside its name.
     """
 
-    default_threshold: float
+    settings: dict[str, Any]
 
     def embed_chunks(self, chunks: Sequence[str]) -> EmbeddedChunks:
         """Embeds all chunks of one document, at least one."""
 
 
-def make_embedder(spec: str) -> Embedder:
-    """The embedder that `RetrievalConfig.embedder` names.
+def make_embedder(config: config_lib.RetrievalConfig) -> Embedder:
+    """The embedder that the configuration names, with its prompts.
 
     Raises:
-        ValueError: `spec` is unknown, or the encoder's checkpoint does not fit.
-        FileNotFoundError: the encoder's directory or a file of it is missing.
+      ValueError: the encoder's checkpoint does not fit.
+      FileNotFoundError: the encoder's directory or a file of it is missing.
     """
-    kind, path = config_lib.parse_embedder(spec)
+    kind, path = config_lib.parse_embedder(config.embedder)
     if kind == config_lib.HASHING:
         return HashingEmbedder()
     from models.encoder import load_encoder  # brings JAX, which configurations and lexical retrieval do without
 
-    return EncoderEmbedder(load_encoder(path))
+    return EncoderEmbedder(load_encoder(path), config.query_prompt, config.passage_prompt)
 
 
 class HashingEmbedder:
@@ -75,9 +81,8 @@ class HashingEmbedder:
     chunk for an unrelated question 0.005 to 0.007 (median). The threshold prefers a chunk too many to the answer lost.
     """
 
-    default_threshold = 0.006
-
     def __init__(self, dim: int = 8192):
+        self.settings: dict[str, Any] = {}
         self._dim = dim
 
     def embed_chunks(self, chunks: Sequence[str]) -> "HashedChunks":
@@ -86,6 +91,8 @@ class HashingEmbedder:
 
 class HashedChunks:
     """The chunks of one document as hashed features; see `HashingEmbedder`."""
+
+    default_threshold = 0.006
 
     def __init__(self, chunks: Sequence[str], dim: int):
         self._dim = dim
@@ -111,7 +118,9 @@ class HashedChunks:
         return np.unique(np.concatenate([singles, pairs.astype(np.int64)]), return_counts=True)
 
     def _vector(self, features: np.ndarray, tf: np.ndarray) -> np.ndarray:
-        """Weighs features [n] of frequencies [n] and hashes them into a vector [dim]."""
+        """Weighs features [n] of frequencies [n] and hashes them into a vector [dim]; the zero vector where n is 0."""
+        if not len(features) or not len(self._known):  # no word in the text, or in any chunk
+            return np.zeros(self._dim, np.float32)
         at = np.searchsorted(self._known, features).clip(max=len(self._known) - 1)
         df = np.where(self._known[at] == features, self._df[at], 0)
         idf = np.log1p((self._num_chunks - df + 0.5) / (df + 0.5))
@@ -123,27 +132,49 @@ class HashedChunks:
 
 
 class EncoderEmbedder:
-    """Vectors of a sentence encoder, scaled to unit norm. The threshold is the paper's for BGE-M3."""
+    """Vectors of a sentence encoder, scaled to unit norm.
 
-    default_threshold = 0.3
+    Args:
+      encoder: reads a chunk of any length, in windows where it must (`SentenceEncoder.encode`).
+      query_prompt, passage_prompt: text before each question and each chunk; None takes the checkpoint's own.
+    """
 
-    def __init__(self, encoder: "SentenceEncoder"):
+    def __init__(self, encoder: "SentenceEncoder", query_prompt: str | None = None, passage_prompt: str | None = None):
+        own = encoder.config
+        self.settings: dict[str, Any] = {
+            "query_prompt": own.query_prompt if query_prompt is None else query_prompt,
+            "passage_prompt": own.passage_prompt if passage_prompt is None else passage_prompt,
+        }
         self._encoder = encoder
+        for prompt in self.settings.values():  # a prompt that leaves no room is found before a document is read
+            encoder.check_prompt(prompt)
 
     def embed_chunks(self, chunks: Sequence[str]) -> "EncodedChunks":
-        return EncodedChunks(chunks, self._encoder)
+        return EncodedChunks(chunks, self._encoder, **self.settings)
 
 
 class EncodedChunks:
-    """The chunks of one document as a sentence encoder sees them."""
+    """The chunks of one document as a sentence encoder sees them, under its prompts."""
 
-    def __init__(self, chunks: Sequence[str], encoder: "SentenceEncoder"):
+    def __init__(self, chunks: Sequence[str], encoder: "SentenceEncoder", query_prompt: str, passage_prompt: str):
         self._encoder = encoder
-        self.vectors = _unit(encoder.encode(list(chunks)))
+        self._query_prompt = query_prompt
+        own = encoder.config
+        self._own_prompts = (query_prompt, passage_prompt) == (own.query_prompt, own.passage_prompt)
+        self.vectors = _unit(encoder.encode(list(chunks), prompt=passage_prompt))
+
+    @functools.cached_property
+    def default_threshold(self) -> float:
+        """A published encoder's threshold under its own prompts, else calibrated on the document; see `thresholds`."""
+        known = thresholds.known_threshold(self._encoder.config) if self._own_prompts else None
+        if known is not None:
+            return known
+        probes = _unit(self._encoder.encode(thresholds.PROBES, prompt=self._query_prompt))
+        return thresholds.calibrated_threshold(probes @ self.vectors.T)
 
     def embed_query(self, question: str) -> np.ndarray:
         """The question as a unit vector [dim]."""
-        return _unit(self._encoder.encode([question]))[0]
+        return _unit(self._encoder.encode([question], prompt=self._query_prompt))[0]
 
 
 def _word_features(word: str) -> list[int]:

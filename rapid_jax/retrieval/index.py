@@ -8,7 +8,7 @@ class InnerProductIndex:
     """Exact search over the vectors of one document (FAISS `IndexFlatIP`).
 
     Args:
-        vectors: float32 [chunks, dim].
+      vectors: float32 [chunks, dim].
     """
 
     def __init__(self, vectors: np.ndarray):

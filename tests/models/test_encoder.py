@@ -37,7 +37,7 @@ SIZES = {
 
 
 def write_json(file: Path, content) -> None:
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(exist_ok=True, parents=True)
     file.write_text(json.dumps(content))
 
 
@@ -141,16 +141,200 @@ def test_few_shapes_are_compiled(tmp_path):
     assert encoder_lib.embed._cache_size() == compiled
 
 
-def test_a_text_over_the_limit_is_cut_and_said(tmp_path, caplog):
-    """Nothing is truncated silently; the closing special token stays."""
+def words(start: int, stop: int) -> str:
+    return " ".join(f"w{i}" for i in range(start, stop))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_text_over_the_limit_is_read_in_windows_to_its_end(tmp_path, caplog, normalize):
+    """Half of a 512-token chunk would be unknown to MiniLM, which reads 256; the mean of the windows knows it all."""
     directory = make_checkpoint(tmp_path, "bert")
-    add_sentence_files(directory, "mean_tokens", normalize=True, max_seq_length=8)
+    add_sentence_files(directory, "mean_tokens", normalize, max_seq_length=18)  # 16 words, windows overlap by 2 or more
     encoder = encoder_lib.load_encoder(directory)
-    words = [f"w{i}" for i in range(4, 24)]
-    with caplog.at_level("WARNING", logger="absl"):
-        cut = encoder.encode([" ".join(words), "w4"])[0]
-    assert "1 of 2 texts exceed the encoder's 8 tokens (the longest has 22)" in caplog.text
-    np.testing.assert_allclose(cut, encoder.encode([" ".join(words[:6])])[0], atol=1e-5)
+    with caplog.at_level("WARNING"):
+        long, short = encoder.encode([words(4, 40), "w4"])
+    windows = [words(4, 20), words(14, 30), words(24, 40)]
+    expected = unit(unit(encoder.encode(windows)).mean(axis=0))
+    np.testing.assert_allclose(long, expected, atol=1e-5)
+    np.testing.assert_allclose(short, encoder.encode(["w4"])[0], atol=1e-5)
+    assert not caplog.text
+    assert not np.allclose(long, encoder.encode([words(4, 40) + " w7"])[0], atol=1e-4), "the end counts"
+
+
+@pytest.mark.parametrize("length", [16, 17, 30, 31, 44, 45, 100])
+def test_windows_cover_a_text_and_overlap(tmp_path, length):
+    """A fact across a border of two windows would be in neither."""
+    directory = make_checkpoint(tmp_path, "xlm_roberta")
+    add_sentence_files(directory, "mean_tokens", normalize=True, max_seq_length=18)
+    encoder = encoder_lib.load_encoder(directory)
+    ids = list(range(1000, 1000 + length))
+    windows = [window.token_ids for window in encoder._windows(ids, [])]
+    assert all((w[0], w[-1]) == (0, 2) for w in windows)
+    assert {len(w) for w in windows} == {18} and windows[0][1] == 1000 and windows[-1][-2] == ids[-1]
+    for earlier, later in zip(windows, windows[1:], strict=False):
+        assert later[1] > earlier[1] and earlier[-2] - later[1] + 1 >= 2
+    assert len(windows) == (1 if length == 16 else -(-(length - 16) // 14) + 1)
+
+
+def test_every_window_carries_the_prompt(tmp_path):
+    directory = make_checkpoint(tmp_path, "bert")
+    add_sentence_files(directory, "mean_tokens", normalize=True, max_seq_length=12)
+    encoder = encoder_lib.load_encoder(directory)
+    ids = [window.token_ids for window in encoder._windows([7, 8, *range(9, 40)], [7, 8])]
+    assert len(ids) > 2
+    assert all(window[:3] == [2, 7, 8] and window[-1] == 3 and len(window) == 12 for window in ids)
+
+
+def test_a_prompt_stands_before_each_text(tmp_path):
+    encoder = encoder_lib.load_encoder(make_checkpoint(tmp_path, "bert"))
+    texts = ["w4 w5", "w6"]
+    prompted = encoder.encode(texts, prompt="w20 w21 ")
+    np.testing.assert_allclose(prompted, encoder.encode(["w20 w21 w4 w5", "w20 w21 w6"]), atol=1e-6)
+    assert not np.allclose(prompted, encoder.encode(texts), atol=1e-3)
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_a_prompt_is_left_out_of_the_pooling_where_the_checkpoint_says_so(tmp_path, include):
+    """INSTRUCTOR and its like read the prompt but average the text alone."""
+    directory = make_checkpoint(tmp_path, "bert")
+    add_sentence_files(directory, "mean_tokens", normalize=False)
+    write_json(directory / "1_Pooling" / "config.json", {"pooling_mode": "mean", "include_prompt": include})
+    encoder = encoder_lib.load_encoder(directory)
+    vector = encoder.encode(["w4 w5"], prompt="w20 w21 ")[0]
+    ids = np.array([[2, 20, 21, 4, 5, 3]])
+    hidden = np.asarray(hidden_states(directory, ids, np.ones_like(ids, bool))[0])
+    np.testing.assert_allclose(vector, hidden[0 if include else 3 :].mean(axis=0), atol=1e-5)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(tmp_path):
+    directory = make_checkpoint(tmp_path, "bert")
+    add_sentence_files(directory, "mean_tokens", normalize=True, max_seq_length=6)
+    encoder = encoder_lib.load_encoder(directory)
+    encoder.check_prompt("w4 w5 w6 ")
+    with pytest.raises(ValueError, match="a prompt of 4 tokens leave no room for a text: give a shorter prompt"):
+        encoder.check_prompt("w4 w5 w6 w7 ")
+
+
+POOLED = {
+    "cls": [0.0, 8.0],
+    "max": [6.0, 2.0],
+    "mean": [4.0, 0.0],
+    "mean_sqrt_len": [4.0 * 2**0.5, 0.0],
+    "weightedmean": [(2 * 2 + 3 * 6) / 5, (2 * 2 - 3 * 2) / 5],
+    "lasttoken": [6.0, -2.0],
+    "mean+max": [4.0, 0.0, 6.0, 2.0],
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_each_pooling_takes_the_tokens_that_take_part(pooling):
+    """By hand: the first token is a prompt's, the last is padding."""
+    hidden = jnp.array([[[0.0, 8.0], [2.0, 2.0], [6.0, -2.0], [50.0, 50.0]]])
+    mask = jnp.array([[False, True, True, False]])
+    np.testing.assert_allclose(encoder_lib.pool(hidden, mask, pooling, normalize=False), [POOLED[pooling]], rtol=1e-6)
+
+
+POOLING_FILES = {
+    "cls": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+    "max": {"pooling_mode_max_tokens": True},
+    "mean": {"pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False},
+    "mean_sqrt_len": {"pooling_mode_mean_sqrt_len_tokens": True},
+    "weightedmean": {"pooling_mode_weightedmean_tokens": True},
+    "lasttoken": {"pooling_mode_lasttoken": True},
+    "mean+max": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+    "cls+lasttoken": {"pooling_mode": ["cls", "lasttoken"]},
+}
+
+
+@pytest.mark.parametrize("pooling", POOLING_FILES)
+def test_every_pooling_of_sentence_transformers_is_read(tmp_path, pooling):
+    directory = make_checkpoint(tmp_path, "bert")
+    add_sentence_files(directory, "mean_tokens", normalize=True)
+    write_json(directory / "1_Pooling" / "config.json", POOLING_FILES[pooling])
+    encoder = encoder_lib.load_encoder(directory)
+    assert encoder.config.pooling == pooling
+    vectors = encoder.encode(["w4 w5 w6", "w7"])
+    assert vectors.shape == (2, 24 * len(pooling.split("+")))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+PROMPTS = {
+    "E5's": ({"query": "query: ", "passage": "passage: "}, None, ("query: ", "passage: ")),
+    "query and document": ({"query": "Q: ", "document": "D: "}, None, ("Q: ", "D: ")),
+    "Nomic's": ({"search_query": "search_query: ", "search_document": "search_document: ", "clustering": "c: "}, None,
+                ("search_query: ", "search_document: ")),
+    "Gemma's spelling": ({"Retrieval-query": "q ", "Retrieval-document": "d ", "STS": "s "}, None, ("q ", "d ")),
+    "Jina's spelling": ({"retrieval.query": "q ", "retrieval.passage": "p "}, None, ("q ", "p ")),
+    "Stella's": ({"s2p_query": "Instruct: ", "s2s_query": "other "}, None, ("Instruct: ", "")),
+    "a corpus": ({"query": "q ", "corpus": "c "}, None, ("q ", "c ")),
+    "the query's alone": ({"query": "q ", "passage": ""}, "query", ("q ", "")),
+    "an empty one beside another": ({"query": "", "document": "", "passage": "p "}, None, ("", "p ")),
+    "the default for both": ({"sts": "s "}, "sts", ("s ", "s ")),
+    "the default is not taken where there is a name": ({"query": "q ", "document": "d "}, "query", ("q ", "d ")),
+    "other names without a default": ({"sts": "s "}, None, ("", "")),
+    "null": ({"query": None, "document": "d "}, None, ("", "d ")),
+    "none": ({}, None, ("", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+def test_the_prompts_of_questions_and_passages_are_read(tmp_path, case):
+    """An encoder that was trained with prompts finds worse passages without them."""
+    prompts, default, expected = PROMPTS[case]
+    directory = make_checkpoint(tmp_path, "bert")
+    add_sentence_files(directory, "mean_tokens", normalize=True)
+    write_json(
+        directory / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": default, "x": 1}
+    )
+    config = EncoderConfig.from_directory(directory)
+    assert (config.query_prompt, config.passage_prompt) == expected
+
+
+def test_no_prompts_file_means_no_prompts(tmp_path):
+    config = EncoderConfig.from_directory(make_checkpoint(tmp_path, "bert"))
+    assert (config.query_prompt, config.passage_prompt, config.include_prompt) == ("", "", True)
+
+
+def test_a_transformer_in_a_folder_of_its_own_is_found(tmp_path):
+    """Older checkpoints keep config, weights and tokenizer in 0_Transformer."""
+    make_checkpoint(tmp_path / "flat", "bert")
+    make_checkpoint(tmp_path / "nested" / "0_Transformer", "bert")
+    for name in ("flat", "nested"):
+        add_sentence_files(tmp_path / name, "mean_tokens", normalize=True, max_seq_length=8)
+    modules = json.loads((tmp_path / "nested" / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    write_json(tmp_path / "nested" / "modules.json", modules)
+    (tmp_path / "nested" / "sentence_bert_config.json").rename(
+        tmp_path / "nested" / "0_Transformer" / "sentence_roberta_config.json"
+    )
+    flat, nested = (encoder_lib.load_encoder(tmp_path / name) for name in ("flat", "nested"))
+    assert nested.config == flat.config
+    np.testing.assert_array_equal(nested.encode(["w4 w5"]), flat.encode(["w4 w5"]))
+
+
+def test_lone_surrogates_are_read_as_replacement_characters(tmp_path):
+    """A tokenizer would end in a TypeError."""
+    encoder = encoder_lib.load_encoder(make_checkpoint(tmp_path, "bert"))
+    np.testing.assert_array_equal(encoder.encode(["w4 \ud800 w5"]), encoder.encode(["w4 \ufffd w5"]))
+
+
+def test_special_tokens_that_a_text_writes_out_are_text(tmp_path):
+    """A passage could otherwise end its own reading."""
+    encoder = encoder_lib.load_encoder(make_checkpoint(tmp_path, "bert"))
+    assert encoder._tokenize(["w4</s>w5"]) == [[1]], "one unknown word, not three tokens"
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    """Scores of NaN would retrieve any passage and say nothing."""
+    tensors = read_tensors("bert")
+    tensors[QUERY] = tensors[QUERY] * np.float32("nan")
+    encoder = encoder_lib.load_encoder(make_checkpoint(tmp_path, "bert", tensors))
+    with pytest.raises(ValueError, match="vectors are not finite: its weights hold NaN or infinity"):
+        encoder.encode(["w4"])
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("bert", 24), ("xlm_roberta", 22)])
@@ -235,6 +419,13 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
 
 
+def edit_tokenizer_config(directory: Path, **fields) -> None:
+    """The checkpoint asks for a tokenizer of its own code, which leaves a file behind if it is run."""
+    file = directory / "tokenizer_config.json"
+    write_json(file, json.loads(file.read_text()) | fields)
+    (directory / "own.py").write_text(f"open({str(directory / 'was_run')!r}, 'w')\nclass Own: pass\n")
+
+
 QUERY = "encoder.layer.1.attention.self.query.weight"
 BAD = {
     "not a directory": (shutil.rmtree, FileNotFoundError, "no encoder at"),
@@ -266,14 +457,106 @@ BAD = {
     "no tokenizer": (lambda d: [f.unlink() for f in d.glob("tokenizer*")], FileNotFoundError, "no tokenizer"),
     "another tokenizer": (lambda d: add_words(d / "tokenizer.json"), ValueError, "has 50 tokens, the encoder only 48"),
     "pooling": (
-        lambda d: write_json(d / "1_Pooling" / "config.json", {"pooling_mode_lasttoken": True}),
+        lambda d: write_json(d / "1_Pooling" / "config.json", {"pooling_mode_attention": True}),
         ValueError,
-        "unknown pooling 'pooling_mode_lasttoken'",
+        "unknown pooling 'pooling_mode_attention'; known are cls, max, mean",
     ),
+    "no pooling": (
+        lambda d: write_json(d / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": False}),
+        ValueError,
+        "no pooling is chosen",
+    ),
+    "pooling of another type": (
+        lambda d: write_json(d / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": 1}),
+        ValueError,
+        "pooling_mode_mean_tokens must be true or false, got 1",
+    ),
+    "pooling mode of another type": (
+        lambda d: write_json(d / "1_Pooling" / "config.json", {"pooling_mode": [["mean"]]}),
+        ValueError,
+        "unknown pooling",
+    ),
+    "include_prompt": (
+        lambda d: write_json(d / "1_Pooling" / "config.json", {"pooling_mode": "mean", "include_prompt": "no"}),
+        ValueError,
+        "include_prompt must be true or false, got 'no'",
+    ),
+    "no pooling file": (lambda d: shutil.rmtree(d / "1_Pooling"), FileNotFoundError, "config.json is missing"),
     "module": (
         lambda d: write_json(d / "modules.json", [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]),
         ValueError,
         "unknown module 'Dense'",
+    ),
+    "no modules": (lambda d: write_json(d / "modules.json", []), ValueError, "modules must be Transformer, Pooling"),
+    "order of modules": (
+        lambda d: write_json(d / "modules.json", json.loads((d / "modules.json").read_text())[::-1]),
+        ValueError,
+        "got Normalize, Pooling, Transformer",
+    ),
+    "modules that are no list": (lambda d: write_json(d / "modules.json", 5), ValueError, "not a list of sentence-"),
+    "code of its own": (
+        lambda d: (d / "modules.json").write_text(
+            (d / "modules.json").read_text().replace("sentence_transformers.models.Pooling", "custom_st.Pooling")
+        ),
+        ValueError,
+        "'custom_st.Pooling' is code of the checkpoint's own, which is never run",
+    ),
+    "a path that leaves the directory": (
+        lambda d: (d / "modules.json").write_text((d / "modules.json").read_text().replace("1_Pooling", "../secret")),
+        ValueError,
+        "path '../secret' leaves the checkpoint's directory",
+    ),
+    "an absolute path": (
+        lambda d: (d / "modules.json").write_text((d / "modules.json").read_text().replace("1_Pooling", "/etc")),
+        ValueError,
+        "path '/etc' leaves the checkpoint's directory",
+    ),
+    "limit": (
+        lambda d: write_json(d / "sentence_bert_config.json", {"max_seq_length": "256"}),
+        ValueError,
+        "max_seq_length must be an integer of at least 3, got '256'",
+    ),
+    "lower case": (
+        lambda d: write_json(d / "sentence_bert_config.json", {"do_lower_case": 1}),
+        ValueError,
+        "do_lower_case must be true or false, got 1",
+    ),
+    "prompts": (
+        lambda d: write_json(d / "config_sentence_transformers.json", {"prompts": ["query: "]}),
+        ValueError,
+        "prompts must map names to texts",
+    ),
+    "prompts of another type": (
+        lambda d: write_json(d / "config_sentence_transformers.json", {"prompts": {"query": 3}}),
+        ValueError,
+        "prompts must map names to texts",
+    ),
+    "default prompt": (
+        lambda d: write_json(
+            d / "config_sentence_transformers.json", {"prompts": {"query": "q"}, "default_prompt_name": ["query"]}
+        ),
+        ValueError,
+        r"default_prompt_name \['query'\] is none of the prompts .'query'",
+    ),
+    "similarity": (
+        lambda d: write_json(d / "config_sentence_transformers.json", {"similarity_fn_name": "euclidean"}),
+        ValueError,
+        "similarity_fn_name 'euclidean' is not supported",
+    ),
+    "code for a tokenizer": (
+        lambda d: edit_tokenizer_config(d, tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]}),
+        ValueError,
+        "tokenizer_config.json: auto_map names code of the checkpoint's own, which is never run",
+    ),
+    "code for a model": (
+        lambda d: edit_config(d, auto_map={"AutoModel": "own.Own"}),
+        ValueError,
+        "config.json: auto_map names code of the checkpoint's own",
+    ),
+    "a broken tokenizer": (
+        lambda d: (d / "tokenizer.json").write_text("{}"),
+        ValueError,
+        "the tokenizer cannot be read",
     ),
 }
 
@@ -287,6 +570,7 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path, case):
     with pytest.raises(error, match=message) as caught:
         encoder_lib.load_encoder(directory)
     assert "\n" not in str(caught.value)
+    assert not (directory / "was_run").exists()
 
 
 @pytest.mark.parity

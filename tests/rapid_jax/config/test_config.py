@@ -133,7 +133,7 @@ def test_absent_fields_keep_their_defaults():
     "values, message",
     [
         ({"targte": "x"}, "unknown config field targte; known: target, drafter"),
-        ({"speculation": {"gama": 3}}, "unknown config field speculation.gama; known: speculation.gamma"),
+        ({"speculation": {"gama": 3}}, "unknown config field speculation.gama; known: speculation.tail"),
         ({"sampling": {"temp": 1}}, "unknown config field sampling.temp; known: sampling.temperature"),
         ({"retrieval": {"k": 1}}, "unknown config field retrieval.k; known: retrieval.embedder"),
         ({"sampling": 3}, "sampling must hold fields of its own, got 3"),

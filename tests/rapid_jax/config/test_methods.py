@@ -3,7 +3,7 @@
 import pytest
 
 from rapid_jax.config.hierarchy import HierarchyConfig
-from rapid_jax.config.methods import METHODS, get_method
+from rapid_jax.config.methods import OWN_CACHE, METHODS, get_method
 
 
 def test_the_methods():
@@ -11,7 +11,7 @@ def test_the_methods():
     columns = {
         n: (m.reads_document, m.drafts_from_passages, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()
     }
-    assert [name for name, method in METHODS.items() if method.windowed] == ["magicdec"]
+    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_CACHE] == ["magicdec"]
     alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {
         "lc": (True, False, False, False, False),

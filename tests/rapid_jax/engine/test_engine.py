@@ -246,6 +246,19 @@ def test_truncation_is_refused_where_it_is_an_error(reconfigured, document_text)
         reconfigured(max_context_tokens=400, truncation="error").read(document_text)
 
 
+@pytest.mark.parametrize("method", ["rapid", "sd", "rag", "rapid+hd"])
+def test_a_question_on_which_the_document_has_nothing_can_leave_the_context_empty(
+    reconfigured, document_text, questions, method
+):
+    """As in the published evaluation: the drafter then reads the question alone, and the answer names no passage."""
+    retrieval = RetrievalConfig(chunk_tokens=250, threshold=0.99, below_threshold="empty")
+    other = reconfigured(retrieval=retrieval)
+    answer = other.read(document_text).ask(questions[0], method)
+    assert (answer.below_threshold, answer.passages) == (True, ())
+    assert answer.token_ids
+    assert answer.to_dict()["context"]["passages"] == []
+
+
 @pytest.mark.parametrize("from_truncated", [True, False])
 def test_the_drafter_reads_what_was_cut_only_if_asked_to(reconfigured, document_text, from_truncated):
     """Otherwise the drafter would know what its verifier cannot."""
@@ -326,7 +339,7 @@ def test_the_answer_as_a_json_object(document, questions, method):
         "versions",
     } <= set(answer)  # fmt: skip
     assert {"target_tokens", "drafter_tokens", "truncated_tokens", "passages"} <= set(answer["context"])
-    assert set(answer["seconds"]) == {"load", "compile", "retrieval", "prefill", "decode", "total"}
+    assert set(answer["seconds"]) == {"first_token", "load", "compile", "retrieval", "prefill", "decode", "total"}
     assert set(answer["acceptance"]) == {
         "steps", "proposed", "tested", "accepted", "tokens_per_step", "kept_over_tested", "kept_over_proposed",
         "drafter_forwards", "forwards_per_drafted_token", "accepted_by_source",

@@ -62,6 +62,21 @@ def test_chunks_tile_the_document_within_the_budget(tokenizer, name, max_tokens)
         assert 0 < chunk.num_tokens <= max_tokens
 
 
+@pytest.mark.parametrize("surrogate", ["\ud800", "\udfff", "\ud83d \ude00"])
+def test_lone_surrogates_become_replacement_characters(tokenizer, surrogate):
+    """Files read with errors="surrogateescape" and JSON escapes bring them; no tokenizer reads one."""
+    document = f"The keeper {surrogate} sold salt."
+    (chunk,) = chunking.split(document, tokenizer)
+    assert chunk.text == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in document)
+    assert (chunk.start, chunk.end) == (0, len(document))
+    assert chunking.Chunker(tokenizer).count_tokens(document) == chunk.num_tokens
+
+
+@pytest.mark.parametrize("document", ["\ufeff", "?!", "\U0001f600" * 300, " .\n\n. ", "\u200b"])
+def test_documents_without_a_word_are_chunked(tokenizer, document):
+    assert "".join(chunk.text for chunk in chunking.split(document, tokenizer, 16)) == document
+
+
 def test_a_short_document_is_one_chunk(tokenizer):
     document = "A short note.\n\nOf two paragraphs."
     assert [chunk.text for chunk in chunking.split(document, tokenizer)] == [document]
@@ -78,7 +93,7 @@ def test_chunks_end_at_sentence_ends_where_they_fit(tokenizer):
 
 
 def test_chunks_fill_the_budget(tokenizer):
-    """Chunks far below the budget would give the drafter far less context than the length rule means."""
+    """Chunks far below the budget would give the drafter far less context than the number of chunks means."""
     chunks = chunking.split(DOCUMENTS["one line"], tokenizer, 512)
     assert min(chunk.num_tokens for chunk in chunks[:-1]) > 0.8 * 512
 

@@ -4,12 +4,14 @@ import random
 import subprocess
 import sys
 import time
+import types
+import zlib
 
 import numpy as np
 import pytest
 
 from rapid_jax.config import retrieval as config_lib
-from rapid_jax.retrieval import embedding
+from rapid_jax.retrieval import embedding, thresholds
 from rapid_jax.retrieval import index as index_lib
 
 FIRST = "Mirel Sorin Talia Denu Varo Kesra Ilmen Pado Lurie Saben Toma Ferin Orla Nyssa".split()
@@ -57,7 +59,7 @@ def test_the_only_chunk_that_names_somebody_comes_first(count, question):
     target = count * 2 // 3
     found = scores(make_chunks(count, target), question.format(NAME))
     assert found.argmax() == target
-    assert found[target] >= embedding.HashingEmbedder.default_threshold
+    assert found[target] >= embedding.HashedChunks.default_threshold
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_the_only_chunk_that_names_somebody_comes_first(count, question):
 def test_unrelated_questions_stay_below_the_threshold(question):
     """The answer could not say that the document has nothing on a question."""
     for count in (16, 64, 300):
-        assert scores(make_chunks(count, 0), question).max() < embedding.HashingEmbedder.default_threshold
+        assert scores(make_chunks(count, 0), question).max() < embedding.HashedChunks.default_threshold
 
 
 def test_inflected_words_are_found():
@@ -121,33 +123,119 @@ def test_300_chunks_take_about_a_second():
 
 
 class CountingEncoder:
-    """Stands for a sentence encoder whose vectors are not of unit norm."""
+    """Stands for a sentence encoder whose vectors are not of unit norm; it keeps what it was asked to read."""
 
-    def encode(self, texts):
+    def __init__(self, query_prompt="", passage_prompt="", **fields):
+        self.config = types.SimpleNamespace(
+            **{"model_type": "bert", **fields}, query_prompt=query_prompt, passage_prompt=passage_prompt
+        )
+        self.read = []
+
+    def check_prompt(self, prompt):
+        pass
+
+    def encode(self, texts, prompt=""):
+        self.read += [prompt + text for text in texts]
         return np.array([[text.count("a") + 1.0, text.count("b")] for text in texts], np.float32)
 
 
 def test_encoder_vectors_are_scaled_to_unit_norm():
     """Inner products would favour long vectors, and the cosine threshold would mean nothing."""
-    embedder = embedding.EncoderEmbedder(CountingEncoder())
-    embedded = embedder.embed_chunks(["bbb", "b", "abb"])
+    embedded = embedding.EncoderEmbedder(CountingEncoder()).embed_chunks(["bbb", "b", "abb"])
     np.testing.assert_allclose(np.linalg.norm(embedded.vectors, axis=1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(embedded.vectors @ embedded.embed_query("b"), [0.8944, 1.0, 1.0], atol=1e-3)
-    assert embedder.default_threshold == 0.3
 
 
-@pytest.mark.parametrize("spec", ["bm25", "encoder", "encoder:", "hashing:x", ""])
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, ("query: ", "passage: ")),
+        ({"query_prompt": "Q "}, ("Q ", "passage: ")),
+        ({"passage_prompt": ""}, ("query: ", "")),
+    ],
+)
+def test_questions_and_chunks_carry_the_encoders_prompts(given, used):
+    """E5 and its like are trained with them and find worse passages without; a setting overrides each, "" is none."""
+    encoder = CountingEncoder("query: ", "passage: ")
+    embedder = embedding.EncoderEmbedder(encoder, **given)
+    embedder.embed_chunks(["ab"]).embed_query("a?")
+    assert encoder.read == [f"{used[1]}ab", f"{used[0]}a?"]
+    assert embedder.settings == {"query_prompt": used[0], "passage_prompt": used[1]}
+
+
+BGE_M3 = dict(
+    model_type="xlm-roberta", hidden_size=1024, num_hidden_layers=24, max_position_embeddings=8194, pooling="cls"
+)  # fmt: skip
+MINILM = dict(hidden_size=384, num_hidden_layers=6, max_seq_length=256, pooling="mean", normalize=True)
+
+
+@pytest.mark.parametrize(("fields", "threshold"), [(BGE_M3, 0.3), (MINILM, 0.2)], ids=["BGE-M3", "all-MiniLM-L6"])
+def test_published_encoders_have_thresholds_of_their_own(fields, threshold):
+    """MiniLM's cosines lie below BGE-M3's: under one threshold for both, its drafter would read a single passage."""
+    encoder = CountingEncoder(**fields)
+    assert embedding.EncoderEmbedder(encoder).embed_chunks(["a", "b"]).default_threshold == threshold
+    assert len(encoder.read) == 2, "a known threshold needs no calibration"
+
+
+class PlacedEncoder(CountingEncoder):
+    """Unrelated texts have a cosine of `floor` or a little more, as E5's, and a text shares more with itself alone."""
+
+    floor = 0.7
+
+    def encode(self, texts, prompt=""):
+        self.read += [prompt + text for text in texts]
+        rng = [np.random.default_rng(zlib.crc32(text.encode())) for text in texts]
+        own = np.stack([g.standard_normal(64) for g in rng])
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        shared = np.full((len(texts), 1), np.sqrt(self.floor))
+        return np.concatenate([shared, own * np.sqrt(1 - self.floor)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3, 0.7, 0.9])
+def test_an_unknown_encoders_threshold_lies_above_its_unrelated_cosines(floor):
+    """One number for all encoders keeps every chunk of one and none of another."""
+    encoder = PlacedEncoder("query: ", "", hidden_size=65)
+    encoder.floor = floor
+    chunks = [f"chunk {i}" for i in range(50)]
+    embedded = embedding.EncoderEmbedder(encoder).embed_chunks(chunks)
+    unrelated = embedded.vectors @ embedded.embed_query("something else")
+    assert 0 < np.mean(unrelated >= embedded.default_threshold) < 0.15
+    assert embedded.vectors[7] @ embedded.embed_query("chunk 7") > embedded.default_threshold
+    assert f"query: {thresholds.PROBES[0]}" in encoder.read, "calibrated with the prompt that questions carry"
+
+
+def test_a_prompt_of_ones_own_is_calibrated_anew():
+    """The table's numbers hold for the published prompts alone."""
+    chunks = embedding.EncoderEmbedder(CountingEncoder(**MINILM), "Find: ").embed_chunks(["a", "b"])
+    assert chunks.default_threshold != 0.2
+
+
+WORDLESS = {"punctuation": "... !? --", "emoji": "\U0001f600\U0001f680", "a byte order mark": "\ufeff", "nothing": ""}
+
+
+@pytest.mark.parametrize("name", WORDLESS)
+def test_texts_without_a_word_have_zero_vectors(name):
+    """A document of emoji or a lone "?" ends in an answer, not in a traceback."""
+    embedded = embedding.HashingEmbedder().embed_chunks([WORDLESS[name]] * 2)
+    assert embedded.vectors.shape == (2, 8192) and not embedded.vectors.any()
+    assert not embedded.embed_query("Who wrote this?").any()
+    assert not embedding.HashingEmbedder().embed_chunks(["some words"]).embed_query(WORDLESS[name]).any()
+
+
+@pytest.mark.parametrize("spec", ["bm25", "encoder", "encoder:", "hashing:x", "", "encoder:a\nb", None, 3])
 def test_unknown_embedders_are_refused(spec):
-    for make in (embedding.make_embedder, lambda spec: config_lib.RetrievalConfig(embedder=spec)):
-        with pytest.raises(ValueError, match="known are 'hashing' and 'encoder:<path") as caught:
-            make(spec)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="known are 'hashing' and 'encoder:<path"):
+        config_lib.parse_embedder(spec)
+    with pytest.raises(ValueError, match="embedder") as caught:
+        config_lib.RetrievalConfig(embedder=spec)
+    assert "\n" not in str(caught.value)
 
 
 def test_embedders_by_name(tmp_path):
-    assert isinstance(embedding.make_embedder("hashing"), embedding.HashingEmbedder)
+    make = embedding.make_embedder
+    assert isinstance(make(config_lib.RetrievalConfig()), embedding.HashingEmbedder)
     with pytest.raises(FileNotFoundError, match="no encoder at"):
-        embedding.make_embedder(f"encoder:{tmp_path / 'nowhere'}")
+        make(config_lib.RetrievalConfig(embedder=f"encoder:{tmp_path / 'nowhere'}"))
 
 
 def test_search_returns_the_best_first_and_never_more_than_there_are():
