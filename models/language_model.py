@@ -86,7 +86,7 @@ def load(
       path: a directory, or a name on the Hugging Face hub.
       dtype: of weights and activations; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split it over, from `models.sharding.make_mesh`; None for one device.
-      quantize: "int8" keeps matrices as int8 with scales (models.quantize), "" in dtype.
+      quantize: format of the matrices, such as "int8" (models.formats); "" keeps them in dtype.
       backend: attention backend; None picks.
       progress: called with (bytes read, bytes in all) while safetensors are read.
 
