@@ -46,7 +46,9 @@ _CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power
 _GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1)
 _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1)
 _WEIGHTS = flags.DEFINE_enum("weights", _DTYPE, _WEIGHT_KINDS, "How the target's matrices are kept.")
-_DRAFTER = flags.DEFINE_enum("drafter_weights", None, _WEIGHT_KINDS, "The drafter's, as a copy of its own if they differ.")
+_DRAFTER = flags.DEFINE_enum(
+    "drafter_weights", None, _WEIGHT_KINDS, "The drafter's; as a copy of its own if they differ."
+)
 _KV = flags.DEFINE_enum("kv", _DTYPE, _KV_KINDS, "How keys and values are kept once they have been read.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")

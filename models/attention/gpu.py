@@ -32,7 +32,7 @@ def attend_segment(
     """As models.attention.xla.attend_segment, which takes blocks with a mask and all calls of few rows.
 
     Raises:
-      NotImplementedError: many rows with keys that have scales, float32, a head_dim that cuDNN does not take, or no cuDNN.
+      NotImplementedError: many rows with keys that have scales, float32, a head_dim that cuDNN does not take, no cuDNN.
     """
     batch, _, group, tokens, _ = q.shape
     rows = (batch if k.shape[0] == 1 else 1) * group * tokens

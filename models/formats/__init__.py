@@ -1,7 +1,7 @@
 """How matrices, and keys and values that have been read, are kept: in the model's dtype or in fewer bits.
 
-A format is a module of this package (base.py says what it offers) and a line of WEIGHTS, of KV or of both. Their keys are
-the values of the settings `weights` and `kv`; "" is the model's dtype. Importing this package does not start JAX.
+A format is a module of this package (base.py says what it offers) and a line of WEIGHTS, of KV or of both. Their keys
+are the values of the settings `weights` and `kv`; "" is the model's dtype. Importing this package does not start JAX.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class KVFormat(Protocol):
 
 
 def dot(x: jax.Array, weight: jax.Array, matrix: Matrix, dtype: Any) -> jax.Array:
-    """X [..., in...] times a weight [out..., in...] of any dtype -> [..., out...] in `dtype`, which is x's or float32."""
+    """X [..., in...] times a weight [out..., in...] of any dtype -> [..., out...] in `dtype`, x's or float32."""
     rows = x.shape[: x.ndim - len(matrix.in_shape)]
     # Contracted over the last axis of a matrix, the weight is read as it lies; otherwise XLA copies it every time.
     flat = weight.reshape(math.prod(matrix.out_shape), -1).astype(x.dtype)

@@ -25,8 +25,8 @@ class Int8Weights:
     """A matrix is "weight" int8 [out..., in...] and "scale" float32 [out...].
 
     The product converts what it reads, so that memory sees int8 alone, and the scale is applied to its output. An
-    embedding is never int8: XLA:TPU gathers int8 rows from another layout and would copy the whole table for it in every
-    step.
+    embedding is never int8: XLA:TPU gathers int8 rows from another layout and would copy the whole table for it in
+    every step.
     """
 
     name = "int8"

@@ -122,7 +122,7 @@ def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1, *, read: b
     Args:
       plan: whose.
       tokens, chunk, rows: see there.
-      read: once everything has been read, when keys and values are in the plan's format; otherwise while prefill goes on.
+      read: once everything has been read, in the plan's format of keys and values; otherwise while prefill goes on.
     """
     capacity, mesh = context_bucket(tokens, chunk), plan.mesh
     shapes = jax.eval_shape(lambda: empty_context(plan.config, rows, capacity, plan.dtype, mesh))
