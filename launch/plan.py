@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch import cli
+from models import formats
 from rapid_jax.config.methods import Method, get_method
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from rapid_jax.planning.programs import Plan, Workload
     from rapid_jax.planning.topology import Slice
 
-_KINDS = ["bfloat16", "int8"]
+_DTYPE = "bfloat16"
+_WEIGHT_KINDS, _KV_KINDS = ([_DTYPE, *filter(None, known)] for known in (formats.WEIGHTS, formats.KV))
 _PLANNED = ("lc", "rag", "sd", "rapid")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
@@ -43,9 +45,11 @@ _MESH = flags.DEFINE_string(
 _CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power of two.", 32)
 _GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1)
 _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1)
-_WEIGHTS = flags.DEFINE_enum("weights", "bfloat16", _KINDS, "How the target's matrices are kept.")
-_DRAFTER = flags.DEFINE_enum("drafter_weights", None, _KINDS, "The drafter's, as a copy of its own if they differ.")
-_KV = flags.DEFINE_enum("kv", "bfloat16", _KINDS, "How keys and values are kept once they have been read.")
+_WEIGHTS = flags.DEFINE_enum("weights", _DTYPE, _WEIGHT_KINDS, "How the target's matrices are kept.")
+_DRAFTER = flags.DEFINE_enum(
+    "drafter_weights", None, _WEIGHT_KINDS, "The drafter's; as a copy of its own if they differ."
+)
+_KV = flags.DEFINE_enum("kv", _DTYPE, _KV_KINDS, "How keys and values are kept once they have been read.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")
 
@@ -76,8 +80,10 @@ def _plan(method: Method) -> None:
         shape = _mesh(config, piece)
     except ValueError as e:
         raise cli.UsageError(str(e)) from e
-    if _WEIGHTS.value == "int8" and _DRAFTER.value == "bfloat16":
-        raise cli.UsageError("--drafter_weights: a drafter of int8 weights' target cannot have them in bfloat16")
+    if _kind(_WEIGHTS.value) and _DRAFTER.value == _DTYPE:
+        raise cli.UsageError(
+            f"--drafter_weights: the drafter of a target with {_WEIGHTS.value} weights cannot have {_DTYPE} ones"
+        )
     if _BATCH.value % shape[0]:
         raise cli.UsageError(f"--batch: {_BATCH.value} rows are no multiple of the mesh's data axis of {shape[0]}")
     if not topology.has_compiler():
@@ -138,7 +144,7 @@ def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
         need = fits.Need(held.weights * n, (held.document + held.unread) * n, 0, held.reading)
     else:
         need = fits.Need(held.weights * n, held.document * n, held.passages * n, held.tails + held.temporaries)
-    found = fits.proposals(need, piece, plan.config, workload.context, int8_weights=bool(plan.weights))
+    found = fits.proposals(need, piece, plan.config, workload.context, weights=plan.weights)
     missing = (held.peak - fits.room(piece)) / 1e9
     would = (
         f"; by estimate these would fit: {' or '.join(found)}" if found else "; no usual slice of this chip would do"
@@ -185,8 +191,8 @@ def _method() -> Method:
 
 
 def _kind(value: str | None) -> str:
-    """As models.quantize names it."""
-    return "int8" if value == "int8" else ""
+    """As models.formats names it."""
+    return "" if value in (None, _DTYPE) else str(value)
 
 
 def _mesh(config: ModelConfig, piece: Slice) -> tuple[int, int, int]:

@@ -9,6 +9,8 @@ and every shard holds as much of each part of the document.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,8 @@ class ContextCache(KVCache):
     Attributes:
       filled: int32 [Bc,n], slots in use on each of the n shards of the `context` axis, the first ones of every shard;
         shard c holds slots [c * S / n, (c + 1) * S / n). Without a mesh n is 1 and this is `length`.
-      k_scale, v_scale: None, or of int8 keys and values: one float32 [Bc,K,S] a layer, what a slot's are multiplied by.
+      k_scale, v_scale: None, or of a format with scales (models.formats): one float32 [Bc,K,S] a layer, what a slot's
+        numbers are multiplied by.
     """
 
     filled: jax.Array
@@ -164,6 +167,30 @@ def append_chunk(
         length=lengths,
         filled=filled.astype(jnp.int32),
     )
+
+
+def quantize_context(context: ContextCache, layer: Callable[..., tuple[jax.Array, ...]]) -> ContextCache:
+    """A frozen context in a format of fewer bits, layer by layer; each one's float arrays are freed before the next.
+
+    The peak is thus the float context and one narrow layer, which prefill had room for: later chunks of a document are
+    read over exact keys and values, and nothing is rounded twice.
+
+    Args:
+      context: float keys and values; its arrays are deleted.
+      layer: `quantize_layer` of a format (models.formats), compiled or not.
+    """
+    layers = []
+    for k, v in zip(context.k, context.v, strict=True):
+        layers.append(jax.block_until_ready(layer(k, v)))
+        k.delete()
+        v.delete()
+    return with_layers(context, layers)
+
+
+def with_layers(context: ContextCache, layers: Iterable[tuple[Any, ...]]) -> ContextCache:
+    """A context whose layers are replaced by others, each (k, v, k_scale, v_scale), or by their shapes."""
+    names = ("k", "v", "k_scale", "v_scale")
+    return dataclasses.replace(context, **dict(zip(names, zip(*layers, strict=True), strict=False)))
 
 
 def commit(tail: TailCache, block: Block, count: jax.Array, rows: jax.Array | None = None) -> TailCache:

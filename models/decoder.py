@@ -85,8 +85,8 @@ class Decoder(nn.Module):
       dtype: of weights and activations; norms, RoPE angles, softmax and logits are float32.
       mesh: devices that attention is split over; None for one device.
       backend: attention backend; None picks.
-      weights: "int8" keeps matrices as int8 with scales (models.quantize) and the embedding, also a tied one, norms and
-        biases in dtype; "" keeps all so.
+      weights: format of the matrices (models.formats), "" for dtype; the embedding, also a tied one, norms and biases
+        are in dtype always.
     """
 
     config: ModelConfig

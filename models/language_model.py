@@ -12,12 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from models import checkpoint, hub
+from models import checkpoint
 from models.attention.api import check_backend
-from models.checkpoint import Progress
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.params import Params, resolve_dtype
+from models.sources import open_source
+from models.sources.base import Progress
 from models.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -29,7 +30,7 @@ class LanguageModel:
       config: its numbers.
       params: its weights, a nested dict; split over the decoder's mesh where it has one.
       decoder: the module that they belong to.
-      path: the checkpoint's directory.
+      path: the checkpoint, as `models.sources.open_source` finds it again.
     """
 
     config: ModelConfig
@@ -86,7 +87,7 @@ def load(
       path: a directory, or a name on the Hugging Face hub.
       dtype: of weights and activations; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split it over, from `models.sharding.make_mesh`; None for one device.
-      quantize: "int8" keeps matrices as int8 with scales (models.quantize), "" in dtype.
+      quantize: format of the matrices, such as "int8" (models.formats); "" keeps them in dtype.
       backend: attention backend; None picks.
       progress: called with (bytes read, bytes in all) while safetensors are read.
 
@@ -96,13 +97,9 @@ def load(
         it.
     """
     check_backend(backend)
-    directory = hub.resolve(path)
-    config = checkpoint.read_config(directory)
-    resolved = resolve_dtype(dtype)
-    if checkpoint.is_orbax(directory):
-        params = checkpoint.restore_orbax(directory, mesh, resolved, quantize)
-    else:
-        params = checkpoint.load_params(
-            directory, config, dtype=resolved, mesh=mesh, quantize=quantize, progress=progress
-        )
-    return LanguageModel(config, params, Decoder(config, resolved, mesh, backend, quantize), directory)
+    source = open_source(path)
+    config, resolved = source.read_config(), resolve_dtype(dtype)
+    params = checkpoint.load_params(
+        source.path, config, dtype=resolved, mesh=mesh, quantize=quantize, progress=progress
+    )
+    return LanguageModel(config, params, Decoder(config, resolved, mesh, backend, quantize), source.path)

@@ -1,12 +1,12 @@
 """The decoder's building blocks; each weight is declared once: shape, logical axes, initialisation.
 
-With `weights` "int8" matrices are declared as int8 [out, in] and a float32 scale [out] (models.quantize). The product
-converts what it reads, so that memory sees int8 alone, and the scale is applied to its output.
+`weights` names the format of the matrices (models.formats), which declares their arrays and computes their products.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from models.config import ModelConfig
-from models.quantize import INT8
+from models.formats import weight_format
+from models.formats.base import Array, Matrix, dot
 
 
 def weight(
@@ -29,41 +30,9 @@ def weight(
     return cast(Any, module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype))
 
 
-def matrix(
-    module: nn.Module,
-    std: float,
-    out: tuple[tuple[str, ...], tuple[int, ...]],
-    into: tuple[tuple[str, ...], tuple[int, ...]],
-    dtype: jnp.dtype,
-    weights: str,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Declares the matrix of `module`, in its dtype or as int8 with a scale for each output channel.
-
-    Args:
-      module: see `weight`.
-      std: standard deviation of random weights.
-      out, into: (logical axes, sizes) of the axes written and contracted.
-      dtype: of weights that are not int8.
-      weights: "" or "int8".
-
-    Returns:
-      (weight [out, in], scale float32 [out] or None).
-    """
-    axes, shape = out[0] + into[0], out[1] + into[1]
-    if weights != INT8:
-        return weight(module, "weight", nn.initializers.normal(std), axes, shape, dtype), None
-    scale = nn.initializers.constant(std / _UNIFORM_STD)
-    return (
-        weight(module, "weight", _uniform_int8, axes, shape, jnp.int8),
-        weight(module, "scale", scale, out[0], out[1], jnp.float32),
-    )
-
-
-_UNIFORM_STD = 73.6  # of whole numbers drawn evenly from -127..127
-
-
-def _uniform_int8(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    return jax.random.randint(key, shape, -127, 128, dtype)
+def declare(module: nn.Module, arrays: Mapping[str, Array]) -> dict[str, jax.Array]:
+    """Declares the arrays of a matrix of `module`, as its format names them."""
+    return {name: weight(module, name, a.init, a.axes, a.shape, a.dtype) for name, a in arrays.items()}
 
 
 class RMSNorm(nn.Module):
@@ -88,7 +57,7 @@ class Projection(nn.Module):
     Attributes:
       out_shape, in_shape: sizes of the axes written and contracted.
       out_axes, in_axes: their logical names for sharding.
-      weights: "" or "int8".
+      weights: name of the weight's format.
     """
 
     out_shape: tuple[int, ...]
@@ -101,24 +70,13 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        out, into = (self.out_axes, self.out_shape), (self.in_axes, self.in_shape)
-        kernel, scale = matrix(self, 0.02, out, into, self.dtype, self.weights)
-        rows = x.shape[: x.ndim - len(self.in_shape)]
-        # Contracted over the last axis of a matrix, the weight is read as it lies; otherwise XLA copies it every time.
-        flat = kernel.reshape(math.prod(self.out_shape), -1).astype(x.dtype)
-        y = jax.lax.dot_general(x.reshape(*rows, -1), flat, (((len(rows),), (1,)), ((), ())))
-        y = y.reshape(*rows, *self.out_shape)
-        if scale is not None:
-            y = scaled(y, scale).astype(x.dtype)
+        form = weight_format(self.weights)
+        matrix = Matrix(self.out_shape, self.out_axes, self.in_shape, self.in_axes, std=0.02)
+        y = form.product(x, declare(self, form.arrays(matrix, self.dtype)), matrix, x.dtype)
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, self.out_axes, self.out_shape, self.dtype)
-            y = y + jnp.reshape(bias, (1,) * len(rows) + self.out_shape)
+            y = y + jnp.reshape(bias, (1,) * (y.ndim - bias.ndim) + self.out_shape)
         return y
-
-
-def scaled(y: jax.Array, scale: jax.Array) -> jax.Array:
-    """[..., out] times its channels' scale [out], float32."""
-    return y.astype(jnp.float32) * jnp.reshape(scale, (1,) * (y.ndim - scale.ndim) + scale.shape)
 
 
 class GatedMLP(nn.Module):
@@ -141,18 +99,15 @@ class GatedMLP(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token embedding [V,D], `logits` is the tied output projection.
-
-    It is never int8: XLA:TPU gathers int8 rows from another layout and would copy the whole table for it in every step.
-    """
+    """Token embedding [V,D] in the model's dtype, `logits` is the tied output projection."""
 
     vocab_size: int
     width: int
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        init = nn.initializers.normal(1 / math.sqrt(self.width))
-        self.weight = weight(self, "weight", init, ("vocab", "embed"), (self.vocab_size, self.width), self.dtype)
+        a = weight_format("").arrays(_vocabulary(self.vocab_size, self.width), self.dtype)["weight"]
+        self.weight = weight(self, "weight", a.init, a.axes, a.shape, a.dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """int32 [B,T] -> [B,T,D]."""
@@ -160,7 +115,7 @@ class Embedding(nn.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
-        return _logits(x, self.weight)
+        return dot(x, self.weight, _vocabulary(self.vocab_size, self.width), jnp.float32)
 
 
 class OutputHead(nn.Module):
@@ -172,15 +127,14 @@ class OutputHead(nn.Module):
     weights: str = ""
 
     def setup(self) -> None:
-        out, into = (("vocab",), (self.vocab_size,)), (("embed",), (self.width,))
-        self.weight, self.scale = matrix(self, 1 / math.sqrt(self.width), out, into, self.dtype, self.weights)
+        self.matrix = _vocabulary(self.vocab_size, self.width)
+        self.arrays = declare(self, weight_format(self.weights).arrays(self.matrix, self.dtype))
 
     def logits(self, x: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
-        y = _logits(x, self.weight)
-        return y if self.scale is None else scaled(y, self.scale)
+        return weight_format(self.weights).product(x, self.arrays, self.matrix, jnp.float32)
 
 
-def _logits(x: jax.Array, table: jax.Array) -> jax.Array:
-    contract = (((x.ndim - 1,), (1,)), ((), ()))
-    return jax.lax.dot_general(x, table.astype(x.dtype), contract, preferred_element_type=jnp.float32)
+def _vocabulary(vocab_size: int, width: int) -> Matrix:
+    """The matrix [V,D] of an embedding and of an output projection."""
+    return Matrix((vocab_size,), ("vocab",), (width,), ("embed",), std=1 / math.sqrt(width))

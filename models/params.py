@@ -13,7 +13,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from models import sharding
 from models.config import ModelConfig
 from models.decoder import Decoder
-from models.quantize import check_weights
+from models.formats import weight_format
 
 Params = dict[str, Any]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -52,13 +52,13 @@ def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = No
 
     Args:
       config, mesh: the model and its devices.
-      dtype: of what is not int8.
-      weights: "int8" for int8 matrices and their scales.
+      dtype: of the model.
+      weights: format of its matrices (models.formats).
 
     Raises:
-      ValueError: the mesh does not divide the model, or weights that are not supported with the dtype.
+      ValueError: the mesh does not divide the model, or an unknown format, or one that does not go with the dtype.
     """
-    check_weights(weights, dtype)
+    weight_format(weights).check(dtype)
     boxed = logical_params(config, dtype, weights)
     if mesh is None:
         shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), meta.unbox(boxed))
@@ -83,7 +83,7 @@ def init_params(
       seed: of the random numbers; the same weights on any mesh.
       dtype: of the weights; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split them over; None for one device.
-      weights: "int8" draws int8 matrices, which are not those of another dtype quantised.
+      weights: format of the matrices. Those of a narrow format are drawn in it: they are not those of "" quantised.
     """
     resolved = resolve_dtype(dtype)
     shardings = jax.tree.map(lambda x: x.sharding, abstract_params(config, resolved, mesh, weights))

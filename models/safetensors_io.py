@@ -2,100 +2,89 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from absl import logging
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from models.fields import shown
 from models.json_file import read_json
+from models.sources.base import Header, Tensors, said
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_DTYPES = ("F32", "BF16", "F16")
+_FILE_NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")
+_LONGEST_NAME = 255  # bytes, on the usual file systems
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of one tensor: its file, shape and dtype."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class SafetensorsDirectory:
+class SafetensorsDirectory(Tensors):
     """The open safetensors files of a checkpoint; a context manager.
 
-    Opening reads headers only, and finds missing, truncated and contradictory files.
-
-    Attributes:
-      headers: tensor name -> Header.
+    Opening reads headers only, and finds missing, damaged and contradictory files. With an index each tensor is the one
+    in the file that the index names: other copies are left alone, and a warning tells of them.
 
     Raises:
       FileNotFoundError: no safetensors files, or one that the index names is not there.
-      ValueError: a file is truncated or not safetensors, or the index and its files disagree.
+      ValueError: a file is damaged or not safetensors, the index names a file outside of the directory or a tensor that
+        its file does not hold, or without an index two files hold a tensor of the same name.
     """
+
+    readable = ("F32", "BF16", "F16")
 
     def __init__(self, directory: Path) -> None:
         self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}
         self.headers: dict[str, Header] = {}
+        self._unread: dict[str, str] = {}  # tensor -> a file that holds it where the index does not place it
         with contextlib.ExitStack() as opening:
-            for name, wanted in _files_of(directory).items():
+            for name, placed in _files_of(directory).items():
                 self._files[name] = opening.enter_context(_open(directory / name))
-                self._read_headers(name, wanted, directory)
+                self._read_headers(name, placed, directory)
             self._stack = opening.pop_all()
+        if self._unread:
+            logging.warning(
+                "%s does not place %d tensors where a file of it holds them, such as %s: they are not read",
+                directory / INDEX,
+                len(self._unread),
+                " in ".join(map(said, next(iter(self._unread.items())))),
+            )
 
-    def _read_headers(self, file: str, wanted: list[str] | None, directory: Path) -> None:
-        names = list(self._files[file].keys())
-        absent = sorted(set(wanted or ()) - set(names))
+    def _read_headers(self, file: str, placed: set[str] | None, directory: Path) -> None:
+        headers = _headers(directory / file)
+        absent = sorted(placed - headers.keys()) if placed is not None else []
         if absent:
-            raise ValueError(f"{directory / INDEX}: tensor {absent[0]} should be in {file}, which does not hold it")
-        for name in names:
-            part = self._files[file].get_slice(name)
-            self.headers[name] = Header(file, tuple(part.get_shape()), part.get_dtype())
+            raise ValueError(
+                f"{directory / INDEX}: tensor {said(absent[0])} should be in {file}, which does not hold it"
+            )
+        for name, header in headers.items():
+            if placed is not None and name not in placed:
+                self._unread[name] = file
+                continue
+            if name in self.headers:
+                raise ValueError(
+                    f"{directory}: tensor {said(name)} is in {self.headers[name].file} and in {file}, and there is no "
+                    f"{INDEX} that tells which one counts; remove the file that is not part of the checkpoint"
+                )
+            self.headers[name] = header
 
-    def __enter__(self) -> SafetensorsDirectory:
-        return self
+    def why_missing(self, name: str) -> str:
+        return f": {self._unread[name]} holds it, but {INDEX} does not name it" if name in self._unread else ""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._files.clear()
         self._stack.close()
-
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignorable: Iterable[str], where: Path) -> None:
-        """Compares the headers with the names and shapes that a model needs.
-
-        Args:
-          expected: name -> shape.
-          ignorable: endings of names that may be there as well.
-          where: what to call the checkpoint in a message.
-
-        Raises:
-          ValueError: tensors that are missing, surplus, misshapen or of a dtype that is no plain float.
-        """
-        missing = [name for name in expected if name not in self.headers]
-        if missing:
-            name = missing[0]
-            raise ValueError(f"{where}: tensor {name} {list(expected[name])} is missing{_more(missing)}")
-        endings = tuple(ignorable)
-        surplus = [name for name in self.headers if name not in expected and not name.endswith(endings)]
-        if surplus:
-            raise ValueError(f"{where}: tensor {surplus[0]} is not part of the model of config.json{_more(surplus)}")
-        for name, shape in expected.items():
-            header = self.headers[name]
-            if header.shape != shape:
-                raise ValueError(f"{where}: tensor {name} has shape {list(header.shape)}, should be {list(shape)}")
-            if header.dtype not in _DTYPES:
-                raise ValueError(f"{where}: tensor {name} has dtype {header.dtype}; readable: {', '.join(_DTYPES)}")
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A slice of a tensor in the file's dtype (bfloat16 as ml_dtypes.bfloat16)."""
@@ -105,33 +94,79 @@ class SafetensorsDirectory:
         return file.get_tensor(name) if whole else file.get_slice(name)[index]
 
 
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _files_of(directory: Path) -> dict[str, list[str] | None]:
-    """File names -> the tensors that the index expects there; None without an index."""
+def _files_of(directory: Path) -> dict[str, set[str] | None]:
+    """File names -> the tensors that the index places there; None without an index."""
     if (directory / SINGLE).is_file():
+        if (directory / INDEX).is_file():
+            logging.warning("%s holds %s and %s: the former is read", directory, SINGLE, INDEX)
         return {SINGLE: None}
-    if not (directory / INDEX).is_file():
-        raise FileNotFoundError(f"{directory} holds neither {SINGLE} nor {INDEX}; other weight formats are not read")
+    if not (directory / INDEX).exists():
+        found = sorted(file.name for file in directory.glob("*.safetensors") if file.is_file())
+        if not found:
+            raise FileNotFoundError(
+                f"{directory} holds neither {SINGLE} nor {INDEX}; other weight formats are not read"
+            )
+        return dict.fromkeys(found)
     weight_map = read_json(directory / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise ValueError(f"{directory / INDEX}: weight_map must map tensor names to file names")
-    files: dict[str, list[str] | None] = {}
+    files: dict[str, set[str] | None] = {}
     for tensor, file in weight_map.items():
-        if not (directory / file).is_file():
-            raise FileNotFoundError(f"{directory / file} is missing; {INDEX} says that it holds tensor {tensor}")
-        files.setdefault(file, [])
-        files[file] = [*(files[file] or []), tensor]
+        placed = files.setdefault(file, set())
+        if not placed:
+            _check_file(directory, file, tensor)
+        if placed is not None:
+            placed.add(tensor)
     return files
+
+
+def _check_file(directory: Path, file: str, tensor: str) -> None:
+    """Refuses what is no file of the directory; a link to a file elsewhere, as the hub's cache has them, is one."""
+    if not _FILE_NAME.fullmatch(file) or len(file.encode(errors="replace")) > _LONGEST_NAME:
+        raise ValueError(
+            f"{directory / INDEX}: tensor {said(tensor)} is placed in {shown(file)}; the name of a file in the same "
+            f"directory is needed"
+        )
+    if not (directory / file).is_file():
+        raise FileNotFoundError(f"{directory / file} is missing; {INDEX} says that it holds tensor {said(tensor)}")
 
 
 def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from None
+    except (SafetensorError, OSError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is truncated or not a safetensors file ({cause}); fetch it again") from None
+
+
+def _headers(path: Path) -> dict[str, Header]:
+    """The headers of a file whose shapes and offsets `safe_open` has found right.
+
+    Raises:
+      ValueError: a tensor stands twice in it.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        content = file.read(length)
+    try:
+        entries = json.loads(content, object_pairs_hook=_unique)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); fetch it again") from None
+    entries.pop("__metadata__", None)
+    return {
+        name: Header(
+            path.name, tuple(entry["shape"]), entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0]
+        )
+        for name, entry in entries.items()
+    }
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{shown(twice)} stands twice in its header")
+    return found
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

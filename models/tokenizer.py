@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models import hub
 from models.hf import token_ids
-from models.safetensors_io import read_json
+from models.json_file import read_json
+from models.sources import open_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -144,7 +144,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
       FileNotFoundError: no such directory, or it holds no tokenizer.
       ValueError: the files cannot be read, or transformers would split text otherwise than their SentencePiece model.
     """
-    directory = hub.resolve(path)
+    directory = open_source(path).tokenizer_files()
     if not any((directory / name).is_file() for name in _VOCABULARIES):
         raise FileNotFoundError(f"{directory} holds no tokenizer; it needs one of {', '.join(_VOCABULARIES)}")
     from transformers import AutoTokenizer

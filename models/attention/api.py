@@ -25,7 +25,8 @@ class Segment:
       length: int32 [Bs], slots in use; [Bs,n] where the slots are split into n shards of equal size over the mesh axis
         `context`: the first ones of each shard. None for the block in flight.
       mask: bool [T,S] or [B,T,S], for the block in flight; None there is causal.
-      k_scale, v_scale: float32 [Bs,K,S], of int8 k and v: what a slot's numbers are multiplied by.
+      k_scale, v_scale: None, or float32 [Bs,K,S], what a slot's numbers are multiplied by; k and v are then in the
+        dtype of their format (models.formats).
     """
 
     k: jax.Array

@@ -32,7 +32,7 @@ def attend_segment(
     """As models.attention.xla.attend_segment, which takes blocks with a mask and all calls of few rows.
 
     Raises:
-      NotImplementedError: many rows with int8 keys, float32, a head_dim that cuDNN does not take, or no cuDNN.
+      NotImplementedError: many rows with keys that have scales, float32, a head_dim that cuDNN does not take, no cuDNN.
     """
     batch, _, group, tokens, _ = q.shape
     rows = (batch if k.shape[0] == 1 else 1) * group * tokens
@@ -40,7 +40,7 @@ def attend_segment(
         scales: dict[str, Any] = {} if k_scale is None else dict(k_scale=k_scale, v_scale=v_scale)
         return xla.attend_segment(q, k, v, length, mask, **scales)
     if k_scale is not None:
-        raise NotImplementedError("attention backend gpu takes no int8 keys with many query rows")
+        raise NotImplementedError("attention backend gpu takes no keys with scales with many query rows")
     if q.dtype != jnp.bfloat16 or k.dtype != jnp.bfloat16:
         raise NotImplementedError(f"attention backend gpu takes many query rows in bfloat16 alone, got {q.dtype}")
     return _cudnn(q, k, v, length)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from models.attention.causal import causal
 from models.attention.online_softmax import MASKED, Running, nothing_seen, result, see
+from models.formats import restore, widen
 
 FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
 KEY_BLOCK = 1024
@@ -27,15 +28,15 @@ def attend_segment(
 ) -> tuple[jax.Array, jax.Array]:
     """Attention of q over one segment.
 
-    int8 keys and values are converted inside the products, so that memory is read as int8: scores are multiplied by
-    k_scale behind their product, weights by v_scale before theirs.
+    Keys and values of a narrow format (models.formats) are widened inside the products, so that memory is read as they
+    are stored: scores are multiplied by k_scale behind their product, weights by v_scale before theirs.
 
     Args:
       q: [B,K,G,T,H], the G query heads of each KV head.
       k, v: [Bs,K,S,H] with Bs of B or 1.
       length: int32 [Bs], slots in use, or None.
       mask: bool [T,S] or [B,T,S], what each token may see of the block; None with length None is causal (S = T).
-      k_scale, v_scale: float32 [Bs,K,S] of int8 k and v, what each slot's are multiplied by; needs a length.
+      k_scale, v_scale: None, or float32 [Bs,K,S], what each slot's numbers are multiplied by; needs a length.
 
     Returns:
       (float32 [B,K,G,T,H], log-sum-exp float32 [B,K,G,T]).
@@ -84,7 +85,7 @@ def _few_rows(
 ) -> tuple[jax.Array, jax.Array]:
     """Decoding: rows [G*T] against all slots at once."""
     rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
-    k, v = _as_float(k, q), _as_float(v, q)
+    k, v = widen(k, q.dtype), widen(v, q.dtype)
     scores = jnp.einsum("bksh,bkrh->bksr", k, rows, preferred_element_type=jnp.float32)  # fastest with long keys first
     if k_scale is not None:
         scores = scores * k_scale[..., None]
@@ -93,10 +94,6 @@ def _few_rows(
         weights = weights * v_scale[:, :, None]
     out = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     return out.reshape(q.shape), (top + jnp.log(total)).reshape(q.shape[:-1])
-
-
-def _as_float(x: jax.Array, q: jax.Array) -> jax.Array:
-    return x.astype(q.dtype) if x.dtype == jnp.int8 else x
 
 
 def _many_rows(
@@ -119,10 +116,10 @@ def _many_rows(
             keys, values, *scales = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in cached)
             slot = start + jnp.arange(size)
             seen = ((slot >= index * size) & (slot < length))[None, :]
-            scores = jnp.einsum("rh,sh->rs", q, _as_float(keys, q), preferred_element_type=jnp.float32)
+            scores = jnp.einsum("rh,sh->rs", q, widen(keys, q.dtype), preferred_element_type=jnp.float32)
             if scales:
                 scores = scores * scales[0][None]
-                values = (values * scales[1][:, None]).astype(q.dtype)  # many rows share the block: its cost is nothing
+                values = restore(values, scales[1], q.dtype)  # many rows share the block: its cost is nothing
             return see(running, jnp.where(seen, scores, MASKED), values)
 
         return result(jax.lax.fori_loop(0, (length + size - 1) // size, block, nothing_seen(*q.shape)))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from models.formats import kv_format
 from models.language_model import LanguageModel
 
 
@@ -23,7 +24,7 @@ class Forward:
       contexts: tokens of each context that it reads: one number where all rows share a document, else B.
       tails: tokens of each row's tail, the mean over a run; B numbers.
       times: how often it runs in a step, the mean.
-      kv: of the contexts, "int8" or "" for the model's dtype.
+      kv: format of the contexts (models.formats), "" for the model's dtype.
     """
 
     model: LanguageModel
@@ -56,10 +57,10 @@ def weight_bytes(model: LanguageModel) -> int:
 
 
 def kv_bytes_per_token(model: LanguageModel, kv: str = "") -> int:
-    """Bytes of one token's keys and values in all layers, in the model's dtype or as int8 with their scales."""
+    """Bytes of one token's keys and values in all layers, in a format with its scales."""
     c = model.config
-    one_head = c.head_dim + 4 if kv else c.head_dim * np.dtype(model.decoder.dtype).itemsize
-    return 2 * c.num_layers * c.num_kv_heads * one_head
+    one_head = kv_format(kv).bytes_per_head(c.head_dim, np.dtype(model.decoder.dtype).itemsize)
+    return round(2 * c.num_layers * c.num_kv_heads * one_head)
 
 
 def mean_tails(questions: Sequence[Sequence[int]], new_tokens: int) -> list[float]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from models.formats import KV, WEIGHTS, choices
 from rapid_jax.config.checks import is_integer, require
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.retrieval import RetrievalConfig
@@ -25,7 +26,7 @@ class EngineConfig:
       target: directory or hub name of the long-context model; "" is the embedded model.
       drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
       dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
-      weights: "int8" rounds the target's matrices at load, with a scale for each output channel (models.quantize), all
+      weights: "int8" rounds the target's matrices at load, with a scale for each output channel (models.formats), all
         but its embedding; "" keeps them in dtype.
       drafter_weights: the same of the drafter; "" is as the target. With "int8" alone, self-speculation drafts with an
         int8 copy of the target.
@@ -69,9 +70,9 @@ class EngineConfig:
             self.dtype in ("", "bfloat16", "float32"),
             f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
         )
-        for name in ("weights", "drafter_weights", "kv"):
+        for name, known in (("weights", WEIGHTS), ("drafter_weights", WEIGHTS), ("kv", KV)):
             value = getattr(self, name)
-            require(value in ("", "int8"), f"{name} must be int8 (or empty), got {value!r}")
+            require(value in tuple(known), f"{name} must be {choices(known)} (or empty), got {value!r}")
         for name, mesh in (("mesh", self.mesh), ("drafter_mesh", self.drafter_mesh or (1, 1, 1))):
             require(
                 isinstance(mesh, tuple) and len(mesh) == 3 and all(is_integer(n) and n >= 1 for n in mesh),

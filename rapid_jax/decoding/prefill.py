@@ -11,9 +11,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models import hosts
-from models.cache import ContextCache, KVCache, TailCache, append_chunk, commit, empty_context, empty_tail
+from models.cache import (
+    ContextCache,
+    KVCache,
+    TailCache,
+    append_chunk,
+    commit,
+    empty_context,
+    empty_tail,
+    quantize_context,
+)
 from models.decoder import Decoder, hidden_states
-from models.quantize import quantize_context, quantize_context_layer
+from models.formats import kv_format
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
 from rapid_jax.decoding.programs import Programs, shardings_of
 
@@ -61,7 +70,7 @@ def prefill_context(
     Args:
       documents: token ids; rows may differ in length.
       chunk: tokens of a forward, a power of two.
-      kv: "int8" rounds the cache once all is read (models.quantize); every chunk sees exact keys and values.
+      kv: format that the cache is rounded to once all is read (models.formats); every chunk sees exact keys and values.
       progress: called with (tokens read, tokens in all) after every chunk.
 
     Returns:
@@ -91,14 +100,16 @@ def prefill_context(
         if progress is not None:
             jax.block_until_ready(context.length)
             progress(min(start, total), total)
-    return _in_int8(programs, context) if kv else context
+    return _rounded(programs, context, kv_format(kv).quantize_layer) if kv else context
 
 
-def _in_int8(programs: Programs, context: ContextCache) -> ContextCache:
+def _rounded(programs: Programs, context: ContextCache, quantize_layer: Callable) -> ContextCache:
+    def place(like: jax.sharding.Sharding, x: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+        return NamedSharding(like.mesh, P(*like.spec[: x.ndim])) if isinstance(like, NamedSharding) else like
+
     def layer(k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        kv = k.sharding
-        scale = NamedSharding(kv.mesh, P(*kv.spec[:3])) if isinstance(kv, NamedSharding) else kv
-        return programs.get(quantize_context_layer, (), (k, v), out_shardings=(kv, kv, scale, scale))(k, v)
+        placed = tuple(place(k.sharding, x) for x in jax.eval_shape(quantize_layer, k, v))
+        return programs.get(quantize_layer, (), (k, v), out_shardings=placed)(k, v)
 
     return quantize_context(context, layer)
 

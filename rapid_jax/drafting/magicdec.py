@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import Block, ContextCache, Layers, TailCache, commit, write_slots
 from models.decoder import hidden_states
+from models.formats import restore
 from models.rope import turn
 from models.sharding import context_spec, rows_axis, tail_spec
 from models.striping import token_slots
@@ -96,7 +97,7 @@ def take_window(
     """Copies sinks and window out of what the target has read, in one pass.
 
     Args:
-      context: of prefill_context; int8 keys and values are given their scales.
+      context: of prefill_context; keys and values of a narrow format are restored.
       tail: the questions behind it, without their last token.
       tokens: of the longest document.
       chunk: tokens of a prefill chunk.
@@ -175,9 +176,7 @@ def _gather(
     def local(held: jax.Array, scale: jax.Array | None, tail: jax.Array, in_context: jax.Array, in_tail: jax.Array):
         if mesh is not None:
             in_context = in_context - jax.lax.axis_index("context") * held.shape[2]
-        found = take(held, in_context).astype(jnp.float32 if scale is not None else tail.dtype)
-        if scale is not None:
-            found = (found * take(scale, in_context)[..., None]).astype(tail.dtype)
+        found = restore(take(held, in_context), None if scale is None else take(scale, in_context), tail.dtype)
         if mesh is not None:
             found = jax.lax.psum(found, "context")
         return found + take(tail, in_tail)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from models.config import ModelConfig
+from models.formats import WEIGHTS, weight_format
 from rapid_jax.planning.topology import Slice
 
 _LARGEST_CONTEXT_AXIS = 32  # models.sharding: it must divide every prefill chunk
+_ITEMSIZE = 2  # bytes of bfloat16, the dtype of what is planned
 RESERVED = 1 << 28  # bytes that a TPU keeps for itself: of v5e's 16 GiB XLA gives programs 15.75
 
 
@@ -60,7 +62,7 @@ def divides(config: ModelConfig, mesh: tuple[int, int, int]) -> bool:
     )
 
 
-def proposals(need: Need, piece: Slice, config: ModelConfig, context: int, *, int8_weights: bool = False) -> list[str]:
+def proposals(need: Need, piece: Slice, config: ModelConfig, context: int, *, weights: str = "") -> list[str]:
     """Configurations near this one that fit, by estimate; empty where it fits as it is.
 
     Args:
@@ -68,8 +70,8 @@ def proposals(need: Need, piece: Slice, config: ModelConfig, context: int, *, in
       piece: the slice that was asked for.
       config: the model.
       context: tokens of the document.
-      int8_weights: whether the weights are int8 already. Keys and values in int8 do not help: until all is read they
-        are in the model's dtype.
+      weights: format that they are in already (models.formats). A format of keys and values does not help: until all is
+        read they are in the model's dtype.
     """
     chips, free = piece.chips, room(piece)
     if need.per_chip(chips) <= free:
@@ -83,8 +85,11 @@ def proposals(need: Need, piece: Slice, config: ModelConfig, context: int, *, in
         if need.per_chip(larger.chips) <= free:
             found.append(f"--topology={larger.name}")
             break
-    if not int8_weights and dataclasses.replace(need, weights=need.weights / 2).per_chip(chips) <= free:
-        found.append("--weights=int8")
+    for name in WEIGHTS:
+        smaller = weight_format(name).bytes_per_weight(_ITEMSIZE) / weight_format(weights).bytes_per_weight(_ITEMSIZE)
+        if smaller < 1 and dataclasses.replace(need, weights=need.weights * smaller).per_chip(chips) <= free:
+            found.append(f"--weights={name}")
+            break
     without = dataclasses.replace(need, document=0.0).per_chip(chips)
     if without < free and need.document:
         tokens = int((free - without) * chips / need.document * context) // 1024 * 1024

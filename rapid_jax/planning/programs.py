@@ -17,9 +17,10 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from models.attention import api
-from models.cache import ContextCache, TailCache, empty_context, empty_tail
+from models.cache import ContextCache, TailCache, empty_context, empty_tail, with_layers
 from models.config import ModelConfig
 from models.decoder import Decoder
+from models.formats import kv_format
 from models.params import abstract_params
 from models.sharding import context_spec, rows_axis, tail_spec
 from rapid_jax.config import SamplingConfig, SpeculationConfig
@@ -81,9 +82,9 @@ class Plan:
       mesh: (data, context, model) devices, real ones or those of a topology; None for the first device at hand.
       dtype: of weights and caches.
       backend: attention backend; None picks.
-      weights: "int8" or "", of the target.
+      weights: format of the target's matrices (models.formats).
       drafter_weights: the same of the drafter, which is a copy of the target then; "" is the target itself.
-      kv: "int8" or "", of what has been read.
+      kv: format of what has been read.
     """
 
     config: ModelConfig
@@ -123,14 +124,13 @@ def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1, *, read: b
     Args:
       plan: whose.
       tokens, chunk, rows: see there.
-      read: once everything has been read, when keys and values may be int8; otherwise while prefill goes on.
+      read: once everything has been read, in the plan's format of keys and values; otherwise while prefill goes on.
     """
     capacity, mesh = context_bucket(tokens, chunk), plan.mesh
     shapes = jax.eval_shape(lambda: empty_context(plan.config, rows, capacity, plan.dtype, mesh))
     if plan.kv and read:
-        keys, values = (tuple(jax.ShapeDtypeStruct(x.shape, jnp.int8) for x in part) for part in (shapes.k, shapes.v))
-        scales = tuple(jax.ShapeDtypeStruct(x.shape[:3], jnp.float32) for x in shapes.k)
-        shapes = dataclasses.replace(shapes, k=keys, v=values, k_scale=scales, v_scale=scales)
+        layer = functools.partial(jax.eval_shape, kv_format(plan.kv).quantize_layer)
+        shapes = with_layers(shapes, map(layer, shapes.k, shapes.v))
     kv = context_spec(rows)
     specs = {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}  # keys and values, their scales, filled, length
     return _placed(plan, shapes, specs)

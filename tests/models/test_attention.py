@@ -9,7 +9,7 @@ import pytest
 
 from models.attention import Segment, api, attend, xla
 from models.attention.causal import causal
-from models.quantize import to_int8
+from models.formats.int8 import to_int8
 from models.sharding import make_mesh
 
 TOLERANCE = 1e-6  # of the largest output; float32 against float64

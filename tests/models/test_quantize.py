@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 import models
-from models import checkpoint as module
 from models import init_params
-from models.cache import empty_context
+from models.cache import empty_context, quantize_context
 from models.checkpoint import export_hf, load_params, read_config, restore_orbax, save_orbax
 from models.decoder import Decoder
+from models.formats import kv_format
+from models.formats.int8 import Int8Weights, to_int8
 from models.layers import OutputHead, Projection
 from models.params import abstract_params
-from models.quantize import quantize_context, quantize_context_layer, to_int8
 from models.sharding import make_mesh
 
+INT8_LAYER = kv_format("int8").quantize_layer
 TOKENS = np.random.default_rng(0).integers(3, 250, (2, 40))
 QWEN = dict(family="qwen2", qkv_bias=True, num_heads=4, num_kv_heads=2, tie_embeddings=False)
 
@@ -115,14 +116,14 @@ def test_a_mesh_holds_the_same_int8_model(checkpoint):
 def test_float_weights_are_freed_one_by_one(checkpoint, monkeypatch):
     """Loading an int8 model would need the memory of the float one."""
     config, before = read_config(checkpoint), jax.live_arrays()
-    held, original, most = {id(array) for array in before}, module.quantize_weight, []
+    held, original, most = {id(array) for array in before}, Int8Weights.keep, []
 
-    def watched(x, *targets):
+    def watched(self, x, targets):
         new = [a for a in jax.live_arrays() if id(a) not in held and a.dtype == jnp.float32]
         most.append(len([a for a in new if a.size >= x.size and a.shape[0] != config.vocab_size]))  # not the embedding
-        return original(x, *targets)
+        return original(self, x, targets)
 
-    monkeypatch.setattr(module, "quantize_weight", watched)
+    monkeypatch.setattr(Int8Weights, "keep", watched)
     load_params(checkpoint, config, dtype="float32", quantize="int8")
     assert set(most) <= {0, 1} and most.count(1) >= 7 * config.num_layers  # 0 is the head's
 
@@ -178,7 +179,7 @@ def test_an_int8_context_takes_half_the_memory_and_frees_the_other():
     context = cached(bfloat16=True, head_dim=128)
     held = [*context.k, *context.v]
     size = sum(x.nbytes for x in jax.tree.leaves(context))
-    small = quantize_context(context)
+    small = quantize_context(context, INT8_LAYER)
     assert sum(x.nbytes for x in jax.tree.leaves(small)) <= 0.53 * size
     assert all(x.is_deleted() for x in held)
     assert small.capacity == 256 and small.length.tolist() == [200] and small.filled.tolist() == [[200]]
@@ -191,7 +192,7 @@ def test_one_layer_at_a_time_is_held_twice():
 
     def layer(k, v):
         alive.append([not pair[0].is_deleted() for pair in kv])
-        return quantize_context_layer(k, v)
+        return INT8_LAYER(k, v)
 
     quantize_context(context, layer)
     assert alive == [[True, True], [False, True]]
@@ -202,7 +203,7 @@ def test_keys_and_values_have_a_scale_for_each_head_and_token():
     context = cached()
     k = np.asarray(context.k[0]) * np.exp(np.random.default_rng(0).normal(0, 3, (1, 2, 256, 1)))
     context = dataclasses.replace(context, k=(jnp.asarray(k, jnp.float32), context.k[1]))
-    small = quantize_context(context)
+    small = quantize_context(context, INT8_LAYER)
     assert small.k_scale[0].shape == (1, 2, 256)
     restored = np.asarray(small.k[0]) * np.asarray(small.k_scale[0])[..., None]
     error = np.linalg.norm(restored - k, axis=-1) / np.linalg.norm(k, axis=-1)

@@ -1,0 +1,37 @@
+"""A Hugging Face directory or hub name: config.json, a tokenizer's files and safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models import hub, registry
+from models.config import ModelConfig
+from models.json_file import read_json
+from models.safetensors_io import SafetensorsDirectory
+from models.sources.base import Tensors, WeightSource
+
+
+class HuggingFaceDirectory(WeightSource):
+    """A directory as transformers writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read_config(self) -> ModelConfig:
+        file = self.path / "config.json"
+        config = read_json(file)
+        try:
+            return registry.config_from_hf(config)
+        except ValueError as error:
+            raise ValueError(str(error).replace("config.json", str(file), 1)) from None
+
+    def tokenizer_files(self) -> Path:
+        return self.path
+
+    def tensors(self) -> Tensors:
+        return SafetensorsDirectory(self.path)
+
+
+def claim(path: str | Path) -> WeightSource | None:
+    """Takes every path; raises FileNotFoundError or ValueError where it is no directory and no hub name."""
+    return HuggingFaceDirectory(hub.resolve(path))

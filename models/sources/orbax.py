@@ -1,0 +1,98 @@
+"""A directory that `models.checkpoint.save_orbax` wrote: an Orbax checkpoint beside Hugging Face's other files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from models.config import ModelConfig
+from models.formats import format_of
+from models.sources.base import Progress, Tensors, WeightSource
+from models.sources.huggingface import HuggingFaceDirectory
+
+FOLDER = "params"  # the Orbax checkpoint in its directory
+
+
+class OrbaxDirectory(HuggingFaceDirectory):
+    """Weights as our own tree of arrays, in whatever format they had when they were saved."""
+
+    def tensors(self) -> Tensors:
+        raise ValueError(f"{self.path} holds the weights of a decoder as an Orbax checkpoint, not as named tensors")
+
+    def load_params(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: Any = None,
+        mesh: Any = None,
+        quantize: str = "",
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Reads the weights straight into their shards on any mesh; nothing is rounded here, and progress is not told.
+
+        Raises:
+          ValueError: the checkpoint is incomplete, or its weights are not those of `config`, or in another format.
+        """
+        from models.params import abstract_params, resolve_dtype
+
+        path = self.path.absolute()
+        targets = abstract_params(config, resolve_dtype(dtype), mesh, quantize)
+        with checkpointer() as reader:
+            try:
+                stored = reader.metadata(path / FOLDER).item_metadata.tree
+                shapes = _shapes(stored)
+            except Exception as error:
+                raise _damaged(path, error) from None
+            _check_format(path, _stored_format(stored), quantize)
+            wanted = _shapes(targets)
+            for name in [*wanted, *shapes]:
+                if shapes.get(name) != wanted.get(name):
+                    raise ValueError(
+                        f"{path}: tensor {name} has shape {shapes.get(name)}, config.json asks for {wanted.get(name)}"
+                    )
+            try:
+                return reader.restore(path / FOLDER, targets)
+            except Exception as error:
+                raise _damaged(path, error) from None
+
+
+def claim(path: str | Path) -> WeightSource | None:
+    """Takes a local directory with an Orbax checkpoint in it."""
+    local = Path(path).expanduser()
+    return OrbaxDirectory(local) if (local / FOLDER).is_dir() else None
+
+
+@contextlib.contextmanager
+def checkpointer() -> Iterator[Any]:
+    """Orbax's reader and writer, closed at the end."""
+    import orbax.checkpoint as ocp  # two seconds, needed here only
+
+    with ocp.StandardCheckpointer() as one:
+        yield one
+
+
+def _check_format(path: Path, stored: str, asked: str) -> None:
+    if stored and stored != asked:
+        raise ValueError(f"{path} holds {stored} weights: ask for {stored} weights to load them")
+    if asked and not stored:
+        raise ValueError(f"{path} holds Orbax weights that are not {asked}: {asked} weights are made of safetensors")
+
+
+def _stored_format(tree: Mapping[str, Any]) -> str:
+    """The format of a tree's matrices: that of the first module in one of fewer bits, or ""."""
+    below = [_stored_format(child) for child in tree.values() if isinstance(child, Mapping)]
+    return format_of(tree).name or next(filter(None, below), "")
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    cause = " ".join(str(error).split())[:200]
+    return ValueError(f"{path / FOLDER} is incomplete or damaged ({type(error).__name__}: {cause}); save it again")
+
+
+def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    import jax
+
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {".".join(key.key for key in keys): tuple(leaf.shape) for keys, leaf in leaves}
