@@ -16,11 +16,12 @@ from rapid_jax.engine.answer import Answer
 from rapid_jax.evaluation.tables import Table as ReportTable
 
 _LEGEND = """\
-Prefill counts all that a method reads, also what another has read before it.
-tokens/s and speed-up are of decoding alone.
+First token: retrieval, prefill and the first steps. All counts whatever a method
+reads, also what another method has read before it. Speed-up: of decoding alone.
 Acceptance: drafted tokens kept, of those tested (up to the first rejection in
 a step) and of all drafted."""
 _WIDE = 240  # columns of a report's tables where nobody's terminal would break them
+_SPEED = "decoding, tokens/s"
 _SHORT = 24  # characters of an answer that is shown in the table too
 
 
@@ -97,11 +98,11 @@ def print_table(answers: Sequence[Answer]) -> None:
         table.add_column(answer.method, justify="right")
     if len(answers) > 1:
         table.add_row("answer", *(Text(_brief(a, answers[:i])) for i, a in enumerate(answers)))
+    baseline = next((a for a in answers if a.method == "lc"), None)
     for name, value in {**_ROWS, **_database_rows(answers)}.items():
         table.add_row(name, *(value(a) for a in answers))
-    baseline = next((a for a in answers if a.method == "lc"), None)
-    if baseline is not None and len(answers) > 1:
-        table.add_row("speed-up over lc", *(_speed_up(a, baseline) for a in answers))
+        if name == _SPEED and baseline is not None and len(answers) > 1:
+            table.add_row("speed-up over lc", *(_speed_up(a, baseline) for a in answers))
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDE)
@@ -174,7 +175,7 @@ _ROWS: dict[str, Callable[[Answer], str]] = {
     "first token, s": lambda a: _number(a.seconds.first_token),
     "all, s": lambda a: _number(a.seconds.to_dict()["total"]),
     "decoding, s": lambda a: _number(a.seconds.decode),
-    "decoding, tokens/s": lambda a: _number(a.tokens_per_second, 1),
+    _SPEED: lambda a: _number(a.tokens_per_second, 1),
     "tokens": lambda a: f"{len(a.token_ids):,}",
     "finish": lambda a: a.finish_reason,
     "target context, tokens": lambda a: f"{a.target_tokens:,}",

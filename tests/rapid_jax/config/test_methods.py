@@ -3,7 +3,7 @@
 import pytest
 
 from rapid_jax.config.hierarchy import HierarchyConfig
-from rapid_jax.config.methods import OWN_CACHE, METHODS, get_method
+from rapid_jax.config.methods import METHODS, OWN_CACHE, get_method
 
 
 def test_the_methods():
