@@ -79,7 +79,7 @@ def main() -> None:
     _check_models(config, methods, batches)
     _check_files(methods)
 
-    from rapid_jax.benchmarking.workload import benchmark_config
+    from rapid_jax.benchmarking.prompts import benchmark_config
 
     config = benchmark_config(
         config, new_tokens=_NEW_TOKENS.value, gamma=max(gammas), retrieved_tokens=_RETRIEVED.value
@@ -102,7 +102,7 @@ def main() -> None:
         "drafter": config.drafter or None,
         "dtype": str(engine.target.decoder.dtype.name),
         "repeats": sweep.repeats,
-        "hardware": hardware(1 if engine.mesh is None else engine.mesh.size, bandwidth),
+        "hardware": hardware(1 if engine.session.mesh is None else engine.session.mesh.size, bandwidth),
         "versions": engine.versions | ({"torch": importlib.metadata.version("torch")} if peer is not None else {}),
     }
     speed_table.print_header(about, sweep, why_no_peer)
@@ -118,8 +118,8 @@ def _measure(
     sweep: Sweep, engine: Engine, peer: Peer | None, bandwidth: Any, about: dict[str, Any]
 ) -> list[Measurement]:
     """All measurements; each cell's are written as it ends."""
+    from rapid_jax.benchmarking.prompts import archive_prompts, random_prompts
     from rapid_jax.benchmarking.sweep import run_sweep
-    from rapid_jax.benchmarking.workload import archive_workload, random_workload
 
     measurements: list[Measurement] = []
     with contextlib.ExitStack() as stack:
@@ -133,8 +133,8 @@ def _measure(
             done += 1
             runs(done, total)
 
-        make_workload = random_workload if _RANDOM.value else archive_workload
-        for cell in run_sweep(sweep, engine, make_workload, bandwidth, peer=peer, prefill_progress=prefill, tick=tick):
+        make_prompts = random_prompts if _RANDOM.value else archive_prompts
+        for cell in run_sweep(sweep, engine, make_prompts, bandwidth, peer=peer, prefill_progress=prefill, tick=tick):
             measurements += cell
             if output is not None:
                 output.writelines(json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
@@ -236,7 +236,7 @@ def _peer(engine: Engine) -> tuple[Peer | None, str | None]:
     backend = jax.default_backend()
     if importlib.util.find_spec("torch") is None:
         return None, "torch is not installed"
-    if engine.mesh is not None:
+    if engine.session.mesh is not None:
         return None, "transformers is run on one device only"
     if checkpoint.is_orbax(engine.target.path):
         return None, "transformers does not read this checkpoint"

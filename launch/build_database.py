@@ -122,12 +122,13 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     from rapid_jax.database_building.manifest import finished
     from rapid_jax.databases.manifest import read_manifest
     from rapid_jax.databases.ngram_table import NgramTable
-    from rapid_jax.engine.engine import Engine, check_checkpoints
+    from rapid_jax.engine.engine import Engine
+    from rapid_jax.engine.loading import check_checkpoints
     from rapid_jax.evaluation.runner import Plan
     from rapid_jax.evaluation.variation import Variation
 
     directory = Path(_OUTPUT.value)
-    if not method.drafts:
+    if not method.drafts_from_passages:
         config = dataclasses.replace(config, drafter="")
     paths = [config.target or embedded.model_path(), *([config.drafter] if config.drafter else [])]
     distributed.on_all(lambda: check_checkpoints(paths, config))

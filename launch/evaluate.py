@@ -89,7 +89,8 @@ def main() -> None:
         raise cli.UsageError(f"--benchmark={_BENCHMARK.value} needs --data=PATH: its data is not in the repository")
 
     from launch import printing
-    from rapid_jax.engine.engine import Engine, check_checkpoints
+    from rapid_jax.engine.engine import Engine
+    from rapid_jax.engine.loading import check_checkpoints
     from rapid_jax.evaluation.report import Report
     from rapid_jax.evaluation.runner import Plan
 

@@ -148,12 +148,12 @@ def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
 
 def _measure(method: Method) -> None:
     from configs import archivist
-    from rapid_jax.benchmarking.workload import benchmark_config
+    from rapid_jax.benchmarking.prompts import benchmark_config
     from rapid_jax.config import EngineConfig
     from rapid_jax.engine.engine import Engine
     from rapid_jax.planning import measure
 
-    if not method.drafts:
+    if not method.drafts_from_passages:
         raise cli.UsageError(f"--measure compares a method that drafts with lc, not {method.name}")
     if _PRESET.value is not None or _MESH.value is not None:
         raise cli.UsageError("--measure takes the embedded model on one device: leave --preset and --mesh out")

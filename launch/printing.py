@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from models.language_model import LanguageModel
+from rapid_jax.engine import Document, Engine, Stream
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.engine import Document, Engine, Stream
 from rapid_jax.evaluation.tables import Table as ReportTable
 
 _LEGEND = """\

@@ -35,7 +35,6 @@ def from_hf(config: Mapping[str, Any], architecture: str) -> ModelConfig:
     Raises:
       ValueError: a field that is out of range or asks for what this decoder does not do.
     """
-    hf.refuse_sliding_window(config)
     if architecture == QWEN2:
         return ModelConfig(family="qwen2", qkv_bias=True, **hf.decoder_fields({**_DEFAULTS, **config}))
     config = {**_DEFAULTS, "head_dim": 128, "attention_bias": False, **config}

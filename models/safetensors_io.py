@@ -15,6 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from models.json_file import read_json
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "BF16", "F16")
 
@@ -130,24 +132,6 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not JSON, or not an object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,9 +1,77 @@
-"""From which context length on a method is faster than plain decoding."""
+"""The arithmetic of speculation: tokens per step, speed-up, the best draft length, and where drafts begin to pay.
+
+With c_T seconds for plain decoding's step, c_D for a forward of the drafter, c_V(g) for verifying g drafted tokens and
+acceptance a of each of them, a step emits E = (1 - a^(g+1)) / (1 - a) tokens (Leviathan et al., arXiv 2211.17192,
+Eq. 1) and is E * c_T / (g * c_D + c_V(g)) times as fast as plain decoding.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+GAMMAS = range(1, 17)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSeconds:
+    """The costs that speculation is decided by, measured or predicted; all in seconds.
+
+    Attributes:
+      plain: a step of plain decoding, c_T.
+      draft: the drafter's work for one token, c_D.
+      row: what each drafted token adds to the target's forward, so that c_V(g) = plain + g * row.
+    """
+
+    plain: float
+    draft: float
+    row: float = 0.0
+
+    def step(self, gamma: int) -> float:
+        """A speculative step of gamma drafted tokens."""
+        return gamma * self.draft + self.plain + gamma * self.row
+
+
+def tokens_per_step(acceptance: float, gamma: int) -> float:
+    """E, the tokens that a step emits, where each drafted token is accepted with this probability.
+
+    Raises:
+      ValueError: no probability, or a negative gamma.
+    """
+    if not 0 <= acceptance <= 1 or gamma < 0:
+        raise ValueError(
+            f"acceptance must be in [0, 1] and gamma at least 0, got acceptance {acceptance} and gamma {gamma}"
+        )
+    return float(sum(acceptance**i for i in range(gamma + 1)))
+
+
+def speed_up(costs: StepSeconds, acceptance: float, gamma: int) -> float:
+    """Tokens a second over those of plain decoding."""
+    return tokens_per_step(acceptance, gamma) * costs.plain / costs.step(gamma)
+
+
+def choose_gamma(costs: StepSeconds, acceptance: float, gammas: Iterable[int] = GAMMAS) -> int:
+    """The draft length that is fastest; of equal ones the shortest."""
+    return max(gammas, key=lambda gamma: (speed_up(costs, acceptance, gamma), -gamma))
+
+
+def speculation_pays(costs: StepSeconds, acceptance: float, gamma: int) -> bool:
+    """The length rule: whether drafts of this length decode faster than no drafts."""
+    return speed_up(costs, acceptance, gamma) > 1.0
+
+
+def crossing_length(
+    costs: Callable[[int], StepSeconds], acceptance: float, gamma: int, lengths: Iterable[int]
+) -> float | None:
+    """The context length in tokens from which on speculation wins; see `crossing_point`.
+
+    Args:
+      costs: of a context length.
+      acceptance, gamma: see there.
+      lengths: at which the costs are looked at; between them the speed-up is interpolated.
+    """
+    return crossing_point((length, speed_up(costs(length), acceptance, gamma)) for length in lengths)
 
 
 def crossing_point(speed_ups: Iterable[tuple[int, float]]) -> float | None:

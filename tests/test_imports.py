@@ -1,6 +1,12 @@
-"""Imports go down only: launch -> configs, rapid_jax, models; rapid_jax -> models; models -> nothing of ours."""
+"""Imports go down only: launch -> configs, rapid_jax, models; rapid_jax -> models; models -> nothing of ours.
+
+Inside rapid_jax a room imports only rooms that stand before it in the order that CONTRIBUTING.md states.
+"""
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +53,27 @@ def arrows_up(source: str, module: str, is_package: bool = False) -> list[str]:
     return forbidden
 
 
+def room_order() -> list[str]:
+    """The rooms of rapid_jax in the order of CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (config(?: < \w+)+)$", text, flags=re.MULTILINE)
+    return line.split(" < ")
+
+
+def arrows_against_the_order(source: str, module: str, is_package: bool = False) -> list[str]:
+    """The imports of a module of rapid_jax from rooms that do not stand before its own."""
+    order = room_order()
+    own = (module.split(".") + [""])[1]
+    forbidden = []
+    for name in sorted(imported_modules(source, module, is_package)):
+        other = (name.split(".") + [""])[1]
+        if not name.startswith("rapid_jax.") or other not in order or other == own:
+            continue
+        if order.index(other) > order.index(own):
+            forbidden.append(f"{module} -> {name}")
+    return forbidden
+
+
 def modules() -> list[tuple[str, Path]]:
     found = []
     for room in MAY_ENTER:
@@ -72,6 +99,42 @@ def test_every_room_is_walked():
 def test_no_import_points_up(module, file):
     """A model that knows of speculation, or a method that knows of flags, could not be used without them."""
     assert not arrows_up(file.read_text(encoding="utf-8"), module, file.name == "__init__.py")
+
+
+INSIDE = [(name, file) for name, file in modules() if name.startswith("rapid_jax.")]
+
+
+def test_every_room_has_a_place_in_the_order():
+    """A new folder that the order does not name would escape the rule."""
+    assert {name.split(".")[1] for name, _ in INSIDE} == set(room_order())
+
+
+@pytest.mark.parametrize("module, file", INSIDE, ids=[name for name, _ in INSIDE])
+def test_no_import_runs_against_the_order_of_the_rooms(module, file):
+    """Rooms that import each other in a circle can only be understood, tested and changed together."""
+    assert not arrows_against_the_order(file.read_text(encoding="utf-8"), module, file.name == "__init__.py")
+
+
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        ("rapid_jax.decoding.step", "from rapid_jax.drafting import NullDrafter"),
+        ("rapid_jax.config.engine", "def f():\n    from rapid_jax.engine import engine"),
+        ("rapid_jax.engine.session", "from rapid_jax import planning\nimport rapid_jax.planning.cost"),
+        ("rapid_jax.hierarchy.setup", "from ..drafting.makers import maker_of"),
+    ],
+)
+def test_an_arrow_against_the_order_is_found(module, source):
+    assert arrows_against_the_order(source, module)
+
+
+def test_the_engine_does_not_load_what_it_does_not_need():
+    """Planner, benchmarks, evaluation and training are for those who call them; an HLO parser answers no question."""
+    code = "import sys; from rapid_jax import Engine; print(*[name for name in sys.modules if name.startswith('rapid_jax.')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[1] for name in done.stdout.split()}
+    order = room_order()
+    assert loaded <= set(order[: order.index("engine") + 1]), loaded
 
 
 @pytest.mark.parametrize(

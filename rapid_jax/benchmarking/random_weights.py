@@ -13,7 +13,9 @@ from models.decoder import Decoder
 from models.language_model import LanguageModel
 from models.params import init_params, resolve_dtype
 from rapid_jax.config import EngineConfig
-from rapid_jax.engine.engine import Engine, make_drafter_mesh
+from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.loading import make_drafter_mesh
+from rapid_jax.engine.session import Session
 
 
 def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
@@ -40,4 +42,4 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
     weights = config.drafter_weights or config.weights
     if config.drafter_mesh or weights != config.weights:
         drafter = make(make_drafter_mesh(config) if config.drafter_mesh else mesh, weights)
-    return Engine(config, target, drafter, mesh, time.perf_counter() - start)
+    return Engine(Session(config, target, drafter, mesh, time.perf_counter() - start))

@@ -10,11 +10,12 @@ from rapid_jax.benchmarking.bandwidth import Bandwidth
 from rapid_jax.benchmarking.contestant import MethodContestant
 from rapid_jax.benchmarking.measurement import Cell, Contestant, Measurement, measure
 from rapid_jax.benchmarking.peers import Peer, PeerDocument
-from rapid_jax.benchmarking.workload import Workload
+from rapid_jax.benchmarking.prompts import BenchmarkPrompts
 from rapid_jax.config.methods import Method
-from rapid_jax.decoding.prefill import Progress
+from rapid_jax.decoding.prefill import ProgressCallback
+from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.engine import Engine
-from rapid_jax.engine.reading import ReadContext, read_context
+from rapid_jax.engine.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +53,11 @@ class Sweep:
 def run_sweep(
     sweep: Sweep,
     engine: Engine,
-    make_workload: Callable[[Engine, int, int], Workload],
+    make_prompts: Callable[[Engine, int, int], BenchmarkPrompts],
     bandwidth: Bandwidth,
     *,
     peer: Peer | None = None,
-    prefill_progress: Progress | None = None,
+    prefill_progress: ProgressCallback | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[list[Measurement]]:
     """Measures cell by cell.
@@ -64,7 +65,7 @@ def run_sweep(
     Args:
       sweep: what.
       engine: with a `benchmark_config`.
-      make_workload: (engine, context tokens, rows) -> a workload.
+      make_prompts: (engine, context tokens, rows) -> a prompts.
       bandwidth: of one device.
       peer: another engine to run beside ours.
       prefill_progress: called with (tokens read, tokens in all) while a document is read.
@@ -74,56 +75,59 @@ def run_sweep(
       The measurements of each cell, methods in the order of the sweep, then the peer's.
     """
     for length in sweep.context_lengths:
-        workload = make_workload(engine, length, max(sweep.batch_sizes))
-        yield from _length(sweep, engine, length, workload, bandwidth, peer, prefill_progress, tick)
+        prompts = make_prompts(engine, length, max(sweep.batch_sizes))
+        yield from _length(sweep, engine, length, prompts, bandwidth, peer, prefill_progress, tick)
 
 
 def _length(
     sweep: Sweep,
     engine: Engine,
     length: int,
-    workload: Workload,
+    prompts: BenchmarkPrompts,
     bandwidth: Bandwidth,
     peer: Peer | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     tick: Callable[[], None],
 ) -> Iterator[list[Measurement]]:
     """The cells of one context length; what they read goes when this ends."""
-    document: ReadContext | None = None
+    session = engine.session
+    document: PrefilledContext | None = None
     if any(method.reads_document for method in sweep.methods):
-        document = read_context(engine, engine.target, [workload.document], progress)
+        document = session.prefill(session.target, [prompts.document], progress)
     peer_document: PeerDocument | None = None
     if peer is not None:
-        peer_document = peer.read(workload.document, engine.config.prefill_chunk)
+        peer_document = peer.read(prompts.document, session.config.prefill_chunk)
     for batch in sweep.batch_sizes:
-        rows = workload.rows(batch)
-        passages = _read_passages(sweep.methods, engine, rows)
+        rows = prompts.rows(batch)
+        passages = _prefill_passages(sweep.methods, session, rows)
         for gamma in sweep.draft_lengths:
             cell = Cell(length, batch, gamma, sweep.new_tokens)
             contestants: list[Contestant] = []
             for method in sweep.methods:
-                context = document if method.reads_document else passages[id(engine.target)]
+                context = document if method.reads_document else passages[id(session.target)]
                 assert context is not None
-                drafter_context = passages[id(engine.drafter)] if method.drafts else None
+                drafter_context = passages[id(session.drafter)] if method.drafts_from_passages else None
                 contestants.append(
-                    MethodContestant(engine, method, cell, rows, context, drafter_context, sweep.acceptance)
+                    MethodContestant(session, method, cell, rows, context, drafter_context, sweep.acceptance)
                 )
             if peer is not None and peer_document is not None:
                 questions = rows.target.questions
-                contestants += peer.contestants(peer_document, engine.target, questions, sweep.new_tokens)
-            devices = 1 if engine.mesh is None else engine.mesh.size
+                contestants += peer.contestants(peer_document, session.target, questions, sweep.new_tokens)
+            devices = 1 if session.mesh is None else session.mesh.size
             yield measure(cell, contestants, sweep.repeats, bandwidth, devices, tick)
 
 
-def _read_passages(methods: Sequence[Method], engine: Engine, rows: Workload) -> dict[int, ReadContext]:
+def _prefill_passages(
+    methods: Sequence[Method], session: Session, rows: BenchmarkPrompts
+) -> dict[int, PrefilledContext]:
     """What each model that reads passages has read, by the model's id; read once in self-speculation."""
     wanted: list[tuple[Any, list[list[int]]]] = []
     if any(not method.reads_document for method in methods):
-        wanted.append((engine.target, rows.target.passages))
-    if any(method.drafts for method in methods):
-        wanted.append((engine.drafter, rows.drafter.passages))
-    read: dict[int, ReadContext] = {}
+        wanted.append((session.target, rows.target.passages))
+    if any(method.drafts_from_passages for method in methods):
+        wanted.append((session.drafter, rows.drafter.passages))
+    read: dict[int, PrefilledContext] = {}
     for model, passages in wanted:
         if id(model) not in read:
-            read[id(model)] = read_context(engine, model, passages)
+            read[id(model)] = session.prefill(model, passages)
     return read

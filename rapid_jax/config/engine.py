@@ -115,6 +115,22 @@ class EngineConfig:
         fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in nested.items()}
         return _make(cls, {**values, **fields}, "")
 
+    def overridden(self, overrides: Mapping[str, Any]) -> tuple[SpeculationConfig, SamplingConfig]:
+        """The settings of drafting and sampling with some of their fields replaced.
+
+        Raises:
+          ValueError: a name that is a field of neither, or a bad value.
+        """
+        ours = {field.name for field in dataclasses.fields(self.speculation)}
+        theirs = {field.name for field in dataclasses.fields(self.sampling)}
+        unknown = sorted(set(overrides) - ours - theirs)
+        if unknown:
+            raise ValueError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(ours | theirs))}")
+        return (
+            dataclasses.replace(self.speculation, **{k: v for k, v in overrides.items() if k in ours}),
+            dataclasses.replace(self.sampling, **{k: v for k, v in overrides.items() if k in theirs}),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of all field values; `from_mapping` reads them back."""
         return dataclasses.asdict(self)

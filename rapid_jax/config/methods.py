@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from rapid_jax.config.hierarchy import HierarchyConfig
 
+NO_MODEL, PASSAGES, OWN_CACHE = "", "passages", "own cache"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """What distinguishes one way to answer from the others.
 
     Attributes:
       name: as in flags and reports.
+      summary: one line for help texts.
       reads_document: the target reads the whole document; otherwise only what was retrieved.
-      drafts: a drafting model that reads the retrieved context proposes tokens.
+      drafting_model: what the model reads that draws drafts: PASSAGES (the retrieved context), OWN_CACHE (the target
+        itself, over a part of its own cache) or NO_MODEL.
       transfers: the drafter's knowledge moves the target (eta > 0).
       looks_up: n-gram databases propose tokens, to the drafting model where there is one, else to the target.
-      summary: one line for help texts.
       fixed: fields of HierarchyConfig that the method sets whatever the configuration says.
-      windowed: the target proposes tokens to itself, drafted over the first and the last tokens of its own cache.
     """
 
     name: str
-    reads_document: bool
-    drafts: bool
-    transfers: bool
-    looks_up: bool
     summary: str
-    fixed: tuple[tuple[str, Any], ...] = ()
-    windowed: bool = False
+    reads_document: bool = True
+    drafting_model: str = NO_MODEL
+    transfers: bool = False
+    looks_up: bool = False
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def drafts_from_passages(self) -> bool:
+        """Whether a drafting model reads the retrieved context."""
+        return self.drafting_model == PASSAGES
 
     @property
     def retrieves(self) -> bool:
         """Whether the retrieved context is read by anyone."""
-        return self.drafts or not self.reads_document
+        return self.drafts_from_passages or not self.reads_document
+
+    @property
+    def draws(self) -> bool:
+        """Whether a language model draws what is drafted: gamma tokens, each tested against its probability."""
+        return self.drafting_model != NO_MODEL
 
     @property
     def speculates(self) -> bool:
@@ -43,35 +55,66 @@ class Method:
         return self.draws or self.looks_up
 
     @property
-    def draws(self) -> bool:
-        """Whether a language model draws what is drafted: gamma tokens, each tested against its probability."""
-        return self.drafts or self.windowed
+    def without_drafts(self) -> Method:
+        """The same context without a drafting model: what the length rule falls back to."""
+        return dataclasses.replace(self, drafting_model=NO_MODEL, transfers=False)
 
     def hierarchy(self, config: HierarchyConfig) -> HierarchyConfig:
         """The configuration of the databases that this method asks."""
-        fixed: dict[str, Any] = dict(self.fixed)
-        return dataclasses.replace(config, **fixed)
+        return dataclasses.replace(config, **self.fixed)
 
-
-_PLD = (("databases", ("history",)), ("candidates", 1), ("length", 10), ("match", 3), ("min_match", 1), ("window", 0))
-_LOOKAHEAD = (("databases", ("context",)),)
-_REST = (("databases", ("statistics",)), ("window", 0))
-_ON_DRAFTER = (("window", 0),)
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("lc", True, False, False, False, "the target alone over the whole document, one token a step"),
-        Method("rag", False, False, False, False, "the target alone over the retrieved passages"),
-        Method("sd", True, True, False, False, "drafts from the retrieved passages, verified losslessly (eta = 0)"),
-        Method("rapid", True, True, True, False, "drafts from the retrieved passages that also teach the target"),
-        Method("magicdec", True, False, False, False, "lossless drafts over a window of its own cache", windowed=True),
-        Method("hd", True, False, False, True, "lossless drafts from n-gram databases, ordered by locality"),
-        Method("pld", True, False, False, True, "lossless drafts from prompt lookup alone", _PLD),
-        Method("lookahead", True, False, False, True, "lossless drafts from the context database alone", _LOOKAHEAD),
-        Method("rest", True, False, False, True, "lossless drafts from the statistics database alone", _REST),
-        Method("rapid+hd", True, True, True, True, "rapid, whose drafter is sped up by n-gram databases", _ON_DRAFTER),
-        Method("sd+hd", True, True, False, True, "sd, whose drafter is sped up by n-gram databases", _ON_DRAFTER),
+        Method(name="lc", summary="the target alone over the whole document, one token a step"),
+        Method(name="rag", summary="the target alone over the retrieved passages", reads_document=False),
+        Method(
+            name="sd",
+            summary="drafts from the retrieved passages, verified losslessly (eta = 0)",
+            drafting_model=PASSAGES,
+        ),
+        Method(
+            name="rapid",
+            summary="drafts from the retrieved passages that also teach the target",
+            drafting_model=PASSAGES,
+            transfers=True,
+        ),
+        Method(name="magicdec", summary="lossless drafts over a window of its own cache", drafting_model=OWN_CACHE),
+        Method(name="hd", summary="lossless drafts from n-gram databases, ordered by locality", looks_up=True),
+        Method(
+            name="pld",
+            summary="lossless drafts from prompt lookup alone",
+            looks_up=True,
+            fixed=dict(databases=("history",), candidates=1, length=10, match=3, min_match=1, window=0),
+        ),
+        Method(
+            name="lookahead",
+            summary="lossless drafts from the context database alone",
+            looks_up=True,
+            fixed=dict(databases=("context",)),
+        ),
+        Method(
+            name="rest",
+            summary="lossless drafts from the statistics database alone",
+            looks_up=True,
+            fixed=dict(databases=("statistics",), window=0),
+        ),
+        Method(
+            name="rapid+hd",
+            summary="rapid, whose drafter is sped up by n-gram databases",
+            drafting_model=PASSAGES,
+            transfers=True,
+            looks_up=True,
+            fixed=dict(window=0),
+        ),
+        Method(
+            name="sd+hd",
+            summary="sd, whose drafter is sped up by n-gram databases",
+            drafting_model=PASSAGES,
+            looks_up=True,
+            fixed=dict(window=0),
+        ),
     )
 }
 

@@ -11,16 +11,35 @@ RESIDUALS = ("rapid", "exact")  # see verification.chain
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeculationConfig:
+class AcceptanceRule:
+    """How drafted tokens are accepted (RAPID, arXiv 2502.20330, Algorithm 1); every field is a constant of a program.
+
+    Attributes:
+      tail: rule for the tail of the vocabulary, whose tokens receive no transfer: "teacher" or "augmented" (see
+        verification.target_mixing).
+      residual: what replaces a rejected token, "rapid" or "exact" (see verification.chain).
+      alpha: a token is in the tail below alpha times the largest probability.
+    """
+
+    tail: str = "teacher"
+    residual: str = "rapid"
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.tail in TAIL_RULES, f"tail must be one of {', '.join(TAIL_RULES)}, got {self.tail!r}")
+        require(self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
+        require(is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculationConfig(AcceptanceRule):
     """How drafts are made and verified (RAPID, arXiv 2502.20330, section 3).
 
     Attributes:
+      tail, residual, alpha: see AcceptanceRule.
       gamma: tokens drafted in a step.
       eta: transfer strength of the drafter's knowledge; 0 is plain speculative decoding, which is lossless. The paper
         uses 5-20 for a drafter of the target's size and 40-50 for a larger one.
-      tail: tokens that receive no transfer, "teacher" or "augmented" (see verification.target_mixing).
-      residual: what replaces a rejected token, "rapid" or "exact" (see verification.chain).
-      alpha: a token is in the tail below alpha times the largest probability.
       early_stop: a row ends its draft where the next tokens would hardly be accepted (AdaEDL, see
         drafting.early_stop); gamma is then the most that is drafted.
       stop_threshold: of early_stop, lower bound of the acceptance below which the first drafts end, in [0, 1]; it then
@@ -38,9 +57,6 @@ class SpeculationConfig:
 
     gamma: int = 10
     eta: float = 10.0
-    tail: str = "teacher"
-    residual: str = "rapid"
-    alpha: float = 0.1
     early_stop: bool = False
     stop_threshold: float = 0.4
     first_candidates: int = 1
@@ -50,12 +66,15 @@ class SpeculationConfig:
     choose_gamma: bool = False
     expected_acceptance: float = 0.8
 
+    @property
+    def rule(self) -> AcceptanceRule:
+        """The part that verification needs."""
+        return AcceptanceRule(**{f.name: getattr(self, f.name) for f in dataclasses.fields(AcceptanceRule)})
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(is_integer(self.gamma) and self.gamma >= 1, f"gamma must be at least 1 token, got {self.gamma}")
         require(is_number(self.eta) and self.eta >= 0, f"eta must be a number of at least 0, got {self.eta}")
-        require(self.tail in TAIL_RULES, f"tail must be one of {', '.join(TAIL_RULES)}, got {self.tail!r}")
-        require(self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {self.residual!r}")
-        require(is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
         for name in ("early_stop", "length_rule", "choose_gamma"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} must be True or False, got {value!r}")

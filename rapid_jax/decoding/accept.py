@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from rapid_jax.decoding.drafter import Alternatives, CandidateDraft, ChainDraft
-from rapid_jax.decoding.sampling import position_keys, warp_logits
+from rapid_jax.decoding.sampling import Warping, position_keys, warp_logits
+from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.verification import retrieval_augmented_target, target_distribution, verify_chain
 from rapid_jax.verification.candidates import follow_candidates, row_depths
 from rapid_jax.verification.chain import draw_next
 from rapid_jax.verification.multi_candidate import verify_alternatives
-
-if TYPE_CHECKING:
-    from rapid_jax.decoding.step import StepSpec
 
 
 @jax.tree_util.register_dataclass
@@ -41,27 +38,32 @@ class Accepted:
 
 
 def accept_chain(
-    spec: StepSpec, keys: jax.Array, num_tokens: jax.Array, draft: ChainDraft, logits: jax.Array, eta: jax.Array
+    spec: StepSpec,
+    controls: Controls,
+    keys: jax.Array,
+    num_tokens: jax.Array,
+    draft: ChainDraft,
+    logits: jax.Array,
 ) -> Accepted:
     """The ratio test of a drafted chain (verification.chain) and of alternatives to its first token (multi_candidate).
 
     Where there are alternatives the residual is "exact", whatever `spec` says; at eta = 0 the residuals coincide.
 
     Args:
-      spec: warping, rules and `verify`.
+      spec: the acceptance rule and `verify`.
+      controls: eta and the warping.
       keys, num_tokens: each row's random key [B] and its generated tokens int32 [B].
       draft: see there.
       logits: the target's [B,gamma+1+A,V], not warped yet; those behind the A alternatives come last.
-      eta: float32 scalar, transfer strength.
 
     Raises:
       ValueError: there are alternatives, which spec.verify knows nothing of.
     """
     gamma, alternatives = draft.tokens.shape[1], draft.alternatives
-    chain = _warped(spec, logits[:, : gamma + 1])
-    temperature = spec.warped_temperature
+    chain = warp_logits(logits[:, : gamma + 1], controls.warping)
+    rule, temperature = spec.rule, controls.warping.remaining_temperature
     p, p_hat = retrieval_augmented_target(
-        chain[:, :gamma], draft.probs, eta=eta, temperature=temperature, tail=spec.tail, alpha=spec.alpha
+        chain[:, :gamma], draft.probs, eta=controls.eta, temperature=temperature, tail=rule.tail, alpha=rule.alpha
     )
     bonus = target_distribution(chain[:, gamma:], temperature=temperature)
     _, verify_keys = position_keys(keys, num_tokens)
@@ -75,7 +77,7 @@ def accept_chain(
         draft.probs,
         jnp.concatenate([p, bonus], axis=1),
         p_hat,
-        residual=spec.residual if alternatives is None else "exact",
+        residual=rule.residual if alternatives is None else "exact",
         draft_length=draft.lengths,
     )
     padded = jnp.pad(draft.tokens, ((0, 0), (0, 1)))
@@ -90,11 +92,13 @@ def accept_chain(
     )
     if alternatives is None:
         return accepted
-    return _try_alternatives(spec, alternative_keys, draft, alternatives, p_hat[:, 0], logits[:, gamma + 1 :], accepted)
+    return _try_alternatives(
+        controls.warping, alternative_keys, draft, alternatives, p_hat[:, 0], logits[:, gamma + 1 :], accepted
+    )
 
 
 def _try_alternatives(
-    spec: StepSpec,
+    warping: Warping,
     keys: jax.Array,
     draft: ChainDraft,
     alternatives: Alternatives,
@@ -118,8 +122,8 @@ def _try_alternatives(
     taken = rejected & (chosen >= 0)
     index = jnp.maximum(chosen, 0)[:, None]
     token = jnp.take_along_axis(alternatives.tokens, index, axis=1)[:, 0]
-    behind = _warped(spec, jnp.take_along_axis(logits, index[:, :, None], axis=1)[:, 0])
-    bonus = target_distribution(behind, temperature=spec.warped_temperature)
+    behind = warp_logits(jnp.take_along_axis(logits, index[:, :, None], axis=1)[:, 0], warping)
+    bonus = target_distribution(behind, temperature=warping.remaining_temperature)
     drawn = jax.vmap(draw_next)(keys, jnp.where(taken[:, None], bonus, law))
 
     first = jnp.where(rejected, jnp.where(taken, token, drawn), accepted.tokens[:, 0])
@@ -134,12 +138,13 @@ def _try_alternatives(
     )
 
 
-def _warped(spec: StepSpec, logits: jax.Array) -> jax.Array:
-    return warp_logits(logits, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
-
-
 def accept_candidates(
-    spec: StepSpec, keys: jax.Array, num_tokens: jax.Array, draft: CandidateDraft, logits: jax.Array
+    spec: StepSpec,
+    controls: Controls,
+    keys: jax.Array,
+    num_tokens: jax.Array,
+    draft: CandidateDraft,
+    logits: jax.Array,
 ) -> Accepted:
     """Candidates are followed as far as the target's own draws agree (verification.candidates).
 
@@ -147,15 +152,16 @@ def accept_candidates(
     plain decoding, sampled ones too, up to the rounding of forwards of different sizes.
 
     Args:
-      spec, keys, num_tokens: as `accept_chain`.
+      spec, controls, keys, num_tokens: as `accept_chain`.
       draft: see there.
       logits: the target's [B,1+C*m,V], not warped yet.
     """
-    warped = _warped(spec, logits)
-    if spec.temperature == 0:
+    warping = controls.warping
+    warped = warp_logits(logits, warping)
+    if warping.greedy:
         drawn = jnp.argmax(warped, axis=-1).astype(jnp.int32)
     else:
-        laws = target_distribution(warped, temperature=spec.warped_temperature)
+        laws = target_distribution(warped, temperature=warping.remaining_temperature)
         depths = jnp.asarray(row_depths(*draft.tokens.shape[1:]), jnp.int32)
         _, verify_keys = jax.vmap(position_keys, (None, 1), 1)(keys, num_tokens[:, None] + depths[None, :])
         drawn = jax.vmap(jax.vmap(draw_next))(verify_keys, laws)

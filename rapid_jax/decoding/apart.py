@@ -23,22 +23,21 @@ from models import hosts
 from models.cache import ContextCache
 from rapid_jax.decoding.drafter import Draft, Outcome
 from rapid_jax.decoding.programs import Programs, copied, shardings_of
-from rapid_jax.decoding.state import DecodeState, Report
-from rapid_jax.decoding.step import StepSpec, judge, propose
+from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.state import BurstReport, DecodeState, check_finite
+from rapid_jax.decoding.step import Known, judge, propose
 
-Known = tuple[jax.Array, jax.Array, jax.Array]  # last tokens [B,2], random keys [B], generated tokens [B]
 
-
-def first_draft(spec: StepSpec, model: Any, cache: Any, known: Known) -> tuple[Any, Draft, Any]:
+def first_draft(spec: StepSpec, model: Any, cache: Any, controls: Controls, known: Known) -> tuple[Any, Draft, Any]:
     """(The drafter's cache, its first draft, its work on it)."""
-    return (cache, *propose(spec, model, cache, *known))
+    return (cache, *propose(spec, model, cache, controls, known))
 
 
 def next_draft(
-    spec: StepSpec, model: Any, cache: Any, drafted: Any, outcome: Outcome, known: Known
+    spec: StepSpec, model: Any, cache: Any, drafted: Any, outcome: Outcome, controls: Controls, known: Known
 ) -> tuple[Any, Draft, Any]:
     """Commits what became of the last draft and drafts again; returns as `first_draft`."""
-    return first_draft(spec, model, spec.drafter.commit(cache, drafted, outcome), known)
+    return first_draft(spec, model, spec.drafter.commit(cache, drafted, outcome), controls, known)
 
 
 def verify_draft(
@@ -46,16 +45,15 @@ def verify_draft(
     params: dict,
     context: ContextCache,
     draft: Draft,
-    eta: jax.Array,
+    controls: Controls,
     stopped: jax.Array,
     state: DecodeState,
-) -> tuple[DecodeState, Report, Outcome, Known]:
+) -> tuple[DecodeState, BurstReport, Outcome, Known]:
     """The target's half; rows that the host has `stopped` (bool [B]) are done."""
     state = dataclasses.replace(state, done=state.done | stopped)
-    state, outcome = judge(spec, params, context, draft, eta, state)
+    state, outcome = judge(spec, params, context, draft, controls, state)
     outcome = dataclasses.replace(outcome, block=None, rows=None)  # the target's, and stay with it
-    report = Report(state.output, state.num_tokens, state.done, state.counters)
-    return state, report, outcome, (state.last_tokens, state.keys, state.num_tokens)
+    return state, BurstReport.of(state), outcome, (state.last_tokens, state.keys, state.num_tokens)
 
 
 def decode_apart(
@@ -64,12 +62,12 @@ def decode_apart(
     params: dict,
     context: ContextCache,
     drafter_model: Any,
-    eta: float,
+    controls: Controls,
     state: DecodeState,
     *,
     mesh: Mesh | None,
     drafter_mesh: Mesh,
-) -> Generator[Report, np.ndarray | None, DecodeState]:
+) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
     """As `decoding.loop.decode`, a report a step; the meshes are the target's and the drafter's.
 
     A batch that splits into two halves, each over the data axes of both meshes, is decoded in two lanes, whose programs
@@ -79,13 +77,13 @@ def decode_apart(
     rows = state.num_tokens.shape[0]
     data = math.lcm(*(m.shape["data"] for m in (mesh, drafter_mesh) if m is not None))
     if rows % (2 * data):
-        return (yield from _lane(programs, spec, params, context, drafter_model, eta, state, mesh, drafter_mesh))
+        return (yield from _lane(programs, spec, params, context, drafter_model, controls, state, mesh, drafter_mesh))
     halves = slice(0, rows // 2), slice(rows // 2, rows)
     states = [_rows(state, half, rows) for half in halves]
     lanes = []
     for half, own in zip(halves, states, strict=True):
         read = _rows(context, half, rows), _rows_read(drafter_model, half, rows)
-        lanes.append(_lane(programs, spec, params, *read, eta, own, mesh, drafter_mesh))
+        lanes.append(_lane(programs, spec, params, *read, controls, own, mesh, drafter_mesh))
     reports, ends = [next(lane) for lane in lanes], [None, None]
     while None in ends:
         stop = yield jax.tree.map(lambda *parts: np.concatenate(parts), *reports)
@@ -118,44 +116,47 @@ def _lane(
     params: dict,
     context: ContextCache,
     drafter_model: Any,
-    eta: float,
+    controls: Controls,
     state: DecodeState,
     mesh: Mesh | None,
     drafter_mesh: Mesh,
-) -> Generator[Report, np.ndarray | None, DecodeState]:
+) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
     """One lane: report n is read while step n + 1 runs."""
     on_drafter = NamedSharding(drafter_mesh, P())
     on_target = NamedSharding(mesh, P()) if mesh is not None else state.done.sharding
     cache, state = state.drafter_cache, dataclasses.replace(state, drafter_cache=())
     by_row = state.done.sharding
-    eta_array, ended = hosts.put(np.float32(eta), on_target), hosts.fetch(state.done)
+    on_both = hosts.put(controls, on_target), hosts.put(controls, on_drafter)
+    ended = hosts.fetch(state.done)
     stopped = hosts.put(ended, by_row)
 
     known = hosts.put((state.last_tokens, state.keys, state.num_tokens), on_drafter)
-    args = (drafter_model, cache, known)
-    compiled = len(programs.compiled)
+    args = (drafter_model, cache, on_both[1], known)
+    compiled = programs.count
     begin = programs.get(first_draft, (spec,), args, donate=(1,), out_shardings=(shardings_of(cache), on_drafter, None))
     cache, draft, drafted = begin(*args)
-    judged = (params, context, hosts.put(draft, on_target), eta_array, stopped, state)
+    judged = (params, context, hosts.put(draft, on_target), on_both[0], stopped, state)
     back = (shardings_of(state), on_target, on_target, on_target)
     verify = programs.get(verify_draft, (spec,), judged, donate=(5,), out_shardings=back)
 
     def follow(cache: Any, drafted: Any, outcome: Outcome, known: Known) -> tuple[Any, Draft, Any]:
-        args = (drafter_model, cache, drafted, *hosts.put((outcome, known), on_drafter))
+        told, since = hosts.put((outcome, known), on_drafter)
+        args = (drafter_model, cache, drafted, told, on_both[1], since)
         placed = (shardings_of(cache), on_drafter, shardings_of(drafted))
         return programs.get(next_draft, (spec,), args, donate=(1,), out_shardings=placed)(*args)
 
-    if len(programs.compiled) > compiled:  # a whole step on copies, so that the clock meets nothing new
+    if programs.count > compiled:  # a whole step on copies, so that the clock meets nothing new
         _, _, *told = verify(*judged[:-1], copied(state))
         jax.block_until_ready(follow(copied(cache), drafted, *told))
-    yield hosts.fetch(Report(state.output, state.num_tokens, state.done, state.counters))
+    yield hosts.fetch(BurstReport.of(state))
 
     before = None
     while True:
-        state, report, *told = verify(params, context, hosts.put(draft, on_target), eta_array, stopped, state)
+        state, report, *told = verify(params, context, hosts.put(draft, on_target), on_both[0], stopped, state)
         cache, draft, drafted = follow(cache, drafted, *told)
         if before is not None:
             host = hosts.fetch(before)
+            check_finite(host)
             stop = yield host
             if stop is not None:
                 ended = ended | stop

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.cache import Block
+from rapid_jax.decoding.sampling import Warping
 
 
 @jax.tree_util.register_dataclass
@@ -161,13 +162,16 @@ class Drafter(Protocol):
         """The verify forward's block."""
         ...
 
-    def draft(self, model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array) -> tuple[Draft, Any]:
+    def draft(
+        self, model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array, warping: Warping
+    ) -> tuple[Draft, Any]:
         """Drafts for every row; returns the draft and what `commit` needs of the drafter's work.
 
         Args:
           model, cache: the drafter's own.
           last_tokens: int32 [B,2], the two newest committed tokens of each row.
           keys: one random key a row [B], new in every step.
+          warping: of the drafter's logits, the target's own.
         """
         ...
 

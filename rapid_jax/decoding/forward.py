@@ -11,7 +11,7 @@ from models.cache import Block, KVCache
 from models.decoder import Decoder, hidden_states
 
 
-def read_block(
+def forward_block(
     decoder: Decoder,
     params: dict,
     tokens: jax.Array,

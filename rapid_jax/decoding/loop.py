@@ -16,8 +16,9 @@ from models import hosts
 from models.cache import ContextCache, TailCache
 from rapid_jax.decoding.apart import decode_apart
 from rapid_jax.decoding.programs import Programs, copied, shardings_of
-from rapid_jax.decoding.state import Counters, DecodeState, Report
-from rapid_jax.decoding.step import StepSpec, burst
+from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.state import BurstReport, Counters, DecodeState, check_finite
+from rapid_jax.decoding.step import burst
 
 
 def initial_state(
@@ -62,6 +63,7 @@ def initial_state(
         num_tokens=zeros(),
         budget=put(budget.astype(np.int32)),
         done=put(budget == 0),
+        not_finite=zeros(),
         keys=put(keys),
         counters=Counters(
             steps=zeros(),
@@ -80,34 +82,38 @@ def decode(
     params: dict,
     context: ContextCache,
     drafter_model: Any,
-    eta: float,
+    controls: Controls,
     state: DecodeState,
     *,
     burst_steps: int,
     mesh: Mesh | None = None,
-) -> Generator[Report, np.ndarray | None, DecodeState]:
+) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
     """Runs bursts until all rows are done; yields each burst's report as host arrays.
 
     The first value yielded is the report before any step: by then everything is compiled, and the clock may start.
     Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on. The generator
     returns the last state. A drafter on devices of its own reports after every step.
+
+    Raises:
+      NotFinite: a model computed NaN or infinity.
     """
     if spec.apart is not None:
-        args = programs, spec, params, context, drafter_model, eta, state
+        args = programs, spec, params, context, drafter_model, controls, state
         return (yield from decode_apart(*args, mesh=mesh, drafter_mesh=spec.apart))
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     by_row = state.done.sharding
-    eta_array = hosts.put(np.float32(eta), replicated)
+    controls = hosts.put(controls, replicated)
     ended = np.zeros(state.done.shape, bool)
     stopped = hosts.put(ended, by_row)
-    inputs = (params, context, drafter_model, eta_array, stopped, state)
+    inputs = (params, context, drafter_model, controls, stopped, state)
     run = _warmed(programs, spec, burst_steps, inputs, replicated)
-    yield hosts.fetch(Report(state.output, state.num_tokens, state.done, state.counters))
+    yield hosts.fetch(BurstReport.of(state))
 
     state, report = run(*inputs)
     while True:
-        state, following = run(params, context, drafter_model, eta_array, stopped, state)
+        state, following = run(params, context, drafter_model, controls, stopped, state)
         host = jax.device_get(report)
+        check_finite(host)
         stop = yield host
         if stop is not None:
             ended = ended | stop
@@ -124,10 +130,10 @@ def _warmed(
 
     That is as long as a second where small matrix products have kernels of their own (on CPU), and counts as compiling.
     """
-    known, state = len(programs.compiled), args[-1]
+    known, state = programs.count, args[-1]
     out_shardings = shardings_of(state), reported
     run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=out_shardings)
-    if len(programs.compiled) > known:
+    if programs.count > known:
         start = time.perf_counter()
         jax.block_until_ready(run(*args[:-1], copied(state)))
         programs.compile_seconds += time.perf_counter() - start

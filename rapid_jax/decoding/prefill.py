@@ -17,7 +17,7 @@ from models.quantize import quantize_context, quantize_context_layer
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
 from rapid_jax.decoding.programs import Programs, shardings_of
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 def context_chunk(
@@ -54,7 +54,7 @@ def prefill_context(
     dtype: jnp.dtype,
     mesh: Mesh | None = None,
     kv: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ContextCache:
     """Reads documents, one a row, into a new ContextCache.
 

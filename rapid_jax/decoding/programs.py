@@ -1,27 +1,44 @@
-"""Compiled programs, one a function and shape: compilation is timed apart and never happens twice."""
+"""Compiled programs, one a function and shape: compilation is timed apart, and happens once while a program is kept."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+T = TypeVar("T")
+
+MOST = 256  # programs that are kept; a question with one method needs about eight
+
 
 @dataclasses.dataclass
 class Programs:
-    """Compiles functions ahead of time and keeps the executables.
+    """Compiles functions ahead of time and keeps the executables, up to `most`; the least recently used goes first.
 
     Attributes:
       compile_seconds: time spent in tracing and compiling so far.
-      compiled: executables by function, static arguments and argument shapes.
+      count: programs compiled so far, those that have gone included.
+      compiled: executables by function, static arguments and argument shapes, the latest used last.
+      most: executables that are kept.
     """
 
     compile_seconds: float = 0.0
+    count: int = 0
     compiled: dict[Hashable, Program] = dataclasses.field(default_factory=dict)
+    most: int = MOST
+    _lock: threading.RLock = dataclasses.field(default_factory=threading.RLock, repr=False)
+
+    def timed(self, function: Callable[[], T]) -> tuple[T, float]:
+        """A function's result, ready on the device, and its seconds without compilation."""
+        start, compiled = time.perf_counter(), self.compile_seconds
+        result = jax.block_until_ready(function())
+        return result, time.perf_counter() - start - (self.compile_seconds - compiled)
 
     def get(
         self,
@@ -46,20 +63,33 @@ class Programs:
         donated = [position in donate for position, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
         places = _places(leaves, donated)
         key: Hashable = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves), places)
-        if key not in self.compiled:
-            start = time.perf_counter()
-            given = sorted(set(places))
-            order = {leaf: position for position, leaf in enumerate(given)}
+        with self._lock:
+            program = self.compiled.pop(key, None)
+            if program is None:
+                start = time.perf_counter()
+                program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
+                self.count += 1
+                self.compile_seconds += time.perf_counter() - start
+            self.compiled[key] = program
+            while len(self.compiled) > self.most:
+                del self.compiled[next(iter(self.compiled))]
+            return program
 
-            def spread(*arrays: jax.Array) -> Any:
-                return function(*static, *jax.tree.unflatten(tree, [arrays[order[place]] for place in places]))
 
-            taken = tuple(order[leaf] for leaf in given if donated[leaf])
-            jitted = jax.jit(spread, donate_argnums=taken, out_shardings=out_shardings)
-            executable = jitted.lower(*(leaves[leaf] for leaf in given)).compile()
-            self.compiled[key] = Program(executable, places)
-            self.compile_seconds += time.perf_counter() - start
-        return self.compiled[key]
+def _compile(
+    function: Callable, args: tuple[Any, ...], donated: list[bool], places: tuple[int, ...], out_shardings: Any
+) -> Program:
+    """The program of a function; `donated` and `places` have an entry for each leaf of the arguments."""
+    leaves, tree = jax.tree.flatten(args)
+    given = sorted(set(places))
+    order = {leaf: position for position, leaf in enumerate(given)}
+
+    def spread(*arrays: jax.Array) -> Any:
+        return function(*jax.tree.unflatten(tree, [arrays[order[place]] for place in places]))
+
+    taken = tuple(order[leaf] for leaf in given if donated[leaf])
+    jitted = jax.jit(spread, donate_argnums=taken, out_shardings=out_shardings)
+    return Program(jitted.lower(*(leaves[leaf] for leaf in given)).compile(), places)
 
 
 @dataclasses.dataclass(frozen=True)

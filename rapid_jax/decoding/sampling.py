@@ -4,50 +4,93 @@ Target and drafter go through the same `warp_logits` with the same settings befo
 compared.
 """
 
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rapid_jax.verification.chain import row_keys
-from rapid_jax.verification.target_mixing import scale_logits
+from rapid_jax.verification.target_mixing import check_temperature
 
 
-def warp_logits(logits: jax.Array, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> jax.Array:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Warping:
+    """Temperature, top-k and top-p as arguments of a program; only whether decoding is greedy is compiled into it.
+
+    Attributes:
+      temperature: float32 scalar, of at least MIN_TEMPERATURE; not read if greedy.
+      top_k: int32 scalar, tokens kept; 0 keeps all.
+      top_p: float32 scalar, probability mass kept, in (0, 1].
+      greedy: the argmax takes the place of every draw.
+    """
+
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    greedy: bool = dataclasses.field(metadata=dict(static=True))
+
+    @classmethod
+    def of(cls, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Warping:
+        """The warping of these settings as host arrays; temperature 0 is greedy.
+
+        Raises:
+          ValueError: temperature neither 0 nor a finite number of at least MIN_TEMPERATURE, top_k negative, or top_p
+            outside (0, 1].
+        """
+        if top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or a positive number of tokens, got {top_k}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+        check_temperature(temperature)
+        number: Any = np.float32
+        return cls(
+            number(temperature or 1.0), cast(Any, np.int32(min(top_k, 2**31 - 1))), number(top_p), temperature == 0
+        )
+
+    @property
+    def remaining_temperature(self) -> float:
+        """The temperature of logits that `warp_logits` has divided already: 1, or 0 for greedy."""
+        return 0.0 if self.greedy else 1.0
+
+
+def warp_logits(logits: jax.Array, warping: Warping) -> jax.Array:
     """Applies temperature, then top-k, then top-p; the softmax of the result is the distribution to sample.
 
     The order and the kept tokens are those of Hugging Face's TemperatureLogitsWarper, TopKLogitsWarper and
     TopPLogitsWarper. Top-k keeps every token that ties with the k-th. Top-p keeps the smallest set of the
     remaining tokens that holds at least top_p of their mass, the lower token ids of a tie first. One token at
-    least is kept.
+    least is kept. What is switched off is skipped on the device.
 
     Args:
       logits: [..., V]; masked tokens hold -inf.
-      temperature: a Python number; 0 (greedy) returns the logits as they are, since no warp moves the argmax.
-      top_k: tokens kept; 0 keeps all.
-      top_p: probability mass kept, in (0, 1]; 1 keeps all.
+      warping: greedy returns the logits as they are, since no warp moves the argmax.
 
     Returns:
       float32 [..., V], -inf where masked.
-
-    Raises:
-      ValueError: temperature neither 0 nor a finite number of at least 1e-6, top_k negative, or top_p outside
-        (0, 1].
     """
-    if top_k < 0:
-        raise ValueError(f"top_k must be 0 (off) or a positive number of tokens, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-    logits = scale_logits(logits, temperature)
-    if temperature == 0:
+    logits = jnp.asarray(logits, jnp.float32)
+    if warping.greedy:
         return logits
-    if 0 < top_k < logits.shape[-1]:
-        above, tied = _leading_set(logits, jnp.ones_like(logits), top_k)
-        logits = jnp.where(above | tied, logits, -jnp.inf)
-    if top_p < 1:
+
+    def keep_top_k(logits: jax.Array) -> jax.Array:
+        above, tied = _leading_set(logits, jnp.ones_like(logits), warping.top_k.astype(jnp.float32))
+        return jnp.where(above | tied, logits, -jnp.inf)
+
+    def keep_top_p(logits: jax.Array) -> jax.Array:
         probs = jax.nn.softmax(logits)
-        above, tied = _leading_set(logits, probs, top_p)
+        above, tied = _leading_set(logits, probs, warping.top_p)
         ahead = probs.sum(-1, keepdims=True, where=above) + (jnp.cumsum(tied, axis=-1) - 1) * probs
-        logits = jnp.where(above | (tied & (ahead < top_p)), logits, -jnp.inf)
-    return logits
+        return jnp.where(above | (tied & (ahead < warping.top_p)), logits, -jnp.inf)
+
+    logits = logits / warping.temperature
+    filters_k = (warping.top_k > 0) & (warping.top_k < logits.shape[-1])
+    logits = jax.lax.cond(filters_k, keep_top_k, lambda x: x, logits)
+    return jax.lax.cond(warping.top_p < 1, keep_top_p, lambda x: x, logits)
 
 
 def sample(key: jax.Array, logits: jax.Array, *, greedy: bool = False) -> jax.Array:
@@ -121,7 +164,7 @@ def position_keys(keys: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.
 
 
 @jax.jit
-def _leading_set(logits: jax.Array, weights: jax.Array, amount: float) -> tuple[jax.Array, jax.Array]:
+def _leading_set(logits: jax.Array, weights: jax.Array, amount: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Finds the fewest leading tokens, ties taken together, whose weights sum to at least `amount`.
 
     Bisects the float32 numbers for the smallest logit of the set: 32 sums, where a sort of V = 128K costs far more.

@@ -6,8 +6,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from models.cache import TailCache
+
+TARGET, DRAFTER = 1, 2  # bits of DecodeState.not_finite
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +48,7 @@ class DecodeState:
       num_tokens: int32 [B], how many.
       budget: int32 [B], how many at most; no larger than M.
       done: bool [B].
+      not_finite: int32 [B], TARGET and DRAFTER added up: whose numbers were not finite in a row, which ends with that.
       keys: one random key a row [B]; never changes.
       counters: see there.
     """
@@ -56,16 +60,46 @@ class DecodeState:
     num_tokens: jax.Array
     budget: jax.Array
     done: jax.Array
+    not_finite: jax.Array
     keys: jax.Array
     counters: Counters
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Report:
+class BurstReport:
     """The small part of the state that the host reads after a burst, in buffers of its own."""
 
     output: jax.Array
     num_tokens: jax.Array
     done: jax.Array
+    not_finite: jax.Array
     counters: Counters
+
+    @classmethod
+    def of(cls, state: DecodeState) -> BurstReport:
+        """What the host reads of a state."""
+        return cls(state.output, state.num_tokens, state.done, state.not_finite, state.counters)
+
+
+class NotFinite(ValueError):
+    """A model computed NaN or infinity, so that nothing it says means anything.
+
+    Attributes:
+      model: "target" or "drafter".
+    """
+
+    def __init__(self, model: str, where: str = ""):
+        self.model = model
+        name = f"the {model} {where}".rstrip()
+        super().__init__(
+            f"{name} computes numbers that are not finite: a weight of it is NaN or infinite, or its values leave the "
+            "range of its dtype; check the checkpoint, or load it with dtype float32"
+        )
+
+
+def check_finite(report: BurstReport) -> None:
+    """Raises NotFinite where a row of a report on the host has met NaN or infinity."""
+    found = int(np.bitwise_or.reduce(report.not_finite, initial=0))
+    if found:
+        raise NotFinite("target" if found & TARGET else "drafter")

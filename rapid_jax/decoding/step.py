@@ -3,82 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from models.cache import ContextCache, commit
-from models.decoder import Decoder, output_logits
+from models.decoder import output_logits
 from rapid_jax.decoding.accept import Accepted, accept_candidates, accept_chain
-from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Draft, Drafter, Outcome
-from rapid_jax.decoding.forward import read_block
+from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Draft, Outcome
+from rapid_jax.decoding.forward import forward_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import position_keys
-from rapid_jax.decoding.state import Counters, DecodeState, Report
-from rapid_jax.verification import verify_chain
+from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.state import DRAFTER, TARGET, BurstReport, Counters, DecodeState
 
-
-@dataclasses.dataclass(frozen=True)
-class StepSpec:
-    """The static part of a step.
-
-    Attributes:
-      target: the long-context model.
-      drafter: who proposes; NullDrafter for plain decoding.
-      temperature, top_k, top_p: the warping of target and drafter.
-      tail, residual, alpha: the acceptance rule (see verification); several first candidates go by "exact" alone.
-      stop_ids: token ids that end a row.
-      verify: who accepts; hashable, with the contract of `verification.verify_chain`.
-      apart: the mesh of the drafter's arrays where they are on devices of their own, see decoding.apart; else None.
-    """
-
-    target: Decoder
-    drafter: Drafter
-    temperature: float
-    top_k: int
-    top_p: float
-    tail: str
-    residual: str
-    alpha: float
-    stop_ids: tuple[int, ...]
-    verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
-    apart: Mesh | None = None
-
-    @property
-    def warped_temperature(self) -> float:
-        """Of logits that the warping has divided by the temperature already: 1, or 0 for greedy."""
-        return 0.0 if self.temperature == 0 else 1.0
+Known = tuple[jax.Array, jax.Array, jax.Array]  # last tokens [B,2], random keys [B], generated tokens [B]
 
 
 def step(
-    spec: StepSpec, params: dict, context: ContextCache, drafter_model: Any, eta: jax.Array, state: DecodeState
+    spec: StepSpec, params: dict, context: ContextCache, drafter_model: Any, controls: Controls, state: DecodeState
 ) -> DecodeState:
     """One step of every row: at least one token for each that is not done.
 
     Args:
       params, context: the target's parameters and its frozen context.
       drafter_model: what the drafter reads.
-      eta: float32 scalar, transfer strength.
+      controls: see there.
       state: B rows.
     """
-    draft, drafted = propose(spec, drafter_model, state.drafter_cache, state.last_tokens, state.keys, state.num_tokens)
-    state, outcome = judge(spec, params, context, draft, eta, state)
+    known = (state.last_tokens, state.keys, state.num_tokens)
+    draft, drafted = propose(spec, drafter_model, state.drafter_cache, controls, known)
+    state, outcome = judge(spec, params, context, draft, controls, state)
     return dataclasses.replace(state, drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, outcome))
 
 
-def propose(
-    spec: StepSpec, drafter_model: Any, cache: Any, last_tokens: jax.Array, keys: jax.Array, num_tokens: jax.Array
-) -> tuple[Draft, Any]:
+def propose(spec: StepSpec, drafter_model: Any, cache: Any, controls: Controls, known: Known) -> tuple[Draft, Any]:
     """The drafter's half of a step; see `Drafter.draft`."""
+    last_tokens, keys, num_tokens = known
     draft_keys, _ = position_keys(keys, num_tokens)
-    return spec.drafter.draft(drafter_model, cache, last_tokens, draft_keys)
+    return spec.drafter.draft(drafter_model, cache, last_tokens, draft_keys, controls.warping)
 
 
 def judge(
-    spec: StepSpec, params: dict, context: ContextCache, draft: Draft, eta: jax.Array, state: DecodeState
+    spec: StepSpec, params: dict, context: ContextCache, draft: Draft, controls: Controls, state: DecodeState
 ) -> tuple[DecodeState, Outcome]:
     """The target's half of a step: verify, accept, commit.
 
@@ -93,7 +61,7 @@ def judge(
     proposed = None
     if isinstance(draft, CandidateDraft) and not draft.extra.shape[1]:
         proposed = jnp.any((draft.lengths > 0) & ~state.done[:, None])
-    logits, block = read_block(
+    logits, block = forward_block(
         spec.target,
         params,
         tokens,
@@ -105,13 +73,14 @@ def judge(
     )
     if isinstance(draft, ChainDraft):
         verified = draft.in_flight.shape[1] + 1
-        accepted = accept_chain(spec, state.keys, state.num_tokens, draft, logits[:, :verified], eta)
+        accepted = accept_chain(spec, controls, state.keys, state.num_tokens, draft, logits[:, :verified])
     else:
         verified = draft.lengths.shape[1] * draft.tokens.shape[2] + 1
-        accepted = accept_candidates(spec, state.keys, state.num_tokens, draft, logits[:, :verified])
+        accepted = accept_candidates(spec, controls, state.keys, state.num_tokens, draft, logits[:, :verified])
 
+    not_finite = jnp.where(state.done, 0, _not_finite(logits, draft))
     emitted = accepted.tokens
-    count, ended = _cut(emitted, accepted.num_accepted + 1, state, spec.stop_ids)
+    count, ended = _cut(emitted, accepted.num_accepted + 1, state, controls.stop_ids)
     newest = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed are at count, count + 1
     behind = DecodeState(
         last_tokens=jnp.take_along_axis(newest, count[:, None] + jnp.arange(2)[None, :], axis=1),
@@ -120,11 +89,28 @@ def judge(
         output=_append(state.output, state.num_tokens, emitted, count),
         num_tokens=state.num_tokens + count,
         budget=state.budget,
-        done=state.done | ended,
+        done=state.done | ended | (not_finite > 0),
+        not_finite=state.not_finite | not_finite,
         keys=state.keys,
         counters=_counted(state, draft, accepted),
     )
     return behind, Outcome(emitted, count, logits[:, verified:], block, accepted.rows)
+
+
+def _not_finite(logits: jax.Array, draft: Draft) -> jax.Array:
+    """TARGET and DRAFTER of the models whose numbers are not finite, int32 [B].
+
+    The largest number is NaN where any is. A token that only the target knows has probability 0 for the drafter, so
+    that its probabilities are looked at, not its logits.
+    """
+
+    def bad(numbers: jax.Array) -> jax.Array:
+        return ~jnp.isfinite(jnp.max(numbers, axis=(1, 2)))
+
+    found = jnp.where(bad(logits), TARGET, 0)
+    if isinstance(draft, ChainDraft) and draft.tokens.shape[1]:
+        found = found | jnp.where(bad(draft.probs), DRAFTER, 0)
+    return found.astype(jnp.int32)
 
 
 def _counted(state: DecodeState, draft: Draft, accepted: Accepted) -> Counters:
@@ -142,13 +128,11 @@ def _counted(state: DecodeState, draft: Draft, accepted: Accepted) -> Counters:
     )
 
 
-def _cut(
-    emitted: jax.Array, count: jax.Array, state: DecodeState, stop_ids: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _cut(emitted: jax.Array, count: jax.Array, state: DecodeState, stop_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens that each row keeps, up to its first stop id (kept) and its budget, and whether it ends: both [B]."""
     size = emitted.shape[1]
     offset = jnp.arange(size)[None, :]
-    stops = jnp.isin(emitted, jnp.array(stop_ids, jnp.int32)) & (offset < count[:, None])
+    stops = jnp.any(emitted[:, :, None] == stop_ids[None, None, :], axis=-1) & (offset < count[:, None])
     first_stop = jnp.where(jnp.any(stops, axis=1), jnp.argmax(stops, axis=1) + 1, size + 1)
     room = state.budget - state.num_tokens
     kept = jnp.minimum(jnp.minimum(count, first_stop), room)
@@ -168,10 +152,10 @@ def burst(
     params: dict,
     context: ContextCache,
     drafter_model: Any,
-    eta: jax.Array,
+    controls: Controls,
     stopped: jax.Array,
     state: DecodeState,
-) -> tuple[DecodeState, Report]:
+) -> tuple[DecodeState, BurstReport]:
     """Up to max_steps steps on the device; ends early once all rows are done.
 
     Args:
@@ -185,8 +169,8 @@ def burst(
         return (carry[0] < max_steps) & ~jnp.all(carry[1].done)
 
     def once(carry: tuple[jax.Array, DecodeState]) -> tuple[jax.Array, DecodeState]:
-        return carry[0] + 1, step(spec, params, context, drafter_model, eta, carry[1])
+        return carry[0] + 1, step(spec, params, context, drafter_model, controls, carry[1])
 
     state = dataclasses.replace(state, done=state.done | stopped)
     _, state = jax.lax.while_loop(unfinished, once, (jnp.int32(0), state))
-    return state, Report(state.output, state.num_tokens, state.done, state.counters)
+    return state, BurstReport.of(state)

@@ -17,21 +17,21 @@ import numpy as np
 
 from models.cache import Block, ContextCache, TailCache, commit
 from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome, chain_layout
-from rapid_jax.decoding.forward import read_block
+from rapid_jax.decoding.forward import forward_block
 from rapid_jax.decoding.prefill import next_positions
-from rapid_jax.decoding.sampling import sample
+from rapid_jax.decoding.sampling import Warping, sample
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.hierarchy.drafter import candidate_layout
-from rapid_jax.hierarchy.memory import Hierarchy, Memory
+from rapid_jax.hierarchy.row_databases import Hierarchy, RowDatabases
 from rapid_jax.verification.candidates import follow_candidates, row_depths
 
 Model = tuple[dict, ContextCache, dict[str, Any]]  # parameters, context, static databases
-Cache = tuple[TailCache, Memory]
+Cache = tuple[TailCache, RowDatabases]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Progress:
+class GrowingDraft:
     """Of one draft: the drafter's new keys and values, and the tokens so far.
 
     Attributes:
@@ -71,9 +71,11 @@ class AssistedDrafter:
     def layout(self) -> BlockLayout:
         return chain_layout(self.gamma)
 
-    def draft(self, model: Model, cache: Cache, last_tokens: jax.Array, keys: jax.Array) -> tuple[ChainDraft, Block]:
+    def draft(
+        self, model: Model, cache: Cache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
+    ) -> tuple[ChainDraft, Block]:
         batch, gamma = last_tokens.shape[0], self.gamma
-        start = Progress(
+        start = GrowingDraft(
             drafted=self.model.no_drafts(cache[0]),
             tokens=jnp.zeros((batch, gamma), jnp.int32),
             probs=jnp.zeros((batch, gamma, self.model.vocab_size)),
@@ -83,13 +85,15 @@ class AssistedDrafter:
         )
         done = jax.lax.while_loop(
             lambda progress: jnp.any(progress.count < gamma),
-            lambda progress: self._forward(model, cache, keys, progress, progress.recent[:, -1:]),
-            self._forward(model, cache, keys, start, last_tokens),
+            lambda progress: self._forward(model, cache, keys, warping, progress, progress.recent[:, -1:]),
+            self._forward(model, cache, keys, warping, start, last_tokens),
         )
         whole, forwards = jnp.full((batch,), gamma, jnp.int32), jnp.broadcast_to(done.forwards, (batch,))
         return ChainDraft(done.tokens, done.probs, whole, forwards), Block(done.drafted.k, done.drafted.v)
 
-    def _forward(self, model: Model, cache: Cache, keys: jax.Array, progress: Progress, head: jax.Array) -> Progress:
+    def _forward(
+        self, model: Model, cache: Cache, keys: jax.Array, warping: Warping, progress: GrowingDraft, head: jax.Array
+    ) -> GrowingDraft:
         """One forward of the drafter over `head` [B,1 or 2], the newest tokens it has not read, and candidates."""
         params, context, static = model
         tail, memory = cache
@@ -100,20 +104,20 @@ class AssistedDrafter:
         tokens = jnp.concatenate([head, candidates.reshape(batch, -1)], axis=1)
         known = jnp.minimum(tokens, self.model.decoder.config.vocab_size - 1)
         positions = next_positions(1, context, tail, progress.drafted) + offsets[None, :]
-        logits, block = read_block(
+        logits, block = forward_block(
             self.model.decoder,
             params,
             known,
             positions,
             (context, tail, progress.drafted),
-            lambda hidden: self.model.warped_logits(params, hidden),
+            lambda hidden: self.model.warped_logits(params, hidden, warping),
             mask=mask,
             proposed=jnp.any((lengths > 0) & (progress.count < self.gamma)[:, None]),
             head=before + 1,
         )
         logits = logits[:, before:]
 
-        if self.model.temperature == 0:
+        if warping.greedy:
             drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         else:
             depths = progress.count[:, None] + row_depths(*candidates.shape[1:])[None, :]
@@ -128,7 +132,7 @@ class AssistedDrafter:
         sequence = jnp.concatenate([progress.recent, followed.tokens], axis=1)
         newest = new[:, None] + jnp.arange(progress.recent.shape[1])[None, :]
         read = jnp.pad(followed.rows + before, ((0, 0), (before, 0)))  # a row that has drafted enough reads nothing
-        return Progress(
+        return GrowingDraft(
             drafted=commit(progress.drafted, block, jnp.where(new > 0, new + before, 0), read),
             tokens=progress.tokens.at[rows, slots].set(followed.tokens, mode="drop"),
             probs=progress.probs.at[rows, slots].set(laws, mode="drop"),

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from models.cache import Block, TailCache
 from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome
+from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
 
 ENTROPY_WEIGHT = 0.2  # per nat
@@ -77,7 +78,7 @@ class Drafted:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Progress:
+class GrowingDraft:
     """Of one draft, while it grows.
 
     Attributes:
@@ -133,11 +134,11 @@ class EarlyStopDrafter:
         return EarlyStopCache(tail, StopState(rate, jnp.full_like(rate, self.threshold)))
 
     def draft(
-        self, model: Model, cache: EarlyStopCache, last_tokens: jax.Array, keys: jax.Array
+        self, model: Model, cache: EarlyStopCache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[ChainDraft, Drafted]:
         batch, gamma = last_tokens.shape[0], self.gamma
 
-        def appended(progress: Progress, token: jax.Array, probs: jax.Array) -> Progress:
+        def appended(progress: GrowingDraft, token: jax.Array, probs: jax.Array) -> GrowingDraft:
             place, going = progress.forwards, progress.going
             token, kept = jnp.where(going, token, 0), jnp.where(going[:, None], probs, 0.0)
             return dataclasses.replace(
@@ -150,17 +151,17 @@ class EarlyStopDrafter:
                 forwards=place + 1,
             )
 
-        def unfinished(progress: Progress) -> jax.Array:
+        def unfinished(progress: GrowingDraft) -> jax.Array:
             return jnp.any(progress.going) & (progress.forwards < gamma)
 
-        def once(progress: Progress) -> Progress:
-            logits, drafted = self.model.forward(model, cache.tail, progress.drafted, progress.newest[:, None])
-            token = self.model.draw(keys, progress.forwards, logits)
+        def once(progress: GrowingDraft) -> GrowingDraft:
+            logits, drafted = self.model.forward(model, cache.tail, progress.drafted, progress.newest[:, None], warping)
+            token = self.model.draw(keys, progress.forwards, logits, warping)
             return appended(dataclasses.replace(progress, drafted=drafted), token, jax.nn.softmax(logits))
 
-        logits, drafted = self.model.forward(model, cache.tail, self.model.no_drafts(cache.tail), last_tokens)
-        first, alternatives = self.model.draw_first(keys, logits)
-        nothing = Progress(
+        logits, drafted = self.model.forward(model, cache.tail, self.model.no_drafts(cache.tail), last_tokens, warping)
+        first, alternatives = self.model.draw_first(keys, logits, warping)
+        nothing = GrowingDraft(
             drafted=drafted,
             newest=first,
             tokens=jnp.zeros((batch, gamma), jnp.int32),

@@ -11,7 +11,7 @@ from models.cache import Block, KVCache, TailCache, commit
 from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.decoding.drafter import Alternatives, BlockLayout, ChainDraft, Outcome, chain_layout, comb_layout
 from rapid_jax.decoding.prefill import next_positions
-from rapid_jax.decoding.sampling import sample, sample_distinct, warp_logits
+from rapid_jax.decoding.sampling import Warping, sample, sample_distinct, warp_logits
 
 Model = tuple[dict, KVCache]  # parameters and context
 
@@ -32,16 +32,12 @@ class LanguageModelDrafter:
       decoder: the model; `model` is its (params, ContextCache).
       gamma: tokens a draft.
       vocab_size: V of the target; the drafter's own may be padded to another size (Qwen2.5 of 3B and of 7B).
-      temperature, top_k, top_p: the warping, the target's own.
       first_candidates: k, tokens drawn without replacement for the first position: the chain's and k - 1 alternatives.
     """
 
     decoder: Decoder
     gamma: int
     vocab_size: int
-    temperature: float
-    top_k: int
-    top_p: float
     first_candidates: int = 1
     sources: tuple[str, ...] = ()
 
@@ -59,16 +55,16 @@ class LanguageModelDrafter:
         return comb_layout(self.gamma, self.first_candidates - 1)
 
     def draft(
-        self, model: Model, cache: TailCache, last_tokens: jax.Array, keys: jax.Array
+        self, model: Model, cache: TailCache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[ChainDraft, Block]:
         def one(carry: tuple[TailCache, jax.Array], index: jax.Array) -> tuple[tuple, tuple]:
             drafted, token = carry
-            logits, drafted = self.forward(model, cache, drafted, token[:, None])
-            token = self.draw(keys, index, logits)
+            logits, drafted = self.forward(model, cache, drafted, token[:, None], warping)
+            token = self.draw(keys, index, logits, warping)
             return (drafted, token), (token, jax.nn.softmax(logits))
 
-        logits, drafted = self.forward(model, cache, self.no_drafts(cache), last_tokens)
-        first, alternatives = self.draw_first(keys, logits)
+        logits, drafted = self.forward(model, cache, self.no_drafts(cache), last_tokens, warping)
+        first, alternatives = self.draw_first(keys, logits, warping)
         (drafted, _), (tokens, probs) = jax.lax.scan(one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
@@ -88,7 +84,7 @@ class LanguageModelDrafter:
         return TailCache(tuple(map(empty, cache.k)), tuple(map(empty, cache.v)), jnp.zeros_like(cache.length))
 
     def forward(
-        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array
+        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array, warping: Warping
     ) -> tuple[jax.Array, TailCache]:
         """Reads tokens behind the context, the tail and what is drafted so far.
 
@@ -96,6 +92,7 @@ class LanguageModelDrafter:
           model, cache: as `draft`.
           drafted: keys and values of this draft so far.
           tokens: int32 [B,T].
+          warping: of the logits.
 
         Returns:
           (warped logits float32 [B,V] behind the last of the tokens, `drafted` with the tokens appended).
@@ -104,15 +101,16 @@ class LanguageModelDrafter:
         positions = next_positions(tokens.shape[1], context, cache, drafted)
         known = jnp.minimum(tokens, self.decoder.config.vocab_size - 1)  # an id of the target's padding is not
         hidden, block = hidden_states(self.decoder, params, known, positions, context, cache, drafted)
-        logits = self.warped_logits(params, hidden[:, -1])
+        logits = self.warped_logits(params, hidden[:, -1], warping)
         return logits, commit(drafted, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
 
-    def warped_logits(self, params: dict, hidden: jax.Array) -> jax.Array:
+    def warped_logits(self, params: dict, hidden: jax.Array, warping: Warping) -> jax.Array:
         """Logits whose softmax is q, over the target's vocabulary.
 
         Args:
           params: the model's parameters.
           hidden: its hidden states [B,...,D].
+          warping: see there.
 
         Returns:
           float32 [B,...,V], warped; ids that only the drafter has are cut off, those that only the target has are -inf.
@@ -120,19 +118,19 @@ class LanguageModelDrafter:
         logits = output_logits(self.decoder, params, hidden)[..., : self.vocab_size]
         missing = self.vocab_size - logits.shape[-1]
         logits = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, missing)], constant_values=-jnp.inf)
-        return warp_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        return warp_logits(logits, warping)
 
-    def draw(self, keys: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
+    def draw(self, keys: jax.Array, index: jax.Array, logits: jax.Array, warping: Warping) -> jax.Array:
         """The draft's token int32 [B] of place `index` (int32 scalar), from its warped logits [B,V]."""
-        return sample(_place_keys(keys, index), logits, greedy=self.temperature == 0)
+        return sample(_place_keys(keys, index), logits, greedy=warping.greedy)
 
-    def draw_first(self, keys: jax.Array, logits: jax.Array) -> tuple[jax.Array, Alternatives | None]:
+    def draw_first(self, keys: jax.Array, logits: jax.Array, warping: Warping) -> tuple[jax.Array, Alternatives | None]:
         """The chain's first token int32 [B], from its warped logits [B,V], and the alternatives to it."""
         index = jnp.int32(0)
         if self.first_candidates == 1:
-            return self.draw(keys, index, logits), None
+            return self.draw(keys, index, logits, warping), None
         tokens, possible = sample_distinct(
-            _place_keys(keys, index), logits, self.first_candidates, greedy=self.temperature == 0
+            _place_keys(keys, index), logits, self.first_candidates, greedy=warping.greedy
         )
         return tokens[:, 0], Alternatives(tokens[:, 1:], possible - 1)
 

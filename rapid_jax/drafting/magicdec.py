@@ -31,6 +31,7 @@ from models.striping import token_slots
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.decoding.drafter import Outcome
 from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
 
 
@@ -64,7 +65,7 @@ class MagicDecDrafter(LanguageModelDrafter):
     """
 
     def forward(
-        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array
+        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array, warping: Warping
     ) -> tuple[jax.Array, TailCache]:
         assert isinstance(cache, WindowCache)
         params, sinks = model
@@ -74,7 +75,7 @@ class MagicDecDrafter(LanguageModelDrafter):
         hidden, block = hidden_states(
             self.decoder, params, tokens, positions[:, None], dataclasses.replace(sinks, k=turned), cache, drafted
         )
-        return self.warped_logits(params, hidden[:, -1]), commit(drafted, block, jnp.ones_like(drafted.length))
+        return self.warped_logits(params, hidden[:, -1], warping), commit(drafted, block, jnp.ones_like(drafted.length))
 
     def commit(self, cache: TailCache, drafted: Block, outcome: Outcome) -> TailCache:
         assert isinstance(cache, WindowCache) and outcome.block is not None  # it is on the target's devices

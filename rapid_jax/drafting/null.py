@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome, chain_layout
+from rapid_jax.decoding.sampling import Warping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,9 @@ class NullDrafter:
     def layout(self) -> BlockLayout:
         return chain_layout(0)
 
-    def draft(self, model: tuple, cache: tuple, last_tokens: jax.Array, keys: jax.Array) -> tuple[ChainDraft, tuple]:
+    def draft(
+        self, model: tuple, cache: tuple, last_tokens: jax.Array, keys: jax.Array, warping: Warping
+    ) -> tuple[ChainDraft, tuple]:
         batch = last_tokens.shape[0]
         none = jnp.zeros((batch,), jnp.int32)
         return ChainDraft(jnp.zeros((batch, 0), jnp.int32), jnp.zeros((batch, 0, self.vocab_size)), none, none), ()

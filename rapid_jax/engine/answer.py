@@ -62,6 +62,7 @@ class Seconds:
       retrieval: chunking and embedding the document, and finding the passages.
       prefill: the document (once for all its questions, counted in each), the question, and the drafter's context.
       decode: from the first decoding step to the last token on the host.
+      first_token: from the question to the first tokens on the host: retrieval, prefill and the first burst of steps.
     """
 
     load: float
@@ -69,6 +70,7 @@ class Seconds:
     retrieval: float
     prefill: float
     decode: float
+    first_token: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """The parts, and `total` of retrieval, prefill and decode: what the answer costs on a warm engine."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from models.cache import ContextCache
-from rapid_jax.decoding.prefill import Progress
+from models.language_model import LanguageModel
+from rapid_jax.config import get_method
+from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.answer import Answer
+from rapid_jax.engine.batch import Request
+from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument
-from rapid_jax.engine.reading import read_context
-from rapid_jax.hierarchy.memory import Remembered
+from rapid_jax.engine.run import Run
+from rapid_jax.engine.session import Session
+from rapid_jax.hierarchy.row_databases import LearnedNgrams
 from rapid_jax.retrieval import IndexedDocument, Passage
-
-if TYPE_CHECKING:
-    from rapid_jax.engine.engine import Engine
-    from rapid_jax.engine.run import Run
 
 
 class Document:
@@ -29,7 +30,6 @@ class Document:
       tokenized: as the target reads it, truncated to the limit.
       head: tokens before the document.
       prompt: makes a model's prompt around the document.
-      prefill_seconds: time the prefill took, compilation excluded; 0 before it.
       index_seconds: time that chunking and embedding took; 0 before it.
       earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
       remembered: what the last answer to a conversation has taught them; None before it.
@@ -37,24 +37,28 @@ class Document:
 
     def __init__(
         self,
-        engine: Engine,
+        session: Session,
         text: str,
         tokenized: TokenizedDocument,
-        prompt: Callable[[Any], Prompt | Conversation],
-        progress: Progress | None = None,
-        earlier: Remembered | None = None,
+        prompt: Callable[[LanguageModel], Prompt | Conversation],
+        progress: ProgressCallback | None = None,
+        earlier: LearnedNgrams | None = None,
     ):
         self.text = text
         self.tokenized = tokenized
         self.prompt = prompt
-        self.head = prompt(engine.target).head()
-        self.prefill_seconds = 0.0
+        self.head = prompt(session.target).head()
         self.index_seconds = 0.0
         self.earlier = earlier
-        self.remembered: Remembered | None = None
-        self._engine = engine
+        self.remembered: LearnedNgrams | None = None
+        self._session = session
         self._retrieve_from: str | None = None
         self._progress = progress
+
+    def __repr__(self) -> str:
+        kind = "conversation" if self.is_conversation else "document"
+        read = "read" if "prefilled" in self.__dict__ else "not read yet"
+        return f"<Document: a {kind} of {self.num_tokens:,} tokens, {read}>"
 
     @property
     def num_tokens(self) -> int:
@@ -67,16 +71,25 @@ class Document:
         return not self.tokenized.tokens
 
     @functools.cached_property
+    def prefilled(self) -> PrefilledContext:
+        """What the target has read; computed on first use, shared by all questions."""
+        session = self._session
+        with session.lock:
+            return session.prefill(session.target, [self.head + self.tokenized.tokens], self._progress)
+
+    @property
     def context(self) -> ContextCache:
-        """The target's frozen context cache; computed on first use, shared by all questions."""
-        engine = self._engine
-        read = read_context(engine, engine.target, [self.head + self.tokenized.tokens], self._progress)
-        self.prefill_seconds = read.seconds
-        return read.cache
+        """The target's frozen context cache; computed on first use."""
+        return self.prefilled.cache
+
+    @property
+    def prefill_seconds(self) -> float:
+        """Time the prefill took, compilation excluded; 0 before it."""
+        return self.prefilled.seconds if "prefilled" in self.__dict__ else 0.0
 
     def retrieving_from(self, text: str) -> Document:
         """The same document in the same cache, with passages of another text: what unrelated retrieval does."""
-        self.context  # noqa: B018  (computed once, for both)
+        self.prefilled  # noqa: B018  (computed once, for both)
         view = copy.copy(self)
         view.__dict__.pop("index", None)
         view._retrieve_from = text
@@ -84,7 +97,7 @@ class Document:
 
     def in_source(self, passage: Passage) -> Passage:
         """The passage with offsets into the text that was given to `Engine.read`."""
-        if self._retrieve_from is not None or not self._engine.config.retrieval.from_truncated:
+        if self._retrieve_from is not None or not self._session.config.retrieval.from_truncated:
             return passage
         return self.tokenized.in_source(passage)
 
@@ -93,8 +106,8 @@ class Document:
         """The chunks that passages come from and their embeddings; computed on first use, shared by all questions."""
         text = self._retrieve_from
         if text is None:
-            text = self.tokenized.text if self._engine.config.retrieval.from_truncated else self.text
-        retriever = self._engine.retriever
+            text = self.tokenized.text if self._session.config.retrieval.from_truncated else self.text
+        retriever = self._session.retriever
         start = time.perf_counter()
         index = retriever.index(text)
         self.index_seconds = time.perf_counter() - start
@@ -124,7 +137,32 @@ class Document:
     ) -> Stream:
         """As `ask`, piece by piece: iterate over the result for text, then read its `answer`."""
         queries = None if retrieval_query is None else [retrieval_query]
-        return Stream(self._engine.start(self, [question], method, queries, overrides))
+        return Stream(Run(self._session, self.request([question], method, queries, overrides)))
+
+    def request(
+        self,
+        questions: Sequence[str],
+        method: str,
+        retrieval_queries: Sequence[str] | None = None,
+        overrides: dict[str, Any] | None = None,
+        max_chunks: int | None = None,
+    ) -> Request:
+        """Questions about this document with the session's settings.
+
+        Args:
+          questions: one a row.
+          method: a name in METHODS.
+          retrieval_queries: what to retrieve with for each row; None takes the questions.
+          overrides: fields of SpeculationConfig and SamplingConfig.
+          max_chunks: chunks to retrieve; None takes what the config says.
+
+        Raises:
+          ValueError: an unknown method, a bad override.
+        """
+        config = self._session.config
+        speculation, sampling = config.overridden(overrides or {})
+        queries = retrieval_queries or questions
+        return Request(self, questions, queries, get_method(method), speculation, sampling, max_chunks)
 
 
 class Stream:

@@ -20,7 +20,7 @@ from models.language_model import LanguageModel
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.programs import Programs
-from rapid_jax.planning.cost import GAMMAS, StepSeconds
+from rapid_jax.speculation import GAMMAS, StepSeconds
 
 _TRIALS = 5
 _TAIL = 256  # tokens that a tail of a usual question and answer holds

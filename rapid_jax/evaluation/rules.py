@@ -25,8 +25,9 @@ from models.decoder import Decoder, hidden_states, output_logits
 from rapid_jax.config.speculation import RESIDUALS, TAIL_RULES
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.prefill import next_positions
-from rapid_jax.decoding.sampling import warp_logits
-from rapid_jax.engine.engine import Document, Engine
+from rapid_jax.decoding.sampling import Warping, warp_logits
+from rapid_jax.engine import Document, Engine
+from rapid_jax.engine.batch import plan_batch, start_batch
 from rapid_jax.evaluation.benchmarks.base import Item
 from rapid_jax.evaluation.statistics import mean_and_error
 from rapid_jax.evaluation.tables import Table
@@ -60,7 +61,7 @@ def rule_figures(
       Total variation of the emitted token's law from p and from p_hat, that of p_hat from p, and the probability that
       the drafted token is accepted.
     """
-    q = jax.nn.softmax(warp_logits(draft_logits, temperature=temperature, top_k=0, top_p=1.0))
+    q = jax.nn.softmax(warp_logits(draft_logits, Warping.of(temperature)))
     found = {}
     for tail in TAIL_RULES:
         p, p_hat = retrieval_augmented_target(
@@ -91,11 +92,12 @@ def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any
     eta, alpha = engine.config.speculation.eta, engine.config.speculation.alpha
     answer = document.ask(item.question, "lc", max_new_tokens=item.max_new_tokens).token_ids
     limit = {"max_new_tokens": item.max_new_tokens}
-    run = engine.start(document, [item.question], "rapid", [item.retrieval_query], limit)
-    _, context, (draft_params, draft_context), state = run.prepare()
+    batch = plan_batch(engine.session, document.request([item.question], "rapid", [item.retrieval_query], limit))
+    started = start_batch(engine.session, batch)
+    state, (draft_params, draft_context) = started.state, started.drafting.model
     last = hosts.fetch(state.last_tokens)[0].tolist()
     target, drafter = engine.target, engine.drafter
-    z = _logits(engine, target.decoder, target.params, context, state.target_tail, [last[1], *answer])
+    z = _logits(engine, target.decoder, target.params, started.context, state.target_tail, [last[1], *answer])
     z_draft = _logits(engine, drafter.decoder, draft_params, draft_context, state.drafter_cache, [*last, *answer])
     z, z_draft = z[: len(answer)], z_draft[1 : len(answer) + 1]
     vocabulary = min(z.shape[-1], z_draft.shape[-1])
@@ -110,8 +112,13 @@ def _logits(
 ) -> jax.Array:
     padded = np.zeros((1, token_bucket(len(tokens))), np.int32)
     padded[0, : len(tokens)] = tokens
-    args = (params, context, tail, hosts.put(padded, None if engine.mesh is None else NamedSharding(engine.mesh, P())))
-    logits = hosts.fetch(engine.programs.get(answer_logits, (decoder,), args)(*args))
+    args = (
+        params,
+        context,
+        tail,
+        hosts.put(padded, None if engine.session.mesh is None else NamedSharding(engine.session.mesh, P())),
+    )
+    logits = hosts.fetch(engine.session.programs.get(answer_logits, (decoder,), args)(*args))
     return jnp.asarray(logits[0])  # small operations that span hosts are slow, and can deadlock on CPU
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from rapid_jax.config.methods import METHODS
+from rapid_jax.engine import Document, Engine
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.engine import Document, Engine
 from rapid_jax.engine.prompt import Prompt
 from rapid_jax.evaluation.benchmarks.base import Benchmark, Item, Source
 from rapid_jax.evaluation.store import ElsewhereStore, ResultStore

@@ -9,17 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rapid_jax.config import SamplingConfig, SpeculationConfig
-from rapid_jax.config.methods import Method
+from rapid_jax.config.methods import OWN_CACHE, Method
+from rapid_jax.config.speculation import AcceptanceRule
 
-_TRANSFER = ("eta", "tail", "residual", "alpha")
+_TRANSFER = ("eta", *(field.name for field in dataclasses.fields(AcceptanceRule)))
 _DRAFT = ("gamma", "early_stop", "stop_threshold", "first_candidates")
-_WINDOW = ("sinks", "window")
+_OWN_CACHE = ("sinks", "window")
 _RETRIEVAL = ("retrieval_tokens", "unrelated")
 _SAMPLING = ("temperature", "top_k", "top_p", "seed", "max_new_tokens")
 _CONFIGS = (SpeculationConfig, SamplingConfig)
 _FIELDS = {field.name: field.default for config in _CONFIGS for field in dataclasses.fields(config)}
 _KINDS: dict[str, type] = {
-    **{name: type(_FIELDS[name]) for name in (*_TRANSFER, *_DRAFT, *_WINDOW, *_SAMPLING)},
+    **{name: type(_FIELDS[name]) for name in (*_TRANSFER, *_DRAFT, *_OWN_CACHE, *_SAMPLING)},
     "drafter": str,
     "retrieval_tokens": int,
     "unrelated": bool,
@@ -47,8 +48,8 @@ class Variation:
         names = set(_SAMPLING)
         names.update(_RETRIEVAL if method.retrieves else ())
         names.update(_DRAFT if method.draws else ())
-        names.update(("drafter",) if method.drafts else ())
-        names.update(_WINDOW if method.windowed else ())
+        names.update(("drafter",) if method.drafts_from_passages else ())
+        names.update(_OWN_CACHE if method.drafting_model == OWN_CACHE else ())
         names.update(_TRANSFER if method.transfers else ())
         return Variation(tuple((name, value) for name, value in self.values if name in names))
 

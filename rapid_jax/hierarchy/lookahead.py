@@ -38,7 +38,7 @@ def extra_tokens(grid: jax.Array) -> jax.Array:
     return grid.reshape(grid.shape[0], -1)[:, 1:]
 
 
-def window_layout(levels: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def lookahead_layout(levels: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Offsets int [X] behind the last committed token; bool [X,1+X], what the window's tokens see of it and each other.
 
     X = levels * columns - 1; the last committed token, which stands in the grid's corner, comes first in the mask.

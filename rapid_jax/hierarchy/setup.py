@@ -21,7 +21,7 @@ from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.hierarchy import context_table, lookahead
 from rapid_jax.hierarchy.history import History
-from rapid_jax.hierarchy.memory import Hierarchy, Memory, Remembered
+from rapid_jax.hierarchy.row_databases import Hierarchy, LearnedNgrams, RowDatabases
 
 _PATHS = {"model": "model_database", "statistics": "statistics_database"}
 
@@ -105,14 +105,14 @@ def make_hierarchy(config: HierarchyConfig, static: StaticDatabases) -> Hierarch
         candidates=config.candidates,
         length=config.length,
         ngram=config.ngram,
-        window=config.window if "context" in names else 0,
+        lookahead=config.window if "context" in names else 0,
         match=config.match,
         min_match=config.min_match,
         statistics=static.suffix_lookup(config.length) if "statistics" in names else None,
     )
 
 
-def make_memory(
+def make_row_databases(
     hierarchy: Hierarchy,
     config: HierarchyConfig,
     prompts: Sequence[Sequence[int]],
@@ -120,9 +120,9 @@ def make_memory(
     vocab_size: int,
     new_tokens: int,
     seed: int,
-    earlier: Remembered | None = None,
+    earlier: LearnedNgrams | None = None,
     mesh: Mesh | None = None,
-) -> Memory:
+) -> RowDatabases:
     """What each row knows before its first step: its prompt.
 
     Args:
@@ -143,7 +143,7 @@ def make_memory(
         return hosts.put(stacked, None if mesh is None else NamedSharding(mesh, P("data")))
 
     size = hierarchy.recent
-    memory = Memory(put([np.asarray([*[-1] * size, *prompt[-size:]], np.int32)[-size:] for prompt in prompts]))
+    memory = RowDatabases(put([np.asarray([*[-1] * size, *prompt[-size:]], np.int32)[-size:] for prompt in prompts]))
     if "context" in hierarchy.databases:
         needed = len(prompts) * vocab_size * config.values * (hierarchy.ngram - 1) * 4
         check_bytes("context", needed, config.device_bytes)
@@ -154,9 +154,9 @@ def make_memory(
         for row, prompt in zip(rows, prompts, strict=True):
             row[: len(prompt)] = prompt
         memory.history = History(put(list(rows)), put([np.asarray(len(prompt), np.int32) for prompt in prompts]))
-    if hierarchy.window:
+    if hierarchy.lookahead:
         rng = np.random.default_rng(seed)
-        shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.window)
+        shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.lookahead)
         memory.grid = put([lookahead.seed_grid(prompt, **shape, rng=rng) for prompt in prompts])
         if earlier is not None and earlier.memory.grid is not None:
             memory.grid = earlier.memory.grid
@@ -168,7 +168,7 @@ def _tables(
     config: HierarchyConfig,
     prompts: Sequence[Sequence[int]],
     vocab_size: int,
-    earlier: Remembered | None,
+    earlier: LearnedNgrams | None,
 ) -> list[np.ndarray]:
     """Each row's context database."""
     if earlier is not None and earlier.memory.table is not None:
@@ -186,7 +186,7 @@ def _tables(
     return [made[tuple(prompt)] for prompt in prompts]
 
 
-def memory_bytes(memory: Memory, arrays: dict[str, Any]) -> dict[str, int]:
+def database_bytes(memory: RowDatabases, arrays: dict[str, Any]) -> dict[str, int]:
     """Bytes of each database on the devices."""
     parts = {"context": memory.table, "history": memory.history, **arrays}
     return {name: sum(x.nbytes for x in jax.tree.leaves(part)) for name, part in parts.items() if part is not None}

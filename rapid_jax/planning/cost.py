@@ -1,20 +1,14 @@
-"""What a forward costs in seconds, and what speculation gains from it: the length rule and the choice of gamma.
+"""What a forward costs in seconds by the roofline.
 
-Roofline: a forward takes as long as the slower of its memory traffic and its arithmetic, plus its collectives. With
-c_T seconds for plain decoding's step, c_D for a forward of the drafter, c_V(g) for verifying g drafted tokens and
-acceptance a of each of them, a step emits E = (1 - a^(g+1)) / (1 - a) tokens (Leviathan et al., arXiv 2211.17192,
-Eq. 1) and is E * c_T / (g * c_D + c_V(g)) times as fast as plain decoding.
+A forward takes as long as the slower of its memory traffic and its arithmetic, plus its collectives.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from rapid_jax.planning.hlo import Collective
-from rapid_jax.speculation import crossing_point
-
-GAMMAS = range(1, 17)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,63 +87,3 @@ def on_the_wire(collectives: Iterable[Collective]) -> tuple[float, float]:
         total += one.times * phases * whole * (one.group - 1) / one.group / 2
         hops += one.times * phases * (one.group // 2)
     return total, hops
-
-
-@dataclasses.dataclass(frozen=True)
-class StepSeconds:
-    """The costs that speculation is decided by, measured or predicted; all in seconds.
-
-    Attributes:
-      plain: a step of plain decoding, c_T.
-      draft: the drafter's work for one token, c_D.
-      row: what each drafted token adds to the target's forward, so that c_V(g) = plain + g * row.
-    """
-
-    plain: float
-    draft: float
-    row: float = 0.0
-
-    def step(self, gamma: int) -> float:
-        """A speculative step of gamma drafted tokens."""
-        return gamma * self.draft + self.plain + gamma * self.row
-
-
-def tokens_per_step(acceptance: float, gamma: int) -> float:
-    """E, the tokens that a step emits, where each drafted token is accepted with this probability.
-
-    Raises:
-      ValueError: no probability, or a negative gamma.
-    """
-    if not 0 <= acceptance <= 1 or gamma < 0:
-        raise ValueError(
-            f"acceptance must be in [0, 1] and gamma at least 0, got acceptance {acceptance} and gamma {gamma}"
-        )
-    return float(sum(acceptance**i for i in range(gamma + 1)))
-
-
-def speed_up(costs: StepSeconds, acceptance: float, gamma: int) -> float:
-    """Tokens a second over those of plain decoding."""
-    return tokens_per_step(acceptance, gamma) * costs.plain / costs.step(gamma)
-
-
-def choose_gamma(costs: StepSeconds, acceptance: float, gammas: Iterable[int] = GAMMAS) -> int:
-    """The draft length that is fastest; of equal ones the shortest."""
-    return max(gammas, key=lambda gamma: (speed_up(costs, acceptance, gamma), -gamma))
-
-
-def speculation_pays(costs: StepSeconds, acceptance: float, gamma: int) -> bool:
-    """The length rule: whether drafts of this length decode faster than no drafts."""
-    return speed_up(costs, acceptance, gamma) > 1.0
-
-
-def crossing_length(
-    costs: Callable[[int], StepSeconds], acceptance: float, gamma: int, lengths: Iterable[int]
-) -> float | None:
-    """The context length in tokens from which on speculation wins; see benchmarking.crossing.crossing_point.
-
-    Args:
-      costs: of a context length.
-      acceptance, gamma: see there.
-      lengths: at which the costs are looked at; between them the speed-up is interpolated.
-    """
-    return crossing_point((length, speed_up(costs(length), acceptance, gamma)) for length in lengths)

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 
 from rapid_jax.benchmarking.bandwidth import best_seconds, measure_bandwidth
 from rapid_jax.benchmarking.measurement import Measurement
+from rapid_jax.benchmarking.prompts import archive_prompts
 from rapid_jax.benchmarking.sweep import Sweep, run_sweep
-from rapid_jax.benchmarking.workload import archive_workload
 from rapid_jax.config.methods import Method, get_method
-from rapid_jax.decoding.prefill import Progress
+from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.engine import Engine
 from rapid_jax.evaluation.tables import Table
-from rapid_jax.planning.cost import Rates, speculation_pays
+from rapid_jax.planning.cost import Rates
 from rapid_jax.planning.predict import Prediction, predict
 from rapid_jax.planning.programs import Plan, Workload
+from rapid_jax.speculation import speculation_pays
 
 _SIDE = 2048  # of the matrices whose product is timed
 
@@ -46,7 +47,13 @@ def measure_rates(dtype: jnp.dtype) -> Rates:
 
 
 def check(
-    engine: Engine, method: Method, context: int, batch: int, *, repeats: int = 3, progress: Progress | None = None
+    engine: Engine,
+    method: Method,
+    context: int,
+    batch: int,
+    *,
+    repeats: int = 3,
+    progress: ProgressCallback | None = None,
 ) -> Checked:
     """Predicts and measures a method that drafts, on one device.
 
@@ -61,7 +68,7 @@ def check(
     config, model = engine.config, engine.target
     gamma = config.speculation.gamma
     sweep = Sweep((get_method("lc"), method), (context,), (batch,), (gamma,), config.sampling.max_new_tokens, repeats)
-    make = functools.cache(archive_workload)
+    make = functools.cache(archive_prompts)
     read = make(engine, context, batch)
     rates = measure_rates(model.decoder.dtype)
     done, total = 0, sweep.runs(None)

@@ -18,9 +18,9 @@ from models.attention import xla
 from models.attention.causal import BLOCK
 from rapid_jax.config.methods import Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
-from rapid_jax.decoding.prefill import Progress
+from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.planning import formulas, hlo
-from rapid_jax.planning.cost import Rates, StepSeconds, Work, on_the_wire
+from rapid_jax.planning.cost import Rates, Work, on_the_wire
 from rapid_jax.planning.programs import (
     Plan,
     Workload,
@@ -29,6 +29,7 @@ from rapid_jax.planning.programs import (
     step_program,
     tail_shape,
 )
+from rapid_jax.speculation import StepSeconds
 
 Trips = Callable[[hlo.Instruction], float]
 Share = Callable[[hlo.Instruction, list[hlo.Array]], float]
@@ -126,7 +127,7 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
     """Without temporaries, which only compiling tells."""
     document = passages = unread = 0
     weights = formulas.chip_bytes(plan.params)
-    if method.drafts and plan.drafter is not plan:
+    if method.drafts_from_passages and plan.drafter is not plan:
         weights += formulas.chip_bytes(plan.drafter.params)
     if method.reads_document:
         size = (workload.context, workload.chunk)
@@ -134,7 +135,7 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
         unread = formulas.chip_bytes(context_shape(plan, *size, read=False)) - document
     if method.retrieves:
         passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
-    tails = (2 if method.drafts else 1) * formulas.chip_bytes(tail_shape(plan, workload))
+    tails = (2 if method.drafts_from_passages else 1) * formulas.chip_bytes(tail_shape(plan, workload))
     return Memory(weights, document, passages, tails, unread)
 
 
@@ -249,7 +250,7 @@ class Prediction:
 
 
 def predict(
-    plan: Plan, workload: Workload, method: Method, rates: Rates, progress: Progress | None = None
+    plan: Plan, workload: Workload, method: Method, rates: Rates, progress: ProgressCallback | None = None
 ) -> Prediction:
     """Compiles the programs of a method: up to four, each of all layers.
 
@@ -262,7 +263,7 @@ def predict(
       ValueError: a mesh that does not divide the model, or a method that looks drafts up.
     """
     baseline = get_method("lc" if method.reads_document else "rag")
-    wanted = [baseline, get_method("rag"), method] if method.drafts else [baseline]
+    wanted = [baseline, get_method("rag"), method] if method.drafts_from_passages else [baseline]
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
     last = max(read.context - read.chunk, 0)
     chunk = compile_program(
@@ -275,13 +276,13 @@ def predict(
     for done, one in enumerate(wanted, 1):
         if progress is not None:
             progress(done, len(wanted) + 1)
-        whose = plan.drafter if method.drafts and one.name == "rag" else plan
+        whose = plan.drafter if method.drafts_from_passages and one.name == "rag" else plan
         steps.append(compile_program(step_program(whose, workload, one)))
     if progress is not None:
         progress(len(wanted) + 1, len(wanted) + 1)
     held = memory(plan, workload, method)
     held = dataclasses.replace(held, temporaries=max(one.temporaries for one in steps), reading=chunk.temporaries)
-    draft = steps[1] if method.drafts else None
+    draft = steps[1] if method.drafts_from_passages else None
     return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft)
 
 

@@ -22,18 +22,20 @@ from models.config import ModelConfig
 from models.decoder import Decoder
 from models.params import abstract_params
 from models.sharding import context_spec, rows_axis, tail_spec
-from rapid_jax.config import SpeculationConfig
+from rapid_jax.config import SamplingConfig, SpeculationConfig
 from rapid_jax.config.methods import Method
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
 from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.prefill import context_chunk
+from rapid_jax.decoding.spec import Controls
 from rapid_jax.decoding.state import DecodeState
-from rapid_jax.decoding.step import StepSpec, step
-from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+from rapid_jax.decoding.step import step
+from rapid_jax.drafting.makers import PassagesMaker
+from rapid_jax.drafting.null import NullDrafter
+from rapid_jax.engine.batch import controls_of, spec_of
 from rapid_jax.retrieval import num_chunks
 
 QUESTION = 64  # tokens of a question, assumed
-_GREEDY = (0.0, 0, 1.0)  # temperature, top_k, top_p
 CHUNK_TOKENS = 512  # of a retrieved passage (RAPID, arXiv 2502.20330, section 4.1)
 
 
@@ -155,28 +157,29 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
         context = context_shape(plan, workload.context, workload.chunk)
     else:
         context = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
+    speculation = SpeculationConfig(gamma=workload.gamma)
     drafter: Any = NullDrafter(plan.config.vocab_size)
     passages: Any = ()
     drafter_tail: Any = ()
-    if method.drafts:
-        drafter = LanguageModelDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, *_GREEDY)
+    if method.drafts_from_passages:
+        drafter = PassagesMaker().chain(plan.drafter.decoder, speculation, plan.config.vocab_size)
         passages = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
         drafter_tail = tail_shape(plan, workload)
-    defaults = SpeculationConfig()
-    rules = (defaults.tail, defaults.residual, defaults.alpha)
-    spec = StepSpec(plan.decoder, drafter, *_GREEDY, *rules, stop_ids=plan.config.eos_ids)
+    spec = spec_of(method, plan.decoder, drafter, speculation)
+    controls = controls_of(method, speculation, SamplingConfig(), plan.config.eos_ids)
     state = _state(plan, workload, tail_shape(plan, workload), drafter_tail)
 
     def once(
-        params: Any, copy: Any, context: ContextCache, passages: Any, eta: jax.Array, state: DecodeState
+        params: Any, copy: Any, context: ContextCache, passages: Any, controls: Controls, state: DecodeState
     ) -> DecodeState:
         """The step with shared weights as one argument: of two equal ones the compiler would count both."""
-        drafter_model = (params if copy is None else copy, passages) if method.drafts else ()
-        return step(spec, params, context, drafter_model, eta, state)
+        drafter_model = (params if copy is None else copy, passages) if method.drafts_from_passages else ()
+        return step(spec, params, context, drafter_model, controls, state)
 
-    copy = plan.drafter.params if method.drafts and plan.drafter is not plan else None
+    copy = plan.drafter.params if method.drafts_from_passages and plan.drafter is not plan else None
     jitted = jax.jit(once, donate_argnums=(5,), out_shardings=_shardings(state))
-    return jitted.lower(plan.params, copy, context, passages, _array(plan, (), jnp.float32), state)
+    placed = jax.tree.map(lambda x: _array(plan, np.shape(x), np.asarray(x).dtype), controls)
+    return jitted.lower(plan.params, copy, context, passages, placed, state)
 
 
 def tail_shape(plan: Plan, workload: Workload) -> TailCache:

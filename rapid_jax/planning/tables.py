@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning import formulas
-from rapid_jax.planning.cost import Work, choose_gamma, crossing_length, speed_up, tokens_per_step
+from rapid_jax.planning.cost import Work
 from rapid_jax.planning.predict import Compiled, Memory, Prediction
 from rapid_jax.planning.programs import context_shape
+from rapid_jax.speculation import choose_gamma, crossing_length, speed_up, tokens_per_step
 
 ACCEPTANCES = (0.5, 0.6, 0.7, 0.8, 0.9)
 _SHORTEST = 1024  # tokens, where the search for the crossing begins

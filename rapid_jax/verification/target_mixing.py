@@ -25,14 +25,19 @@ from rapid_jax.config.speculation import TAIL_RULES
 MIN_TEMPERATURE = 1e-6  # below it z / T leaves the range of float32
 
 
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError unless the temperature is 0 (greedy) or a finite number of at least MIN_TEMPERATURE."""
+    if temperature != 0 and not MIN_TEMPERATURE <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}, got {temperature}")
+
+
 def scale_logits(logits: jax.Array, temperature: float) -> jax.Array:
     """Divides logits [..., V] by the temperature, in float32; temperature 0 (greedy) leaves them at temperature 1.
 
     Raises:
-      ValueError: the temperature is neither 0 nor a finite number of at least MIN_TEMPERATURE.
+      ValueError: as `check_temperature`.
     """
-    if temperature != 0 and not MIN_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}, got {temperature}")
+    check_temperature(temperature)
     logits = jnp.asarray(logits, jnp.float32)
     return logits if temperature == 0 else logits / temperature
 

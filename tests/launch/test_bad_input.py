@@ -256,7 +256,7 @@ def test_an_encoder_that_cannot_be_loaded_is_found_before_the_document_is_read(
     def prefill(*_, **__):
         raise AssertionError("the document was read before the error was found")
 
-    monkeypatch.setattr("rapid_jax.engine.document.read_context", prefill)
+    monkeypatch.setattr("rapid_jax.engine.session.prefill", prefill)
     ask = (document, ASK, f"--target={tiny_checkpoint}", "--method=lc,rapid")
     check(generate(*ask, f"--config.retrieval.embedder=encoder:{tmp_path}/none"), 1, f"{tmp_path}/none")
     check(generate(*ask, f"--config.retrieval.embedder=encoder:{tiny_checkpoint}"), 1, "unknown encoder 'llama'")

@@ -19,7 +19,7 @@ CONFIG = ModelConfig(
     num_layers=2,
     num_heads=4,
     num_kv_heads=2,
-    head_dim=3,
+    head_dim=6,
     max_position=64,
 )
 commit_jit = jax.jit(commit, donate_argnums=0)
@@ -110,7 +110,7 @@ def test_empty_caches_have_the_shapes_and_dtypes_asked_for():
         cache = make(CONFIG, 3, 10, jnp.bfloat16)
         assert isinstance(cache, kind) and cache.capacity == 10
         assert len(cache.k) == len(cache.v) == CONFIG.num_layers
-        assert {x.shape for x in (*cache.k, *cache.v)} == {(3, 2, 10, 3)}
+        assert {x.shape for x in (*cache.k, *cache.v)} == {(3, 2, 10, 6)}
         assert {x.dtype for x in (*cache.k, *cache.v)} == {jnp.dtype(jnp.bfloat16)}
         assert cache.length.dtype == jnp.int32 and not np.asarray(cache.length).any()
 
@@ -141,10 +141,10 @@ def test_caches_on_a_mesh_are_split_over_rows_and_heads():
     """A cache that stayed on one device would not fit; a context of one row is whole on every data shard."""
     mesh = make_mesh((2, 1, 2))
     own = empty_tail(CONFIG, 4, 6, jnp.float32, mesh)
-    assert own.k[0].sharding.shard_shape(own.k[0].shape) == (2, 1, 6, 3)
+    assert own.k[0].sharding.shard_shape(own.k[0].shape) == (2, 1, 6, 6)
     assert own.length.sharding.shard_shape((4,)) == (2,)
     shared = empty_context(CONFIG, 1, 6, jnp.float32, mesh)
-    assert shared.k[0].sharding.shard_shape(shared.k[0].shape) == (1, 1, 6, 3)
+    assert shared.k[0].sharding.shard_shape(shared.k[0].shape) == (1, 1, 6, 6)
     assert len(shared.k[0].sharding.device_set) == 4
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from models import ModelConfig, init_params
 from models.decoder import Decoder
+from rapid_jax.config.speculation import AcceptanceRule
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
-from rapid_jax.decoding.step import StepSpec
+from rapid_jax.decoding.sampling import Warping
+from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.drafting import EarlyStopDrafter, LanguageModelDrafter, MagicDecDrafter, NullDrafter
 from rapid_jax.drafting.magicdec import take_window
 
@@ -57,6 +59,17 @@ def make_model(seed, **fields):
     return Model(Decoder(config), params)
 
 
+@dataclasses.dataclass(frozen=True)
+class LabSpec(StepSpec):
+    """A step with the settings that it takes as arguments; those do not tell programs apart."""
+
+    warping: tuple[float, int, float] = dataclasses.field(default=(1.0, 0, 1.0), compare=False)
+    stop_ids: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+
+    def controls(self, eta=0.0):
+        return Controls.of(eta=eta, warping=Warping.of(*self.warping), stop_ids=self.stop_ids)
+
+
 class Lab:
     """A target, a drafter of other weights, what each has read, and their compiled programs."""
 
@@ -83,16 +96,16 @@ class Lab:
         stop_threshold=None,
         windowed=False,
     ):
-        warping = (temperature, top_k, top_p)
         decoder = (drafter or self.drafter).decoder
         maker = NullDrafter(VOCAB)
         if gamma:
-            maker = LanguageModelDrafter(decoder, gamma, VOCAB, *warping, first_candidates=first_candidates)
+            maker = LanguageModelDrafter(decoder, gamma, VOCAB, first_candidates=first_candidates)
         if windowed:
-            maker = MagicDecDrafter(self.target.decoder, gamma, VOCAB, *warping, first_candidates=first_candidates)
+            maker = MagicDecDrafter(self.target.decoder, gamma, VOCAB, first_candidates=first_candidates)
         if stop_threshold is not None:
             maker = EarlyStopDrafter(maker, stop_threshold)
-        return StepSpec(self.target.decoder, maker, *warping, tail, residual, 0.1, stop_ids)
+        rule = AcceptanceRule(tail, residual, 0.1)
+        return LabSpec(self.target.decoder, maker, rule, warping=(temperature, top_k, top_p), stop_ids=stop_ids)
 
     def start(self, spec, questions, *, drafter=None, budget=16, passage=None, seed=0, rows=None):
         """(context, drafter model, state) of a batch; every row asks about the one document."""
@@ -133,7 +146,14 @@ class Lab:
     def bursts(self, spec, started, *, eta=0.0, burst_steps=4):
         context, drafter_model, state = started
         return decode(
-            self.programs, spec, self.target.params, context, drafter_model, eta, state, burst_steps=burst_steps
+            self.programs,
+            spec,
+            self.target.params,
+            context,
+            drafter_model,
+            spec.controls(eta),
+            state,
+            burst_steps=burst_steps,
         )
 
     def run(self, spec, questions, *, eta=0.0, burst_steps=4, **start):

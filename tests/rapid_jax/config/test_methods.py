@@ -8,7 +8,9 @@ from rapid_jax.config.methods import METHODS, get_method
 
 def test_the_methods():
     """Comparisons are fair only if a method differs from the next in the column that it should."""
-    columns = {n: (m.reads_document, m.drafts, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()}
+    columns = {
+        n: (m.reads_document, m.drafts_from_passages, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()
+    }
     assert [name for name, method in METHODS.items() if method.windowed] == ["magicdec"]
     alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {

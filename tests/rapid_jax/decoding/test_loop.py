@@ -107,7 +107,7 @@ def test_decoding_copies_neither_the_context_nor_the_state(lab, make_small_model
     tails = [empty_tail(config, 1, 64, np.float32) for _ in range(2)]
     budget = np.array([4], np.int32)
     state = initial_state(np.zeros((1, 2), np.int32), *tails, budget=budget, capacity=16, seed=0)
-    args = (model.params, context, (model.params, passage), np.float32(0), state.done, state)
+    args = (model.params, context, (model.params, passage), spec.controls(), state.done, state)
     args = jax.tree.map(jax.numpy.asarray, args)
     analysis = Programs().get(burst, (spec, 4), args, donate=(5,)).executable.memory_analysis()
     donated = sum(x.nbytes for tail in tails for x in jax.tree.leaves(tail)) + state.output.nbytes

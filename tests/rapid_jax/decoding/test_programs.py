@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from rapid_jax.decoding.programs import Programs, shardings_of
-from rapid_jax.timing import timed
 
 
 def scaled(factor, x, y):
@@ -41,7 +40,7 @@ def test_another_placement_is_another_program(xy):
 def test_compile_time_is_counted_once_and_left_out_of_timings(xy):
     """Reported seconds exclude compilation."""
     programs = Programs()
-    _, seconds = timed(programs, lambda: programs.get(scaled, (3,), xy)(*xy))
+    _, seconds = programs.timed(lambda: programs.get(scaled, (3,), xy)(*xy))
     spent = programs.compile_seconds
     assert spent > 0 and 0 <= seconds < spent
     programs.get(scaled, (3,), xy)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rapid_jax.decoding.sampling import sample, sample_distinct, warp_logits
+from rapid_jax.decoding.sampling import Warping, sample, sample_distinct, warp_logits
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def kept_tokens(row, top_k, top_p):
 def test_kept_tokens_follow_the_documented_rule(temperature, top_k, top_p):
     """A different nucleus would make target and published baselines sample differently."""
     logits = np.random.default_rng(0).normal(0, 2, (3, 4, 50)).astype(np.float32)
-    warped = np.asarray(warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p))
+    warped = np.asarray(warp_logits(logits, Warping.of(temperature=temperature, top_k=top_k, top_p=top_p)))
     for row in np.ndindex(logits.shape[:-1]):
         kept = np.isfinite(warped[row])
         assert set(np.flatnonzero(kept)) == kept_tokens(logits[row] / temperature, top_k, top_p)
@@ -70,19 +70,19 @@ def test_parity_with_hugging_face_warpers(temperature, top_k, top_p):
     expected = torch.tensor(logits)
     for warper in chain:
         expected = warper(None, expected)
-    warped = warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    warped = warp_logits(logits, Warping.of(temperature=temperature, top_k=top_k, top_p=top_p))
     np.testing.assert_allclose(warped, expected.numpy(), rtol=1e-6)
 
 
 def test_ties_at_the_k_th_are_all_kept():
     """bfloat16 logits tie often; which tokens survive must not depend on the order of a sort."""
-    warped = warp_logits(np.float32([[1.0, 2.0, 2.0, 3.0, 2.0]]), temperature=1.0, top_k=2)
+    warped = warp_logits(np.float32([[1.0, 2.0, 2.0, 3.0, 2.0]]), Warping.of(temperature=1.0, top_k=2))
     np.testing.assert_array_equal(np.isfinite(warped), [[False, True, True, True, True]])
 
 
 def test_nucleus_of_ties_is_smallest_and_takes_low_ids_first():
     """Equal logits: top_p = 0.5 keeps half of the tokens, not all; -0.0 is 0.0."""
-    warped = warp_logits(np.float32([[-0.0, 0.0] * 4]), temperature=1.0, top_p=0.5)
+    warped = warp_logits(np.float32([[-0.0, 0.0] * 4]), Warping.of(temperature=1.0, top_p=0.5))
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(warped[0])), np.arange(4))
 
 
@@ -91,7 +91,7 @@ def test_nucleus_of_a_large_vocabulary():
     logits = np.random.default_rng(4).normal(-3, 4, (2, 128_256)).astype(np.float32)
     logits[1] *= 1e-3
     for top_p in (0.1, 0.9, 0.999):
-        kept = np.isfinite(warp_logits(logits, temperature=1.0, top_p=top_p))
+        kept = np.isfinite(warp_logits(logits, Warping.of(temperature=1.0, top_p=top_p)))
         for row, members in zip(logits.astype(np.float64), kept, strict=True):
             probs = softmax(row)
             assert row[members].min() >= row[~members].max()
@@ -101,26 +101,26 @@ def test_nucleus_of_a_large_vocabulary():
 def test_top_p_is_applied_to_what_top_k_left():
     """Order matters: top-k first changes the mass that top-p sees."""
     logits = np.log(np.float32([[0.4, 0.3, 0.2, 0.1]]))
-    assert np.isfinite(warp_logits(logits, temperature=1.0, top_p=0.6)).sum() == 2
-    assert np.isfinite(warp_logits(logits, temperature=1.0, top_k=2, top_p=0.55)).sum() == 1
+    assert np.isfinite(warp_logits(logits, Warping.of(temperature=1.0, top_p=0.6))).sum() == 2
+    assert np.isfinite(warp_logits(logits, Warping.of(temperature=1.0, top_k=2, top_p=0.55))).sum() == 1
 
 
 def test_greedy_keeps_the_logits_of_temperature_one():
     """At T = 0 the mixing of the verification needs the plain softmax of target and drafter."""
     logits = np.random.default_rng(2).normal(0, 2, (3, 20)).astype(np.float32)
-    np.testing.assert_array_equal(warp_logits(logits, temperature=0, top_k=3, top_p=0.1), logits)
+    np.testing.assert_array_equal(warp_logits(logits, Warping.of(temperature=0, top_k=3, top_p=0.1)), logits)
 
 
 def test_low_precision_logits_are_warped_in_float32():
     """A bfloat16 softmax has 3 digits; acceptance ratios need float32."""
-    assert warp_logits(jnp.zeros((1, 4), jnp.bfloat16), temperature=0.5, top_p=0.9).dtype == jnp.float32
+    assert warp_logits(jnp.zeros((1, 4), jnp.bfloat16), Warping.of(temperature=0.5, top_p=0.9)).dtype == jnp.float32
 
 
 def test_masked_input_stays_masked():
     """Suppressed tokens must not come back through top-k or top-p."""
     logits = np.float32([[1.0, -np.inf, 0.0, -np.inf]])
     for settings_ in ({"top_k": 3}, {"top_p": 0.999999}, {"top_k": 3, "top_p": 0.9}):
-        warped = np.asarray(warp_logits(logits, temperature=0.8, **settings_))
+        warped = np.asarray(warp_logits(logits, Warping.of(temperature=0.8, **settings_)))
         assert not np.isnan(warped).any() and np.isinf(warped[0, [1, 3]]).all() and np.isfinite(warped[0, 0])
 
 
@@ -134,7 +134,7 @@ def test_masked_input_stays_masked():
 def test_always_samples_from_a_distribution_that_has_the_argmax(logits, temperature, top_k, top_p):
     """No setting may mask everything or lose the best token."""
     logits = logits.round(2)  # below float32's smallest number a division by T makes new ties
-    warped = np.asarray(warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p))
+    warped = np.asarray(warp_logits(logits, Warping.of(temperature=temperature, top_k=top_k, top_p=top_p)))
     assert not np.isnan(warped).any()
     assert np.isfinite(warped[[0, 1], logits.argmax(-1)]).all()
     np.testing.assert_allclose(np.asarray(jax.nn.softmax(jnp.asarray(warped))).sum(-1), 1, atol=1e-5)
@@ -143,7 +143,7 @@ def test_always_samples_from_a_distribution_that_has_the_argmax(logits, temperat
 def test_sample_follows_the_softmax_and_never_a_masked_token():
     """200,000 draws from a warped row."""
     rows = 200_000
-    warped = warp_logits(np.log(np.float32([0.4, 0.3, 0.2, 0.1])), temperature=1.0, top_k=3)
+    warped = warp_logits(np.log(np.float32([0.4, 0.3, 0.2, 0.1])), Warping.of(temperature=1.0, top_k=3))
     tokens = sample(jax.random.key(0), jnp.broadcast_to(warped, (rows, 4)))
     assert tokens.dtype == jnp.int32
     frequencies = np.bincount(tokens, minlength=4) / rows
@@ -182,7 +182,7 @@ def test_greedy_sample_is_the_argmax_whatever_the_key():
 def test_bad_settings_are_refused_in_one_line(change, message):
     """A wrong setting must stop, also at temperature 0, where it would have no effect."""
     with pytest.raises(ValueError, match=message) as error:
-        warp_logits(np.zeros((1, 4), np.float32), **({"temperature": 0} | change))
+        warp_logits(np.zeros((1, 4), np.float32), Warping.of(**({"temperature": 0} | change)))
     assert "\n" not in str(error.value)
 
 

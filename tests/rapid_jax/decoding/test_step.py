@@ -11,7 +11,7 @@ import pytest
 from models.decoder import Decoder
 from rapid_jax.benchmarking.acceptance import ForcedAcceptance
 from rapid_jax.decoding.prefill import prefill_tail
-from rapid_jax.decoding.sampling import warp_logits
+from rapid_jax.decoding.sampling import Warping, warp_logits
 from rapid_jax.decoding.step import burst
 from rapid_jax.drafting import EarlyStopDrafter
 from rapid_jax.verification import output_distribution, retrieval_augmented_target
@@ -40,9 +40,7 @@ OPTIONS = {name: SPECS[name] for name in ("several", "early", "several early")}
 
 
 def law(logits, *, temperature=1.0, top_k=0, top_p=1.0, **_):
-    return np.asarray(
-        jax.nn.softmax(warp_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)), np.float64
-    )
+    return np.asarray(jax.nn.softmax(warp_logits(logits, Warping.of(temperature, top_k, top_p))), np.float64)
 
 
 def chi_square(counts, probs):
@@ -256,7 +254,7 @@ def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab, name):
         state = dataclasses.replace(state, drafter_cache=drafter.initial_cache(state.drafter_cache))
     spec = dataclasses.replace(spec, target=low, drafter=drafter)
     run = functools.partial(burst, spec, 2)
-    after, report = jax.eval_shape(run, params, context, drafter_model, jnp.float32(1), state.done, state)
+    after, report = jax.eval_shape(run, params, context, drafter_model, spec.controls(1.0), state.done, state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert report.output.dtype == jnp.int32
 
@@ -311,7 +309,7 @@ def test_tails_hold_what_a_prefill_of_the_text_would_write(deep_lab, name):
     spec = lab.spec(**GREEDY[name])
     context, drafter_model, state = lab.start(spec, questions, budget=24)
     run = jax.jit(functools.partial(burst, spec, 6))
-    state, report = run(lab.target.params, context, drafter_model, jnp.float32(0), state.done, state)
+    state, report = run(lab.target.params, context, drafter_model, spec.controls(), state.done, state)
     texts = [question + row for question, row in zip(questions, rows_of(report), strict=True)]
     assert report.counters.accepted.sum() > 4 and not report.done.any()
     drafter_tail = getattr(state.drafter_cache, "tail", state.drafter_cache)
@@ -339,7 +337,7 @@ def test_forced_acceptance_refuses_alternatives_in_one_line(lab):
             lab.target.params,
             context,
             drafter_model,
-            jnp.float32(0),
+            spec.controls(),
             state.done,
             state,
         )

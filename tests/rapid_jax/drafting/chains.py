@@ -6,6 +6,7 @@ import numpy as np
 
 from rapid_jax.decoding.drafter import Outcome
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
+from rapid_jax.decoding.sampling import Warping
 
 VOCAB = 8
 PASSAGE = [2, 6, 5, 3, 5]
@@ -22,9 +23,10 @@ def read(programs, model, rows):
     return (model.params, context), tail, jnp.array([row[-2:] for row in rows], jnp.int32)
 
 
-def run(programs, drafter, drafter_model, cache, last, seed=0):
+def run(programs, drafter, drafter_model, cache, last, seed=0, temperature=1.0):
     """The two results of `draft`, compiled."""
-    args = (drafter_model, cache, last, jax.random.split(jax.random.key(seed), len(last)))
+    warping = jax.tree.map(jnp.asarray, Warping.of(temperature))
+    args = (drafter_model, cache, last, jax.random.split(jax.random.key(seed), len(last)), warping)
     return programs.get(drafter.draft, (), args)(*args)
 
 

@@ -29,9 +29,9 @@ def programs():
     return Programs()
 
 
-def make_drafters(model, threshold=THRESHOLD, temperature=1.0, first_candidates=1):
+def make_drafters(model, threshold=THRESHOLD, first_candidates=1):
     """(the drafter with early stop, the one without)."""
-    whole = LanguageModelDrafter(model.decoder, GAMMA, VOCAB, temperature, 0, 1.0, first_candidates)
+    whole = LanguageModelDrafter(model.decoder, GAMMA, VOCAB, first_candidates)
     return EarlyStopDrafter(whole, threshold), whole
 
 
@@ -96,11 +96,11 @@ def test_a_draft_ends_by_the_rule_and_is_the_beginning_of_the_whole_draft(
 ):
     """Same keys, same tokens, same q, only fewer; the forwards end with the longest row."""
     drafter_model, tail, last = read(programs, model, ROWS)
-    early, whole = make_drafters(model, temperature=temperature, first_candidates=first_candidates)
+    early, whole = make_drafters(model, first_candidates=first_candidates)
     lengths = []
     for seed in range(6):
-        draft, _ = run(programs, early, drafter_model, early.initial_cache(tail), last, seed)
-        full, _ = run(programs, whole, drafter_model, tail, last, seed)
+        draft, _ = run(programs, early, drafter_model, early.initial_cache(tail), last, seed, temperature)
+        full, _ = run(programs, whole, drafter_model, tail, last, seed, temperature)
         check_law(model, draft, ROWS)
         expected = [expected_length(probs, THRESHOLD) for probs in np.asarray(full.probs)]
         assert draft.lengths.tolist() == expected
@@ -138,7 +138,7 @@ class Counting(LanguageModelDrafter):
 def test_forwards_are_really_saved(programs, model, threshold):
     """Lengths alone save nothing: the loop has to end."""
     drafter_model, tail, last = read(programs, model, ROWS)
-    early = EarlyStopDrafter(Counting(model.decoder, GAMMA, VOCAB, 1.0, 0, 1.0), threshold)
+    early = EarlyStopDrafter(Counting(model.decoder, GAMMA, VOCAB), threshold)
     Counting.calls.clear()
     draft, _ = run(programs, early, drafter_model, early.initial_cache(tail), last)
     jax.effects_barrier()
@@ -230,9 +230,9 @@ def test_many_steps_follow_the_plain_model(lab, first_candidates):
     lengths, rates = [], []
     while not state.done.all():
         keys, _ = position_keys(state.keys, state.num_tokens)
-        full, _ = whole(drafter_model, state.drafter_cache.tail, state.last_tokens, keys)
+        full, _ = whole(drafter_model, state.drafter_cache.tail, state.last_tokens, keys, spec.controls().warping)
         before = state
-        state = once(spec, lab.target.params, context, drafter_model, jnp.float32(0), state)
+        state = once(spec, lab.target.params, context, drafter_model, spec.controls(), state)
         proposed, accepted, steps = (
             np.asarray(getattr(state.counters, name) - getattr(before.counters, name))
             for name in ("proposed", "accepted", "steps")

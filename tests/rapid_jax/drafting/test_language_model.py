@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
 from tests.rapid_jax.drafting.chains import PASSAGE, ROWS, VOCAB, check_law, outcome, read, run
 
@@ -22,8 +23,8 @@ def programs():
     return Programs()
 
 
-def make_drafter(model, temperature=1.0, first_candidates=1):
-    return LanguageModelDrafter(model.decoder, GAMMA, VOCAB, temperature, 0, 1.0, first_candidates)
+def make_drafter(model, first_candidates=1):
+    return LanguageModelDrafter(model.decoder, GAMMA, VOCAB, first_candidates)
 
 
 def test_q_is_the_law_that_each_token_was_drawn_from(programs, model):
@@ -35,7 +36,7 @@ def test_q_is_the_law_that_each_token_was_drawn_from(programs, model):
 
 def test_a_greedy_draft_is_the_argmax_of_q(programs, model):
     """At temperature 0 q stays the softmax at temperature 1, as the greedy acceptance rule needs it."""
-    draft, _ = run(programs, make_drafter(model, 0.0), *read(programs, model, ROWS))
+    draft, _ = run(programs, make_drafter(model), *read(programs, model, ROWS), temperature=0.0)
     np.testing.assert_array_equal(draft.tokens, np.argmax(draft.probs, axis=-1))
     check_law(model, draft, ROWS)
 
@@ -79,7 +80,7 @@ def test_alternatives_are_other_first_tokens_beside_the_same_chain(programs, mod
 
 def test_greedy_alternatives_are_the_next_best_tokens(programs, model):
     """At temperature 0 the candidates of the first position are q's best, in order."""
-    draft, _ = run(programs, make_drafter(model, 0.0, 4), *read(programs, model, ROWS))
+    draft, _ = run(programs, make_drafter(model, 4), *read(programs, model, ROWS), temperature=0.0)
     best = np.argsort(-np.asarray(draft.probs)[:, 0], axis=-1)[:, :4]
     np.testing.assert_array_equal(draft.tokens[:, 0], best[:, 0])
     np.testing.assert_array_equal(draft.alternatives.tokens, best[:, 1:])
@@ -143,6 +144,7 @@ def test_a_drafter_that_is_the_target_and_reads_what_it_reads_is_always_accepted
 def test_no_draft_at_all():
     """Plain decoding is a draft of length 0 over the same vocabulary, without a cache to keep."""
     drafter = NullDrafter(VOCAB)
-    draft, cache = drafter.draft((), (), jnp.zeros((3, 2), jnp.int32), jax.random.split(jax.random.key(0), 3))
+    keys = jax.random.split(jax.random.key(0), 3)
+    draft, cache = drafter.draft((), (), jnp.zeros((3, 2), jnp.int32), keys, Warping.of(1.0))
     assert draft.tokens.shape == (3, 0) and draft.probs.shape == (3, 0, VOCAB)
     assert drafter.gamma == 0 and drafter.commit((), cache, outcome(0, [[1], [2], [3]])) == ()

@@ -15,11 +15,14 @@ from models.config import RopeConfig
 from models.rope import inverse_frequencies
 from models.sharding import make_mesh, tail_spec
 from models.striping import token_slots
+from rapid_jax.config.speculation import AcceptanceRule
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
-from rapid_jax.decoding.step import StepSpec, step
+from rapid_jax.decoding.sampling import Warping
+from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.step import step
 from rapid_jax.drafting import EarlyStopDrafter, MagicDecDrafter
 from rapid_jax.drafting.magicdec import take_window
 from tests.rapid_jax.conftest import VOCAB, make_model
@@ -106,11 +109,11 @@ def start(rope, window, *, early_stop=False, first_candidates=1):
     model = model_of(rope)
     _, context, tail = read(rope)
     sinks, cache = taken(rope, window)
-    drafter = MagicDecDrafter(model.decoder, GAMMA, VOCAB, 1.0, 0, 1.0, first_candidates)
+    drafter = MagicDecDrafter(model.decoder, GAMMA, VOCAB, first_candidates)
     if early_stop:
         drafter = EarlyStopDrafter(drafter, 0.4)
         cache = drafter.initial_cache(cache)
-    spec = StepSpec(model.decoder, drafter, 1.0, 0, 1.0, "teacher", "exact", 0.1, ())
+    spec = StepSpec(model.decoder, drafter, AcceptanceRule(residual="exact"))
     last = np.array([row[-2:] for row in ROWS], np.int32)
     budget = np.full(len(ROWS), 32, np.int32)
     state = initial_state(last, tail, cache, budget=budget, capacity=32, seed=3)
@@ -121,6 +124,7 @@ def run(rope, window, check, **options):
     """Steps; check(draft, texts) before each. Returns the last state."""
     model, (_, context, _) = model_of(rope), read(rope)
     spec, drafter_model, state = start(rope, window, **options)
+    controls = Controls.of(warping=Warping.of(1.0))
     once = jax.jit(functools.partial(step, spec))
     draft = jax.jit(spec.drafter.draft)
     for index in range(STEPS):
@@ -129,8 +133,8 @@ def run(rope, window, check, **options):
             for row, out, count in zip(ROWS, np.asarray(state.output), state.num_tokens.tolist(), strict=True)
         ]
         keys = jax.random.split(jax.random.key(index), len(ROWS))
-        check(draft(drafter_model, state.drafter_cache, state.last_tokens, keys)[0], texts)
-        state = once(model.params, context, drafter_model, jnp.float32(0), state)
+        check(draft(drafter_model, state.drafter_cache, state.last_tokens, keys, controls.warping)[0], texts)
+        state = once(model.params, context, drafter_model, controls, state)
     return state
 
 

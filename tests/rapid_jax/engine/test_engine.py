@@ -20,8 +20,8 @@ def reconfigured(engine):
     """The engine with other settings, sharing its weights and programs."""
 
     def make(**changes):
-        other = Engine(dataclasses.replace(engine.config, **changes), engine.target, engine.drafter, None, 0.0)
-        other.programs = engine.programs
+        other = Engine(dataclasses.replace(engine.session, config=dataclasses.replace(engine.config, **changes)))
+        other.session.programs = engine.session.programs
         return other
 
     return make
@@ -103,14 +103,14 @@ def test_a_document_is_prefilled_once_for_all_questions(engine, document_text, q
 def test_methods_with_the_same_passages_read_them_once(engine, document, questions):
     """Comparing rag, sd and rapid would otherwise spend most of its time on one and the same prefill."""
     first = document.ask(questions[0], "rag")
-    (kept,) = engine.passages_read.values()
+    (kept,) = engine.session.passages.values()
     again = document.ask(questions[0], "rag")
-    assert next(iter(engine.passages_read.values())).cache is kept.cache
+    assert next(iter(engine.session.passages.values())).cache is kept.cache
     assert again.token_ids == first.token_ids and again.seconds.prefill >= kept.seconds > 0
     document.ask(questions[0], "rapid")
-    assert next(iter(engine.passages_read.values())).cache is kept.cache
+    assert next(iter(engine.session.passages.values())).cache is kept.cache
     document.ask(questions[1], "rapid")
-    (other,) = engine.passages_read.values()
+    (other,) = engine.session.passages.values()
     assert other.cache is not kept.cache, "other passages must be read"
 
 
@@ -118,9 +118,9 @@ def test_a_second_question_of_the_same_bucket_compiles_nothing(engine, document,
     """Compiling takes seconds to minutes on a TPU; nothing at all may be compiled, inside the programs or beside them."""
     for method in ("lc", "rag", "sd", "rapid", "magicdec"):
         document.ask(questions[0], method)
-        programs, events = len(engine.programs.compiled), len(compilations)
+        programs, events = len(engine.session.programs.compiled), len(compilations)
         answer = document.ask(questions[1], method, eta=3.0)
-        assert (len(engine.programs.compiled), len(compilations)) == (programs, events), method
+        assert (len(engine.session.programs.compiled), len(compilations)) == (programs, events), method
         assert answer.seconds.compile == 0.0
     assert jax.jit(lambda x: x + len(compilations))(1) and len(compilations) > events, "the counter must count"
 
@@ -183,7 +183,7 @@ def test_a_stop_id_ends_the_answer(engine_config, engine, tiny_checkpoint, docum
     directory = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, stop]}))
     other = Engine.load(str(directory), config=engine_config)
-    other.programs = engine.programs
+    other.session.programs = engine.session.programs
     answer = other.read(document_text).ask(questions[0], "sd")
     assert answer.finish_reason == "stop"
     assert answer.token_ids == tokens[: tokens.index(stop) + 1]
@@ -209,7 +209,7 @@ def test_upward_speculation_with_a_larger_drafter(
     """Another width, depth and vocabulary padding: greedy drafts are still verified to lc's tokens."""
     drafter = make_tiny_checkpoint(seed=7, width=64, num_layers=3, vocab_size=272)
     upward = Engine.load(drafter=str(drafter), config=engine_config)
-    upward.programs = engine.programs
+    upward.session.programs = engine.session.programs
     assert upward.drafter.config.width == 64
     answer = upward.read(document_text).ask(questions[0], "sd")
     assert_same_tokens(answer, plain[0])
@@ -440,7 +440,7 @@ def test_a_drafter_on_devices_of_its_own(engine_config, document_text, engine, d
     four = apart.ask_many(there, questions, "rapid", max_new_tokens=7)
     expected = engine.ask_many(document, questions, "rapid", max_new_tokens=7)
     assert [answer.token_ids for answer in four] == [answer.token_ids for answer in expected]
-    batches = {key[3][-1][0][0] for key in apart.programs.compiled if key[0] is verify_draft}
+    batches = {key[3][-1][0][0] for key in apart.session.programs.compiled if key[0] is verify_draft}
     assert batches == ({1, 2} if mesh == (1, 1, 1) else {2}), "halves of the batch are decoded in turn"
     assert apart.ask_many(there, questions[:2], "hd")[0].token_ids == document.ask(questions[0], "hd").token_ids
 

@@ -11,7 +11,7 @@ from rapid_jax.engine.engine import Engine
 
 def loaded(engine_config, engine, **changes):
     other = Engine.load(config=dataclasses.replace(engine_config, **changes))
-    other.programs = engine.programs
+    other.session.programs = engine.session.programs
     return other
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rapid_jax.config import SpeculationConfig
 from rapid_jax.engine import length_rule
-from rapid_jax.planning.cost import StepSeconds
+from rapid_jax.speculation import StepSeconds
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def priced(monkeypatch, engine):
     measured = []
 
     def price(**costs):
-        engine.step_costs.clear()
-        engine.acceptance_seen.clear()
+        engine.session.step_costs.clear()
+        engine.session.acceptance_seen.clear()
         measured.clear()
 
         def measure(*args, **kwargs):
@@ -27,8 +27,8 @@ def priced(monkeypatch, engine):
         return measured
 
     yield price
-    engine.step_costs.clear()
-    engine.acceptance_seen.clear()
+    engine.session.step_costs.clear()
+    engine.session.acceptance_seen.clear()
 
 
 def test_cheap_drafts_are_made(document, questions, priced):
@@ -81,7 +81,7 @@ def test_methods_without_a_drafting_model_are_left_alone(document, questions, pr
 
 def test_costs_are_measured_on_the_models_at_hand(engine, document, questions):
     """A real clock: positive costs, and a wide forward that is at least as dear as a narrow one."""
-    engine.step_costs.clear()
+    engine.session.step_costs.clear()
     costs = document.ask(questions[0], "sd", length_rule=True, expected_acceptance=1.0).settings["decision"]["costs"]
     assert costs["plain"] > 0 and costs["draft"] > 0 and costs["row"] >= 0
 

@@ -15,12 +15,13 @@ from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.prefill import context_chunk, next_positions, prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
-from rapid_jax.decoding.step import StepSpec, step
+from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.step import step
 from rapid_jax.drafting import LanguageModelDrafter, MagicDecDrafter, NullDrafter
 from rapid_jax.drafting.magicdec import take_window
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
-from rapid_jax.hierarchy.memory import Hierarchy
-from rapid_jax.hierarchy.setup import make_memory
+from rapid_jax.hierarchy.row_databases import Hierarchy
+from rapid_jax.hierarchy.setup import make_row_databases
 
 SLOW = [(1, 2, 1), (1, 4, 1), (1, 8, 1), (2, 2, 2)]
 MESHES = [(1, 4, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
@@ -89,17 +90,19 @@ def start(family, shape, rows, drafts):
     context, tail, passages, passages_tail = read(family, shape, rows)
     drafter, model, cache = NullDrafter(VOCAB), (), ()
     if drafts == "chain":
-        drafter, model, cache = LanguageModelDrafter(decoder, 4, VOCAB, 0.0, 0, 1.0), (params, passages), passages_tail
+        drafter, model, cache = LanguageModelDrafter(decoder, 4, VOCAB), (params, passages), passages_tail
     if drafts == "window":
         sizes = dict(tokens=len(DOCUMENT), chunk=CHUNK, sinks=4, window=90, mesh=decoder.mesh)
         sinks, cache = take_window(Programs(), context, tail, **sizes)
-        drafter, model = MagicDecDrafter(decoder, 4, VOCAB, 0.0, 0, 1.0), (params, sinks)
+        drafter, model = MagicDecDrafter(decoder, 4, VOCAB), (params, sinks)
     if drafts == "candidates":
         config = HierarchyConfig(databases=("context",), candidates=3, length=2, ngram=3, window=3)
-        hierarchy = Hierarchy(("context",), candidates=3, length=2, ngram=3, window=3, match=2, min_match=1)
+        hierarchy = Hierarchy(("context",), candidates=3, length=2, ngram=3, lookahead=3, match=2, min_match=1)
         drafter, model = HierarchyDrafter(hierarchy), {}
         prompts = [DOCUMENT + QUESTIONS[row] for row in rows_of(rows, shape)]
-        cache = make_memory(hierarchy, config, prompts, vocab_size=VOCAB, new_tokens=24, seed=0, mesh=decoder.mesh)
+        cache = make_row_databases(
+            hierarchy, config, prompts, vocab_size=VOCAB, new_tokens=24, seed=0, mesh=decoder.mesh
+        )
     state = initial_state(
         np.array([QUESTIONS[row][-2:] for row in rows_of(rows, shape)], np.int32),
         copied(tail),
@@ -110,7 +113,7 @@ def start(family, shape, rows, drafts):
         num_sources=len(drafter.sources),
         mesh=decoder.mesh,
     )
-    spec = StepSpec(decoder, drafter, 0.0, 0, 1.0, "teacher", "rapid", 0.1, ())
+    spec = StepSpec(decoder, drafter)
     return spec, params, context, model, state
 
 
@@ -122,7 +125,9 @@ def copied(tree):
 def generate(family, shape, rows, drafts):
     """(24 greedy tokens of every row, steps that it took)."""
     spec, params, context, model, state = start(family, shape, rows, drafts)
-    bursts = decode(Programs(), spec, params, context, model, 0.0, state, burst_steps=8, mesh=spec.target.mesh)
+    bursts = decode(
+        Programs(), spec, params, context, model, Controls.of(), state, burst_steps=8, mesh=spec.target.mesh
+    )
     *_, last = bursts
     return np.asarray(last.output)[:rows, :24], np.asarray(last.counters.steps)[:rows]
 

@@ -174,7 +174,7 @@ def test_rule_figures_are_those_of_the_closed_forms(engine):
     engines = {}
     for eta in (0.0, 10.0):
         config = dataclasses.replace(warm, speculation=dataclasses.replace(warm.speculation, eta=eta))
-        other = Engine(config, engine.target, engine.drafter, None, 0.0)
+        other = Engine(dataclasses.replace(engine.session, config=config))
         engines[eta] = list(rules.measure(other, document, source.items[0], {"context_length": 1, "item": "a0"}))
     for record in engines[0.0]:
         assert record["from_p"] < 1e-5 and record["from_p_hat"] < 1e-5

@@ -9,18 +9,19 @@ import pytest
 
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.databases.ngram_table import NgramTable
+from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
 from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
-from rapid_jax.hierarchy.memory import Hierarchy, first_distinct
-from rapid_jax.hierarchy.setup import make_memory
+from rapid_jax.hierarchy.row_databases import Hierarchy, first_distinct
+from rapid_jax.hierarchy.setup import make_row_databases
 
 VOCAB = 8
 WARPINGS = {"greedy": dict(temperature=0.0), "sampled": dict(), "warped": dict(temperature=0.7, top_k=5, top_p=0.9)}
 SHAPES = {
-    "paper": dict(candidates=7, length=4, ngram=5, window=7),
-    "small": dict(candidates=2, length=3, ngram=3, window=2),
-    "no window": dict(candidates=3, length=5, ngram=4, window=0),
+    "paper": dict(candidates=7, length=4, ngram=5, lookahead=7),
+    "small": dict(candidates=2, length=3, ngram=3, lookahead=2),
+    "no window": dict(candidates=3, length=5, ngram=4, lookahead=0),
 }
 
 
@@ -39,7 +40,7 @@ def some_table(seed=0):
 
 def memory_of(hierarchy, prompts):
     config = HierarchyConfig(databases=hierarchy.databases, values=4)
-    return make_memory(hierarchy, config, prompts, vocab_size=VOCAB, new_tokens=24, seed=0)
+    return make_row_databases(hierarchy, config, prompts, vocab_size=VOCAB, new_tokens=24, seed=0)
 
 
 def started(lab, spec, questions, hierarchy, **start):
@@ -77,7 +78,7 @@ def test_tokens_are_those_of_plain_decoding(lab, shape, warping):
 @pytest.mark.parametrize("databases", [("history",), ("context",), ("model",), ("model", "history", "context")])
 def test_any_databases_in_any_order(lab, databases):
     """Prompt lookup, Lookahead and each database alone are configurations of one drafter."""
-    report = hd(lab, make_hierarchy(databases, window=7 if databases == ("context",) else 0), lab.questions, {})
+    report = hd(lab, make_hierarchy(databases, lookahead=7 if databases == ("context",) else 0), lab.questions, {})
     assert rows_of(report) == rows_of(lab.run(lab.spec(gamma=0), lab.questions))
     assert report.counters.by_source.shape == (len(lab.questions), len(databases))
     assert (report.counters.by_source.sum(axis=0) > 0).any()
@@ -104,7 +105,7 @@ def test_stop_ids_cut_inside_a_candidate(lab):
 
 def test_what_was_said_is_drafted_again(lab):
     """Accepted text enters the context database, whatever was accepted in a step: one token suffices."""
-    hierarchy = make_hierarchy(("context",), ngram=3, window=0)
+    hierarchy = make_hierarchy(("context",), ngram=3, lookahead=0)
     memory = memory_of(hierarchy, [[0, 0, 0]])
     said = [4, 5, 6, 7]
     for token in said:
@@ -117,7 +118,7 @@ def test_what_was_said_is_drafted_again(lab):
 
 def test_nothing_is_learned_from_rows_that_commit_nothing():
     """A finished row's tokens are garbage."""
-    hierarchy = make_hierarchy(("context", "history"), ngram=3, window=0)
+    hierarchy = make_hierarchy(("context", "history"), ngram=3, lookahead=0)
     before = memory_of(hierarchy, [[1, 2, 3, 4], [4, 3, 2, 1]])
     after = hierarchy.learn(before, jnp.full((2, 5), 6, jnp.int32), jnp.array([0, 2]), None)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
@@ -157,10 +158,9 @@ def test_first_distinct_against_a_plain_walk():
 class Assisted:
     """The drafter of the laboratory, with and without databases of what it reads."""
 
-    def __init__(self, lab, warping, gamma=5, **shape):
-        fields = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **warping}
-        self.chain = LanguageModelDrafter(lab.drafter.decoder, gamma, VOCAB, *fields.values())
-        self.drafter = AssistedDrafter(self.chain, make_hierarchy(("context", "history"), window=0, **shape))
+    def __init__(self, lab, gamma=5, **shape):
+        self.chain = LanguageModelDrafter(lab.drafter.decoder, gamma, VOCAB)
+        self.drafter = AssistedDrafter(self.chain, make_hierarchy(("context", "history"), lookahead=0, **shape))
 
     def reading(self, lab, questions):
         spec = lab.spec(gamma=self.chain.gamma)
@@ -172,11 +172,14 @@ class Assisted:
 @pytest.mark.parametrize("warping", WARPINGS)
 def test_an_assisted_draft_is_the_sequential_one(lab, warping):
     """The same tokens with the same keys, the same q, the same cache."""
-    both = Assisted(lab, WARPINGS[warping], candidates=3, length=3, ngram=3)
+    both = Assisted(lab, candidates=3, length=3, ngram=3)
+    warped = Warping.of(**{"temperature": 1.0, **WARPINGS[warping]})
     model, state, memory = both.reading(lab, lab.questions)
     keys = jax.random.split(jax.random.key(3), len(lab.questions))
-    plain, block = jax.jit(both.chain.draft)(model, state.drafter_cache, state.last_tokens, keys)
-    assisted, own = jax.jit(both.drafter.draft)((*model, {}), (state.drafter_cache, memory), state.last_tokens, keys)
+    plain, block = jax.jit(both.chain.draft)(model, state.drafter_cache, state.last_tokens, keys, warped)
+    assisted, own = jax.jit(both.drafter.draft)(
+        (*model, {}), (state.drafter_cache, memory), state.last_tokens, keys, warped
+    )
     np.testing.assert_array_equal(assisted.tokens, plain.tokens)
     np.testing.assert_allclose(assisted.probs, plain.probs, atol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(own), jax.tree.leaves(block), strict=True):
@@ -186,13 +189,14 @@ def test_an_assisted_draft_is_the_sequential_one(lab, warping):
 
 def test_what_stands_in_the_passages_is_drafted_in_fewer_forwards(lab):
     """Five tokens that the databases hold behind these very words take at most two forwards of four tokens and one."""
-    both = Assisted(lab, WARPINGS["greedy"], candidates=3, length=4)
+    both = Assisted(lab, candidates=3, length=4)
+    warped = Warping.of(0.0)
     model, state, _ = both.reading(lab, lab.questions)
     keys = jax.random.split(jax.random.key(3), len(lab.questions))
-    plain, _ = jax.jit(both.chain.draft)(model, state.drafter_cache, state.last_tokens, keys)
+    plain, _ = jax.jit(both.chain.draft)(model, state.drafter_cache, state.last_tokens, keys, warped)
     prompts = [q + said + q for q, said in zip(lab.questions, np.asarray(plain.tokens).tolist(), strict=True)]
     cache = (state.drafter_cache, memory_of(both.drafter.hierarchy, prompts))
-    assisted, _ = jax.jit(both.drafter.draft)((*model, {}), cache, state.last_tokens, keys)
+    assisted, _ = jax.jit(both.drafter.draft)((*model, {}), cache, state.last_tokens, keys, warped)
     np.testing.assert_array_equal(assisted.tokens, plain.tokens)
     assert (assisted.forwards <= 2).all() and (plain.forwards == 5).all()
 
@@ -201,7 +205,7 @@ def test_what_stands_in_the_passages_is_drafted_in_fewer_forwards(lab):
 @pytest.mark.parametrize("eta", [0.0, 5.0])
 def test_rapid_with_databases_says_what_rapid_says(lab, warping, eta):
     """The whole loop: other drafts, or a tail that lacks a token, would end in other tokens."""
-    both = Assisted(lab, WARPINGS[warping], gamma=3, candidates=3, length=3, ngram=3)
+    both = Assisted(lab, gamma=3, candidates=3, length=3, ngram=3)
     spec = dataclasses.replace(lab.spec(gamma=3, **WARPINGS[warping]), drafter=both.drafter)
     context, model, state = lab.start(lab.spec(gamma=3), lab.questions)
     plain = lab.run(lab.spec(gamma=3, **WARPINGS[warping]), lab.questions, eta=eta)

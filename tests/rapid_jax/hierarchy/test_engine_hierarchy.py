@@ -11,8 +11,8 @@ from rapid_jax.engine.engine import Engine
 
 def reconfigured(engine, hierarchy):
     """The engine with other databases, sharing its weights and programs."""
-    other = Engine(dataclasses.replace(engine.config, hierarchy=hierarchy), engine.target, engine.drafter, None, 0.0)
-    other.programs = engine.programs
+    other = Engine(dataclasses.replace(engine.session, config=dataclasses.replace(engine.config, hierarchy=hierarchy)))
+    other.session.programs = engine.session.programs
     return other
 
 

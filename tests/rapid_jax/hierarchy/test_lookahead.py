@@ -3,19 +3,19 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rapid_jax.hierarchy.lookahead import completed, extra_tokens, seed_grid, window_layout
+from rapid_jax.hierarchy.lookahead import completed, extra_tokens, lookahead_layout, seed_grid
 
 
 def test_the_published_size():
     """Level 5 and window 7: 27 rows ride on the verification of the last token."""
-    offsets, sees = window_layout(4, 7)
+    offsets, sees = lookahead_layout(4, 7)
     assert offsets.shape == (27,) and sees.shape == (27, 28)
 
 
 def test_tokens_stand_behind_what_they_see():
     """Every token sees one token at each position before its own, from the last committed one on, and no other."""
     levels, columns = 3, 4
-    offsets, sees = window_layout(levels, columns)
+    offsets, sees = lookahead_layout(levels, columns)
     positions = np.concatenate([[0], offsets])
     for row in range(len(sees)):
         own = positions[row + 1]
@@ -24,7 +24,7 @@ def test_tokens_stand_behind_what_they_see():
 
 def test_a_column_sees_the_oldest_guesses_before_it_and_its_own_newer_ones():
     """Level 1 of column 2: level 0 of columns 0-2, and itself."""
-    _, sees = window_layout(3, 4)
+    _, sees = lookahead_layout(3, 4)
     assert np.flatnonzero(sees[4 + 2 - 1]).tolist() == [0, 1, 2, 6]
 
 

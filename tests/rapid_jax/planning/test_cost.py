@@ -2,18 +2,16 @@
 
 import pytest
 
-from rapid_jax.planning.cost import (
-    Rates,
+from rapid_jax.planning.cost import Rates, Work, on_the_wire
+from rapid_jax.planning.hlo import Collective
+from rapid_jax.speculation import (
     StepSeconds,
-    Work,
     choose_gamma,
     crossing_length,
-    on_the_wire,
     speculation_pays,
     speed_up,
     tokens_per_step,
 )
-from rapid_jax.planning.hlo import Collective
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ _RANDOM_QUESTION = 32  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
+class ModelPrompts:
     """What one model reads beside the document: token ids, a list a row.
 
     Attributes:
@@ -31,13 +31,13 @@ class Prompts:
     passages: list[list[int]]
     questions: list[list[int]]
 
-    def rows(self, count: int) -> Prompts:
+    def rows(self, count: int) -> ModelPrompts:
         """The first rows."""
-        return Prompts(self.passages[:count], self.questions[:count])
+        return ModelPrompts(self.passages[:count], self.questions[:count])
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload:
+class BenchmarkPrompts:
     """A document and questions about it.
 
     Attributes:
@@ -46,13 +46,15 @@ class Workload:
     """
 
     document: list[int]
-    target: Prompts
-    drafter: Prompts
+    target: ModelPrompts
+    drafter: ModelPrompts
 
-    def rows(self, count: int) -> Workload:
+    def rows(self, count: int) -> BenchmarkPrompts:
         """The same document with the first rows only."""
         target = self.target.rows(count)
-        return Workload(self.document, target, target if self.drafter is self.target else self.drafter.rows(count))
+        return BenchmarkPrompts(
+            self.document, target, target if self.drafter is self.target else self.drafter.rows(count)
+        )
 
 
 def benchmark_config(
@@ -79,7 +81,7 @@ def benchmark_config(
     )
 
 
-def archive_workload(engine: Engine, tokens: int, rows: int) -> Workload:
+def archive_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
     """A made archive, and in each row the request to write out what it says about another person.
 
     The longest such dossiers are asked for, so that a run ends before they do.
@@ -103,17 +105,17 @@ def archive_workload(engine: Engine, tokens: int, rows: int) -> Workload:
     document = engine.read(archive.document, prefill=False)
     retrieved = [document.index.retrieve(question).text for question in asked]
 
-    def prompts(model: Any) -> Prompts:
+    def prompts(model: Any) -> ModelPrompts:
         prompt = Prompt(model.tokenizer, engine.config.prompt)
         passages = [prompt.head() + model.tokenizer.encode(text) for text in retrieved]
-        return Prompts(passages, [prompt.question(question) for question in asked])
+        return ModelPrompts(passages, [prompt.question(question) for question in asked])
 
     target = prompts(engine.target)
     drafter = target if engine.drafter is engine.target else prompts(engine.drafter)
-    return Workload(document.head + document.tokenized.tokens, target, drafter)
+    return BenchmarkPrompts(document.head + document.tokenized.tokens, target, drafter)
 
 
-def random_workload(engine: Engine, tokens: int, rows: int) -> Workload:
+def random_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
     """Random token ids in the place of text, for models with random weights.
 
     Args:
@@ -131,5 +133,5 @@ def random_workload(engine: Engine, tokens: int, rows: int) -> Workload:
 
     document = ids(tokens)
     passages = [ids(min(chunks * retrieval.chunk_tokens, tokens)) for _ in range(rows)]
-    prompts = Prompts(passages, [ids(_RANDOM_QUESTION) for _ in range(rows)])
-    return Workload(document, prompts, prompts)
+    prompts = ModelPrompts(passages, [ids(_RANDOM_QUESTION) for _ in range(rows)])
+    return BenchmarkPrompts(document, prompts, prompts)

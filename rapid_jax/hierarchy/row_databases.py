@@ -16,7 +16,7 @@ from rapid_jax.hierarchy.history import History
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Memory:
+class RowDatabases:
     """What each row has learned; a part that no database needs is None.
 
     Attributes:
@@ -33,7 +33,7 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Remembered:
+class LearnedNgrams:
     """What the databases knew at the end of an answer, for the next turn of the conversation; of a single row.
 
     Attributes:
@@ -41,7 +41,7 @@ class Remembered:
       tokens: all that it was made of: the prompt and the answer.
     """
 
-    memory: Memory
+    memory: RowDatabases
     tokens: tuple[int, ...]
 
 
@@ -54,7 +54,7 @@ class Hierarchy:
       candidates: N, candidates of a draft.
       length: m, tokens of a candidate at most.
       ngram: n of the context database and of the window.
-      window: W columns of the lookahead window, 0 for none.
+      lookahead: W columns of the lookahead window, 0 for none.
       match, min_match: last tokens that the history is searched for, and of which so many must be found.
       statistics: how the statistics database is asked, where there is one.
     """
@@ -63,7 +63,7 @@ class Hierarchy:
     candidates: int
     length: int
     ngram: int
-    window: int
+    lookahead: int
     match: int
     min_match: int = 1
     statistics: SuffixLookup | None = None
@@ -74,7 +74,7 @@ class Hierarchy:
         return max(self.ngram - 1, self.match, 2)
 
     def lookup(
-        self, static: dict[str, Any], memory: Memory, recent: jax.Array
+        self, static: dict[str, Any], memory: RowDatabases, recent: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Candidates for what follows `recent`, from one database after another until there are enough.
 
@@ -105,7 +105,9 @@ class Hierarchy:
                 )
         return first_distinct(found, self.candidates, self.length)
 
-    def learn(self, memory: Memory, tokens: jax.Array, count: jax.Array, outputs: jax.Array | None) -> Memory:
+    def learn(
+        self, memory: RowDatabases, tokens: jax.Array, count: jax.Array, outputs: jax.Array | None
+    ) -> RowDatabases:
         """What the rows know once tokens are committed.
 
         Args:
@@ -127,7 +129,7 @@ class Hierarchy:
             index = size + ends[:, None] - self.ngram + 1 + jnp.arange(self.ngram)[None, :]
             table = context_table.insert(table, sequence[:, index], ends[None, :] < count[:, None])
         past = history.append(memory.history, tokens, count) if memory.history is not None else None
-        return Memory(recent, table, past, grid)
+        return RowDatabases(recent, table, past, grid)
 
 
 def first_distinct(

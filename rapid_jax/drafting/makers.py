@@ -1,0 +1,276 @@
+"""A method's drafter together with what it reads and what it keeps; answers, benchmarks and planner make it here.
+
+There is one maker for each kind of draft. What a kind needs, cannot do and reads is decided in its maker alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jax.sharding import Mesh
+
+from models.cache import ContextCache, TailCache
+from models.decoder import Decoder
+from models.language_model import LanguageModel
+from rapid_jax.config import HierarchyConfig, Method, SpeculationConfig
+from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, PASSAGES
+from rapid_jax.decoding.drafter import Drafter
+from rapid_jax.decoding.programs import Programs
+from rapid_jax.drafting.assisted import AssistedDrafter
+from rapid_jax.drafting.early_stop import EarlyStopDrafter
+from rapid_jax.drafting.language_model import LanguageModelDrafter
+from rapid_jax.drafting.magicdec import MagicDecDrafter, take_window
+from rapid_jax.drafting.null import NullDrafter
+from rapid_jax.hierarchy.drafter import HierarchyDrafter
+from rapid_jax.hierarchy.row_databases import Hierarchy, LearnedNgrams, RowDatabases
+from rapid_jax.hierarchy.setup import StaticDatabases, database_bytes, make_hierarchy, make_row_databases
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCaches:
+    """A model with what it has read of a batch.
+
+    Attributes:
+      model: see there.
+      context: the document, the passages or, where the target drafts from its own cache, the sinks.
+      tail: the questions behind it, without the tokens that the first step takes; or the window of its own cache.
+    """
+
+    model: LanguageModel
+    context: ContextCache | TailCache
+    tail: TailCache
+
+
+@dataclasses.dataclass(frozen=True)
+class DraftingInputs:
+    """All that a drafter may be made of.
+
+    Attributes:
+      speculation: how drafts are made.
+      hierarchy: the databases that the method asks.
+      databases: those that are only read.
+      programs: compile what is copied.
+      chunk: tokens of a prefill chunk.
+      target: with the questions read but for their last token.
+      drafter: with the questions read but for their last two tokens; None where no model reads passages.
+      context_tokens: tokens of the longest context that the target has read.
+      prompts: each row's token ids, of the drafting model where there is one, else of the target; empty where the
+        method looks nothing up.
+      earlier: what an earlier turn has taught the databases; of a batch of one row.
+      new_tokens: tokens of an answer at most.
+      seed: of the lookahead window's start.
+      mesh: rows are split over its data axis.
+    """
+
+    speculation: SpeculationConfig
+    hierarchy: HierarchyConfig
+    databases: StaticDatabases
+    programs: Programs
+    chunk: int
+    target: ModelCaches
+    drafter: ModelCaches | None
+    context_tokens: int
+    prompts: Sequence[Sequence[int]] = ()
+    earlier: LearnedNgrams | None = None
+    new_tokens: int = 0
+    seed: int = 0
+    mesh: Mesh | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """V of the target."""
+        return self.target.model.config.vocab_size
+
+    def ask_databases(self) -> tuple[Hierarchy, RowDatabases, dict[str, Any]]:
+        """The databases of the batch: how they are asked, what the rows learn, what is only read."""
+        hierarchy = make_hierarchy(self.hierarchy, self.databases)
+        rows = make_row_databases(
+            hierarchy,
+            self.hierarchy,
+            self.prompts,
+            vocab_size=self.vocab_size,
+            new_tokens=self.new_tokens,
+            seed=self.seed,
+            earlier=self.earlier,
+            mesh=self.mesh,
+        )
+        return hierarchy, rows, self.databases.arrays(hierarchy)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drafting:
+    """What the step needs of a drafter.
+
+    Attributes:
+      drafter: static.
+      model: what it only reads.
+      cache: what it keeps.
+      databases: names of those that it asks, in this order.
+      database_bytes: of those on the devices, by name.
+    """
+
+    drafter: Drafter
+    model: Any = ()
+    cache: Any = ()
+    databases: tuple[str, ...] = ()
+    database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Maker(Protocol):
+    """Makes the drafters of one kind."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Fields of SpeculationConfig that this kind alone heeds."""
+        ...
+
+    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+        """Raises ValueError for what this kind cannot do; `apart` says that the drafter has devices of its own."""
+        ...
+
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+        """Drafted tokens that a step can accept at most."""
+        ...
+
+    def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
+        """Tokens whose keys and values a forward of the drafting model reads, of a prompt of so many; 0 without one."""
+        ...
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        """The drafter.
+
+        Raises:
+          ValueError, FileNotFoundError: a database that is not there or does not fit.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class NothingMaker:
+    """Plain decoding."""
+
+    settings: tuple[str, ...] = ()
+
+    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+        pass
+
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+        return 0
+
+    def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
+        return 0
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        return Drafting(NullDrafter(inputs.vocab_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class PassagesMaker(NothingMaker):
+    """A language model that has read the retrieved passages (RAPID)."""
+
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+        return speculation.gamma
+
+    def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
+        return prompt
+
+    def caches(self, inputs: DraftingInputs) -> ModelCaches:
+        """What the drafting model has read."""
+        assert inputs.drafter is not None
+        return inputs.drafter
+
+    def chain(self, decoder: Decoder, speculation: SpeculationConfig, vocab_size: int) -> LanguageModelDrafter:
+        """The static part, before it may stop early."""
+        return LanguageModelDrafter(decoder, speculation.gamma, vocab_size, speculation.first_candidates)
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        held, speculation = self.caches(inputs), inputs.speculation
+        chain = self.chain(held.model.decoder, speculation, inputs.vocab_size)
+        read = (held.model.params, held.context)
+        if not speculation.early_stop:
+            return Drafting(chain, read, held.tail)
+        stopping = EarlyStopDrafter(chain, speculation.stop_threshold)
+        return Drafting(stopping, read, stopping.initial_cache(held.tail))
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnCacheMaker(PassagesMaker):
+    """The target itself, over the first and the last tokens of its own cache (MagicDec)."""
+
+    settings: tuple[str, ...] = ("sinks", "window")
+
+    def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
+        return min(prompt, speculation.sinks + speculation.window)
+
+    def caches(self, inputs: DraftingInputs) -> ModelCaches:
+        target, speculation = inputs.target, inputs.speculation
+        assert isinstance(target.context, ContextCache)
+        sinks, window = take_window(
+            inputs.programs,
+            target.context,
+            target.tail,
+            tokens=inputs.context_tokens,
+            chunk=inputs.chunk,
+            sinks=speculation.sinks,
+            window=speculation.window,
+            mesh=target.model.decoder.mesh,
+        )
+        return ModelCaches(target.model, sinks, window)
+
+    def chain(self, decoder: Decoder, speculation: SpeculationConfig, vocab_size: int) -> LanguageModelDrafter:
+        return MagicDecDrafter(decoder, speculation.gamma, vocab_size, speculation.first_candidates)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatabasesMaker(NothingMaker):
+    """Candidates from n-gram databases (HD)."""
+
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+        return hierarchy.length
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        hierarchy, rows, static = inputs.ask_databases()
+        return Drafting(HierarchyDrafter(hierarchy), static, rows, hierarchy.databases, database_bytes(rows, static))
+
+
+@dataclasses.dataclass(frozen=True)
+class AssistedMaker(PassagesMaker):
+    """As `PassagesMaker`, the drafting model itself sped up by databases of what it reads."""
+
+    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+        plain = method.name.removesuffix("+hd")
+        if apart:
+            raise ValueError(
+                f"{method.name} does not take a drafter_mesh: its databases are on the target's devices; "
+                f"ask {plain} or leave drafter_mesh empty"
+            )
+        for name, off in (("early_stop", False), ("first_candidates", 1)):
+            if getattr(speculation, name) != off:
+                raise ValueError(f"{method.name} does not take {name}: ask {plain} or set it to {off}")
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        held = self.caches(inputs)
+        hierarchy, rows, static = inputs.ask_databases()
+        return Drafting(
+            AssistedDrafter(self.chain(held.model.decoder, inputs.speculation, inputs.vocab_size), hierarchy),
+            (held.model.params, held.context, static),
+            (held.tail, rows),
+            hierarchy.databases,
+            database_bytes(rows, static),
+        )
+
+
+_MAKERS: dict[tuple[str, bool], Maker] = {
+    (NO_MODEL, False): NothingMaker(),
+    (NO_MODEL, True): DatabasesMaker(),
+    (PASSAGES, False): PassagesMaker(),
+    (PASSAGES, True): AssistedMaker(),
+    (OWN_CACHE, False): OwnCacheMaker(),
+}
+
+
+def maker_of(method: Method) -> Maker:
+    """The maker of a method's drafter."""
+    return _MAKERS[method.drafting_model, method.looks_up]

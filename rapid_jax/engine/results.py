@@ -1,0 +1,116 @@
+"""Answers out of what a batch has decoded: text, counts, seconds, and the settings that were in force."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rapid_jax.decoding.state import BurstReport
+from rapid_jax.drafting.makers import maker_of
+from rapid_jax.engine.answer import Acceptance, Answer, Seconds
+from rapid_jax.engine.batch import Batch, Request, Started
+from rapid_jax.engine.session import Session
+from rapid_jax.engine.text import TextRow
+
+_COUNTERS = ("steps", "proposed", "tested", "accepted", "drafter_forwards")
+_KEPT_AS = ("weights", "drafter_weights", "kv")
+_OWN_CACHE = ("sinks", "window")  # settings that every other drafter leaves alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Seconds of a run.
+
+    Attributes:
+      compiled_before: that the session had spent in compiling before it.
+      first: from the first decoding step to the first tokens on the host.
+      last: from the first decoding step to the last tokens on the host.
+    """
+
+    compiled_before: float
+    first: float
+    last: float
+
+
+def make_answers(
+    session: Session,
+    request: Request,
+    batch: Batch,
+    started: Started,
+    report: BurstReport,
+    rows: Sequence[TextRow],
+    clock: Clock,
+) -> list[Answer]:
+    """The answers of a batch that is done; the session learns how many drafted tokens were kept."""
+    counters = report.counters
+    tested, accepted = (int(x[: len(rows)].sum()) for x in (counters.tested, counters.accepted))
+    if tested and batch.method.draws:
+        with session.lock:
+            session.acceptance_seen[batch.method.name] = accepted / tested
+    prefill = batch.prefill_seconds + started.prefill_seconds
+    seconds = Seconds(
+        load=session.load_seconds,
+        compile=session.programs.compile_seconds - clock.compiled_before,
+        retrieval=batch.retrieval_seconds,
+        prefill=prefill,
+        decode=clock.last,
+        first_token=batch.retrieval_seconds + prefill + clock.first,
+    )
+    document, settings = request.document, _settings(session, batch, started)
+    answers = []
+    for index, row in enumerate(rows):
+        retrieved = batch.retrieved[index] if batch.retrieved else None
+        answers.append(
+            Answer(
+                method=batch.method.name,
+                question=request.questions[index],
+                text=row.text.strip(),
+                token_ids=tuple(row.token_ids),
+                finish_reason=_finish_reason(row, batch.stop_ids),
+                target_tokens=batch.target.prompt_tokens[index],
+                drafter_tokens=batch.drafter_tokens[index],
+                truncated_tokens=document.tokenized.truncated_tokens,
+                passages=tuple(map(document.in_source, retrieved.passages)) if retrieved else (),
+                below_threshold=bool(retrieved and retrieved.below_threshold),
+                batch_size=len(rows),
+                seconds=seconds,
+                acceptance=_acceptance(started, report, index),
+                database_bytes=started.drafting.database_bytes,
+                settings=settings,
+                versions=session.versions,
+            )
+        )
+    return answers
+
+
+def _finish_reason(row: TextRow, stop_ids: tuple[int, ...]) -> str:
+    if row.stopped:
+        return "stop_string"
+    return "stop" if row.token_ids and row.token_ids[-1] in stop_ids else "length"
+
+
+def _acceptance(started: Started, report: BurstReport, index: int) -> Acceptance:
+    counters = {name: int(getattr(report.counters, name)[index]) for name in _COUNTERS}
+    sources = started.drafting.drafter.sources
+    by_source = dict(zip(sources, report.counters.by_source[index].tolist(), strict=True))
+    return Acceptance(**counters, generated=int(report.num_tokens[index]), by_source=by_source)
+
+
+def _settings(session: Session, batch: Batch, started: Started) -> dict[str, Any]:
+    """Everything that the answers depend on, JSON."""
+    config = session.config
+    settings = {**dataclasses.asdict(batch.speculation), **dataclasses.asdict(batch.sampling)}
+    heeded = maker_of(batch.method).settings
+    settings = {name: value for name, value in settings.items() if name not in _OWN_CACHE or name in heeded}
+    settings |= dict(stop=list(batch.sampling.stop), gamma=batch.draft_length, eta=float(batch.controls.eta))
+    if batch.decision is not None:
+        settings["decision"] = batch.decision.to_dict()
+    if batch.method.looks_up:
+        databases = list(started.drafting.databases)
+        settings["hierarchy"] = {**dataclasses.asdict(batch.hierarchy), "databases": databases}
+    settings["dtype"] = str(np.dtype(session.target.decoder.dtype))
+    settings |= dict(mesh=list(config.mesh), drafter_mesh=list(config.drafter_mesh))
+    return settings | {name: getattr(config, name) for name in _KEPT_AS}
