@@ -240,7 +240,7 @@ def load_encoder(path: str | Path, dtype: jnp.dtype = jnp.float32) -> SentenceEn
 def _load_tokenizer(directory: Path, vocab_size: int) -> Any:
     if not any((directory / name).exists() for name in _TOKENIZER_FILES):  # transformers would make an empty one
         raise FileNotFoundError(f"{directory}: no tokenizer, none of {', '.join(_TOKENIZER_FILES)} is there")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if len(tokenizer) > vocab_size:
         raise ValueError(f"{directory}: the tokenizer has {len(tokenizer)} tokens, the encoder only {vocab_size}")
     return tokenizer

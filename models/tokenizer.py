@@ -350,8 +350,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         wanted = asks_for_code(directory)
         if wanted and "trust_remote_code" in cause:
             raise ValueError(
-                f"{directory}: {wanted} asks for code of the checkpoint's own, which is never run; give a tokenizer.json "
-                "and a tokenizer_class of transformers"
+                f"{directory}: {wanted} asks for code of the checkpoint's own, which is never run; give a "
+                "tokenizer.json and a tokenizer_class of transformers"
             ) from None
         raise ValueError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {cause})") from None
     if not file.is_file() and (directory / "tokenizer.model").is_file():

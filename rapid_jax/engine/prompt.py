@@ -9,13 +9,16 @@ are encoded as the characters that they are (`ChatConfig.special_tokens_in_text`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import string
 from collections.abc import Sequence
 from typing import Any
 
+from models.chat import check_arguments
 from models.plain_text import Control, Encoded, clean_text, unused_mark
 from models.tokenizer import Tokenizer
 from rapid_jax.config.chat import ChatConfig
@@ -215,6 +218,16 @@ def _run_up(tokenizer: Tokenizer, head: _Head) -> tuple[tuple[int, ...], int]:
     return tuple(token for token, _ in stable or []), stable[-1][1] if stable else 0
 
 
+def chat_for(tokenizer: Tokenizer, chat: ChatConfig) -> ChatConfig:
+    """The settings without the arguments that a model's chat template does not use: a drafter's may know fewer."""
+    known = {}
+    for name, value in chat.variables().items():
+        with contextlib.suppress(ValueError):
+            check_arguments(tokenizer.chat_template, {name: value})
+            known[name] = value
+    return dataclasses.replace(chat, arguments=json.dumps(known) if known else "")
+
+
 @dataclasses.dataclass(frozen=True)
 class Conversation:
     """A conversation in the place of a document and a question: all but the last tokens are read ahead.
@@ -239,6 +252,8 @@ class Conversation:
             known = isinstance(message, dict) and all(isinstance(message.get(n), str) for n in ("role", "content"))
             if not known:
                 raise ValueError(f"a message must be a role and a content, both texts, got {str(message)[:200]}")
+        if self.messages[-1]["role"] != "user":
+            raise ValueError("a conversation must end with a message of the user")
 
     @functools.cached_property
     def _tokens(self) -> list[int]:

@@ -113,4 +113,5 @@ def _settings(session: Session, batch: Batch, started: Started) -> dict[str, Any
         settings["hierarchy"] = {**dataclasses.asdict(batch.hierarchy), "databases": databases}
     settings["dtype"] = str(np.dtype(session.target.decoder.dtype))
     settings |= dict(mesh=list(config.mesh), drafter_mesh=list(config.drafter_mesh))
+    settings["chat"] = dataclasses.asdict(config.chat)
     return settings | {name: getattr(config, name) for name in _KEPT_AS}
