@@ -80,9 +80,10 @@ class Peer:
         self.device = device
         transformers.utils.logging.disable_progress_bar()
         try:
-            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
             model_class = _continuing(transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
-            model = model_class.from_pretrained(directory, local_files_only=True, dtype=getattr(torch, dtype))
+            settings = dict(local_files_only=True, trust_remote_code=False)
+            model = model_class.from_pretrained(directory, **settings, dtype=getattr(torch, dtype))
         except Exception as error:  # transformers, safetensors and torch each have their own
             cause = " ".join(str(error).split())[:300]
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from models.language_model import LanguageModel
 from rapid_jax.config import EngineConfig
 from rapid_jax.engine.engine import Engine
-from rapid_jax.engine.prompt import Prompt
+from rapid_jax.engine.prompt import Prompt, chat_for
 from rapid_jax.evaluation.archive import make_archive
 from rapid_jax.retrieval import num_chunks
 
@@ -95,7 +95,7 @@ def archive_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
       ValueError: the archive is too short to tell of anybody.
     """
     tokenizer = engine.target.tokenizer
-    head = Prompt(tokenizer, engine.config.prompt).head()
+    head = Prompt(tokenizer, engine.config.prompt, engine.config.chat).head()
     archive = make_archive(tokens - len(head), SEED, lambda part: len(tokenizer.encode(part)))
     dossiers = [question for question in archive.questions if question.task == "dossier"]
     if not dossiers:
@@ -106,8 +106,8 @@ def archive_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
     retrieved = [document.index.retrieve(question).text for question in asked]
 
     def prompts(model: Any) -> ModelPrompts:
-        prompt = Prompt(model.tokenizer, engine.config.prompt)
-        passages = [prompt.head() + model.tokenizer.encode(text) for text in retrieved]
+        prompt = Prompt(model.tokenizer, engine.config.prompt, chat_for(model.tokenizer, engine.config.chat))
+        passages = [prompt.head() + prompt.document(text)[0] for text in retrieved]
         return ModelPrompts(passages, [prompt.question(question) for question in asked])
 
     target = prompts(engine.target)

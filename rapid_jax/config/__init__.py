@@ -1,5 +1,6 @@
 """Every setting that a flag can reach, the table of methods, and the embedded default; nothing here needs JAX."""
 
+from rapid_jax.config.chat import ChatConfig
 from rapid_jax.config.engine import EngineConfig
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.methods import METHODS, Method, get_method
@@ -9,6 +10,7 @@ from rapid_jax.config.speculation import SpeculationConfig
 
 __all__ = [
     "METHODS",
+    "ChatConfig",
     "EngineConfig",
     "HierarchyConfig",
     "Method",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.formats import KV, WEIGHTS, choices
+from rapid_jax.config.chat import ChatConfig, check_prompt_template
 from rapid_jax.config.checks import is_integer, require
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.retrieval import RetrievalConfig
@@ -40,7 +41,7 @@ class EngineConfig:
       max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
       truncation: what happens to a longer document, "middle" (its middle is left out, and said) or "error".
       prompt: user message, with {document} before {question}.
-      retrieval, speculation, hierarchy, sampling: see there.
+      chat, retrieval, speculation, hierarchy, sampling: see there.
     """
 
     target: str = ""
@@ -57,6 +58,7 @@ class EngineConfig:
     max_context_tokens: int = 0
     truncation: str = "middle"
     prompt: str = "{document}\n\n{question}"
+    chat: ChatConfig = dataclasses.field(default_factory=ChatConfig)
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
     hierarchy: HierarchyConfig = dataclasses.field(default_factory=HierarchyConfig)
@@ -95,11 +97,7 @@ class EngineConfig:
             self.truncation in TRUNCATIONS,
             f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}",
         )
-        document, question = self.prompt.find("{document}"), self.prompt.find("{question}")
-        require(
-            0 <= document < question and self.prompt.count("{document}") == 1 and self.prompt.count("{question}") == 1,
-            f"prompt must hold {{document}} once, then {{question}} once, got {self.prompt!r}",
-        )
+        check_prompt_template(self.prompt)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> EngineConfig:
@@ -109,6 +107,7 @@ class EngineConfig:
           ValueError: an unknown field or a bad value.
         """
         nested = {
+            "chat": ChatConfig,
             "retrieval": RetrievalConfig,
             "speculation": SpeculationConfig,
             "hierarchy": HierarchyConfig,

@@ -26,6 +26,7 @@ def initial_state(
     target_tail: TailCache,
     drafter_cache: Any,
     *,
+    drafter_last_tokens: np.ndarray | None = None,
     budget: np.ndarray,
     capacity: int,
     seed: int,
@@ -38,6 +39,8 @@ def initial_state(
     Args:
       last_tokens: int32 [B,2], the last two tokens of each prompt; the target's tail holds all before the last one.
       target_tail, drafter_cache: after prefill.
+      drafter_last_tokens: int32 [B,2], the same of the drafter's own prompts, which may end otherwise; None where it
+        reads the target's.
       budget: int32 [B], tokens to generate at most; 0 makes a row that only fills the batch.
       capacity: M, size of the output buffer.
       seed: of the random keys; row b's key folds in rows[b].
@@ -56,7 +59,8 @@ def initial_state(
         return put(np.zeros(batch, np.int32))
 
     return DecodeState(
-        last_tokens=put(last_tokens),
+        newest=put(last_tokens[:, 1:]),
+        last_tokens=put(last_tokens if drafter_last_tokens is None else drafter_last_tokens),
         target_tail=target_tail,
         drafter_cache=drafter_cache,
         output=put(np.zeros((batch, capacity), np.int32)),

@@ -41,7 +41,8 @@ class DecodeState:
     """State of B rows; donated to every burst.
 
     Attributes:
-      last_tokens: int32 [B,2], the two newest committed tokens; the target has not read the last one yet.
+      newest: int32 [B,1], the newest committed token, which the target has not read yet.
+      last_tokens: int32 [B,2], the two newest tokens that the drafter's own prompt and the answer make up.
       target_tail: the target's keys and values of all committed tokens behind the context but the last.
       drafter_cache: the drafter's own.
       output: int32 [B,M], generated tokens.
@@ -53,6 +54,7 @@ class DecodeState:
       counters: see there.
     """
 
+    newest: jax.Array
     last_tokens: jax.Array
     target_tail: TailCache
     drafter_cache: Any

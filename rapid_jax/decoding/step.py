@@ -54,7 +54,7 @@ def judge(
       (the state behind the step, its drafter's cache untouched; what the drafter needs for its own commit).
     """
     layout = spec.drafter.layout
-    tokens = jnp.concatenate([state.last_tokens[:, 1:], draft.in_flight], axis=1)
+    tokens = jnp.concatenate([state.newest, draft.in_flight], axis=1)
     positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
     mask = None if layout.mask is None else jnp.asarray(layout.mask)
     wanted = slice(None) if layout.logit_rows is None else layout.logit_rows
@@ -81,9 +81,10 @@ def judge(
     not_finite = jnp.where(state.done, 0, _not_finite(logits, draft))
     emitted = accepted.tokens
     count, ended = _cut(emitted, accepted.num_accepted + 1, state, controls.stop_ids)
-    newest = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed are at count, count + 1
+    tokens = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed are at count, count + 1
     behind = DecodeState(
-        last_tokens=jnp.take_along_axis(newest, count[:, None] + jnp.arange(2)[None, :], axis=1),
+        newest=jnp.take_along_axis(jnp.concatenate([state.newest, emitted], axis=1), count[:, None], axis=1),
+        last_tokens=jnp.take_along_axis(tokens, count[:, None] + jnp.arange(2)[None, :], axis=1),
         target_tail=commit(state.target_tail, block, count, accepted.rows),
         drafter_cache=state.drafter_cache,
         output=_append(state.output, state.num_tokens, emitted, count),

@@ -28,7 +28,9 @@ from rapid_jax.decoding.state import BurstReport, DecodeState
 from rapid_jax.drafting.makers import Drafting, DraftingInputs, ModelCaches, maker_of
 from rapid_jax.engine.contexts import PrefilledContext, prefill_questions
 from rapid_jax.engine.length_rule import Decision, decide
+from rapid_jax.engine.prompt import Prompt
 from rapid_jax.engine.session import Session
+from rapid_jax.engine.text import stop_ids_and_strings
 from rapid_jax.hierarchy.row_databases import LearnedNgrams
 from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.retrieval import RetrievedContext
@@ -242,6 +244,7 @@ def plan_batch(session: Session, request: Request) -> Batch:
         method, speculation = decision.applied_to(method, speculation)
     seconds = time.perf_counter() - start - (session.programs.compile_seconds - compiled) + target.context.seconds
     drafter = _passages(session, request, session.drafter, retrieved) if method.drafts_from_passages else None
+    tokenizer = session.target.tokenizer
     return Batch(
         method=method,
         speculation=speculation,
@@ -249,7 +252,7 @@ def plan_batch(session: Session, request: Request) -> Batch:
         hierarchy=method.hierarchy(session.config.hierarchy),
         target=target,
         drafter=drafter,
-        stop_ids=tuple(session.target.tokenizer.stop_ids),
+        stop_ids=tuple(sorted({*tokenizer.stop_ids, *stop_ids_and_strings(tokenizer, request.sampling.stop)[0]})),
         rows=len(request.questions),
         retrieved=retrieved,
         decision=decision,
@@ -298,13 +301,14 @@ def start_batch(session: Session, batch: Batch) -> Started:
         return made
 
     drafting, making_seconds = programs.timed(make)
-    questions = batch.target.questions
+    questions, drafter_questions = batch.target.questions, (batch.drafter or batch.target).questions
     budget = np.zeros(len(questions), np.int32)
     budget[: batch.rows] = sampling.max_new_tokens
     state = initial_state(
         np.array([question[-2:] for question in questions], np.int32),
         target.tail,
         drafting.cache,
+        drafter_last_tokens=np.array([question[-2:] for question in drafter_questions], np.int32),
         budget=budget,
         capacity=token_bucket(sampling.max_new_tokens),
         seed=sampling.seed,
@@ -336,7 +340,8 @@ def _passages(
 ) -> ModelInput:
     """What a model reads that reads the retrieved context of each row."""
     prompt = request.document.prompt(model)
-    contexts = [prompt.head() + model.tokenizer.encode(one.text) for one in retrieved]
+    assert isinstance(prompt, Prompt)  # a conversation has nothing to retrieve from
+    contexts = [prompt.head() + prompt.document(one.text)[0] for one in retrieved]
     questions = [prompt.question(question) for question in request.questions]
     for context, question in zip(contexts, questions, strict=True):
         _check_room(session, request, model, len(context), len(question))

@@ -9,12 +9,14 @@ from typing import Any
 from absl import logging
 
 from models.language_model import LanguageModel
+from models.tokenizer import clean_text
 from rapid_jax.config import EngineConfig, Method
+from rapid_jax.config.chat import check_keep, check_prompt_template
 from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
-from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, tokenize_document
+from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
 
@@ -62,6 +64,7 @@ class Engine:
             config,
             target=config.target if target is None else target,
             drafter=config.drafter if drafter is None else drafter,
+            chat=config.chat.dated(),
         )
         return cls(load_session(config, progress))
 
@@ -131,13 +134,14 @@ class Engine:
         Raises:
           ValueError: the document is empty, or too long where truncation is "error".
         """
-        template = self.config.prompt if template is None else template
-        limit = self._document_limit(len(Prompt(self.target.tokenizer, template).head()))
+        template, chat = self.config.prompt if template is None else template, self.config.chat
+        check_prompt_template(template, "template")
+        if keep is not None:
+            check_keep(keep)
+        text, prompt = clean_text(text), Prompt(self.target.tokenizer, template, chat)
+        limit = self._document_limit(len(prompt.head()))
         tokenized = tokenize_document(
-            self.target.tokenizer,
-            text,
-            keep if keep and sum(keep) <= limit else limit,
-            self.config.truncation,
+            prompt, text, (keep[0], keep[1]) if keep and sum(keep) <= limit else limit, self.config.truncation
         )
         if tokenized.truncated_tokens:
             logging.warning(
@@ -146,7 +150,13 @@ class Engine:
                 len(tokenized.tokens),
                 tokenized.truncated_tokens,
             )
-        document = Document(self._session, text, tokenized, lambda m: Prompt(m.tokenizer, template), progress)
+        document = Document(
+            self._session,
+            text,
+            tokenized,
+            lambda m: Prompt(m.tokenizer, template, chat_for(m.tokenizer, chat)),
+            progress,
+        )
         if prefill:
             document.context  # noqa: B018  (computed on first use)
         return document
@@ -162,9 +172,8 @@ class Engine:
         Raises:
           ValueError: no turn, a template that refuses it, or more tokens than the model has room for.
         """
-        if not messages or messages[-1].get("role") != "user":
-            raise ValueError("a conversation must end with a message of the user")
-        head = Conversation(self.target.tokenizer, messages).head()
+        chat = self.config.chat
+        head = Conversation(self.target.tokenizer, messages, chat).head()
         room = self._document_limit(0)
         if len(head) > room:
             raise ValueError(f"the conversation has {len(head) + 2} tokens, the model has room for {room + 2}")
@@ -173,7 +182,7 @@ class Engine:
             self._session,
             "",
             nothing,
-            lambda m: Conversation(m.tokenizer, messages),
+            lambda m: Conversation(m.tokenizer, messages, chat_for(m.tokenizer, chat)),
             earlier=None if after is None else after.remembered,
         )
 

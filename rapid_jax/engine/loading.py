@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 import models
 from models import checkpoint, hub, sharding
+from models.chat import check_arguments
 from models.language_model import LanguageModel
 from models.tokenizer import load_tokenizer, same_vocabulary
 from rapid_jax.config import EngineConfig, embedded
@@ -133,6 +134,7 @@ def check_checkpoints(paths: Sequence[str], config: EngineConfig) -> None:
         if split is not None:
             sharding.check_divides(model, split)
     target, *drafters = [load_tokenizer(directory) for directory in directories]
+    check_arguments(target.chat_template, config.chat.variables())
     for drafter in drafters:
         reason = same_vocabulary(target, drafter)
         if reason:

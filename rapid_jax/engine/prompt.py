@@ -1,46 +1,101 @@
 """Prompts as tokens: the document and what precedes it are one part, the question and what follows the other.
 
-The first part is the same for every question about a document, so its keys and values are computed once. The two parts
-are tokenised apart: a token never spans the end of the document.
+The first part is the same for every question about a document, so its keys and values are computed once. The parts join
+to the tokens of the whole prompt wherever one of those tokens ends where the document ends.
+
+Text is data: the chat template alone writes special tokens. Those written out in a document, a question or a message
+are encoded as the characters that they are (`ChatConfig.special_tokens_in_text` turns that off).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
+import json
+import string
 from collections.abc import Sequence
+from typing import Any
 
+from models.chat import check_arguments
+from models.plain_text import Control, Encoded, clean_text, unused_mark
 from models.tokenizer import Tokenizer
+from rapid_jax.config.chat import ChatConfig
 from rapid_jax.retrieval import Passage
 
-_DOCUMENT = "\N{OBJECT REPLACEMENT CHARACTER}DOCUMENT\N{OBJECT REPLACEMENT CHARACTER}"
+# A chat template that changes text changes some of this.
+_ANY_TEXT = ".a <b> & 'c' \"d\"\n\n  1.  \u00e9\u2026 {{ E }} \\n #."
+# Beginnings of documents, of every kind that a tokenizer may join to what precedes it.
+_BEGINNINGS = (
+    *string.ascii_letters,
+    *string.digits,
+    *string.punctuation,
+    "\u00e9",
+    "\u65e5",
+    "\U0001f642",
+    "\na",
+    "\n\n",
+    "\ta",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
     """A template around document and question, through the model's chat template.
 
+    `head()`, `document(text)` and `question(text)` are the three parts of a prompt's tokens.
+
     Attributes:
       tokenizer: of the model that reads the prompt.
-      template: user message with {document} before {question}.
+      template: user message with {document} before {question}; its own special tokens are read as such.
+      chat: what the chat template is given, and whether special tokens in a text are read as such.
     """
 
     tokenizer: Tokenizer
     template: str
-
-    def _parts(self, question: str) -> tuple[str, str]:
-        before, after = self.template.split("{document}")
-        message = before + _DOCUMENT + after.replace("{question}", question)
-        rendered = self.tokenizer.render_chat(message)
-        if rendered.count(_DOCUMENT) != 1:
-            raise ValueError(
-                f"the chat template shows the user's message {rendered.count(_DOCUMENT)} times; it must show it once"
-            )
-        head, tail = rendered.split(_DOCUMENT)
-        return head, tail
+    chat: ChatConfig = dataclasses.field(default_factory=ChatConfig)
 
     def head(self) -> list[int]:
-        """Tokens before the document."""
-        return self.tokenizer.encode(self._parts("")[0])
+        """Tokens before the document: those that no document changes.
+
+        Raises:
+          ValueError: the chat template does not show the user's message once.
+        """
+        head = self._head
+        return [*self.tokenizer.encode_pieces(head.complete)[0], *head.known]
+
+    def document(self, text: str) -> Encoded:
+        """Tokens of a document, or of passages in its place, behind the head.
+
+        Args:
+          text: of the document. Where the chat template strips the user's message, blanks that it starts with have no
+            tokens.
+
+        Returns:
+          (ids, the characters [start, end) of `text` that each was read from). The head's last characters are read with
+          the document where one token may hold both; such a token starts at character 0.
+
+        Raises:
+          ValueError: the chat template changes the text, or the tokenizer gives no offsets.
+        """
+        self.tokenizer.require_offsets()
+        text, head, special = clean_text(text), self._head, self.chat.special_tokens_in_text
+        if not head.shows_text_as_it_is:
+            raise ValueError(
+                "the chat template changes the text of the user's message; reading a document needs one that leaves it"
+            )
+        shown = self._shown(text)
+        opened, size = head.opened, len(head.known)
+        ids, offsets = head.run(self.tokenizer, self.tokenizer.pieces(opened + shown, special_tokens=special))
+        if tuple(ids[:size]) == head.known:
+            ids, offsets = ids[size:], offsets[size:]
+        else:
+            opened = opened[head.read :]
+            pieces = self.tokenizer.pieces(opened + shown, special_tokens=special)
+            ids, offsets = self.tokenizer.encode_pieces(pieces, within=True)
+        shift = len(text) - len(shown) - len(opened)
+        return ids, [(max(start + shift, 0), max(end + shift, 0)) for start, end in offsets]
 
     def question(self, question: str) -> list[int]:
         """Tokens behind the document: the question and the start of the answer.
@@ -48,14 +103,129 @@ class Prompt:
         Raises:
           ValueError: the question is empty, or gives fewer than two tokens.
         """
+        question = clean_text(question)
         if not question.strip():
             raise ValueError("the question is empty: ask something about the document")
-        tokens = self.tokenizer.encode(self._parts(question)[1])
+        mark, seam = self._marks(question)
+        special = self.chat.special_tokens_in_text
+        shown = question if special else self.tokenizer.protect(question, mark)
+        pieces = self.tokenizer.parse(self._rendered(seam, shown)[1], mark)
+        tokens = self.tokenizer.encode_pieces(pieces, within=True)[0]
         if len(tokens) < 2:
             raise ValueError(
                 f"the question {question!r} makes {len(tokens)} token(s) with its template; two are needed"
             )
         return tokens
+
+    def _marks(self, *texts: str) -> tuple[str, str]:
+        """Two characters that are in none of the texts that are rendered: for stand-ins, and for the document."""
+        rendered = [*texts, self.template, self.tokenizer.chat_template or "", self.chat.arguments, _ANY_TEXT]
+        mark = unused_mark(rendered)
+        return mark, unused_mark([*rendered, mark])
+
+    def _rendered(self, document: str, question: str) -> list[str]:
+        """What the chat template makes of the user's message, in two parts.
+
+        Args:
+          document: what stands in the document's place; its last character is where the text is parted.
+          question: may hold stand-ins.
+        """
+        before, after = self.template.split("{document}")
+        message = before + document + after.replace("{question}", question)
+        turns = [{"role": "user", "content": message}]
+        rendered = self.tokenizer.render_chat(turns, arguments=self.chat.variables(), date=self.chat.date or None)
+        parts = rendered.split(document[-1])
+        if len(parts) != 2:
+            raise ValueError(f"the chat template shows the user's message {len(parts) - 1} times; it must show it once")
+        return parts
+
+    @property
+    def _head(self) -> _Head:
+        prompt = dataclasses.replace(self, chat=self.chat.dated())
+        return _make_head(prompt, self.tokenizer.chat_template)
+
+    def _shown(self, text: str) -> str:
+        """The document as the chat template shows it: some strip blanks at the start of the user's message."""
+        blank = text[: len(text) - len(text.lstrip())]
+        if not blank or self.template.partition("{document}")[0].strip():
+            return text
+        kept = self._rendered(blank + self._marks(blank)[1], "")[0].removeprefix(self._head.before)
+        if not blank.endswith(kept):
+            raise ValueError(
+                "the chat template changes the blanks that a user's message starts with; strip the document"
+            )
+        return kept + text[len(blank) :]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """What precedes a document.
+
+    Attributes:
+      before: its text.
+      complete: its pieces up to its last control token.
+      opened: its text behind that, with which the document goes on.
+      known: tokens of that text that no document changes.
+      read: characters of `opened` that they hold.
+      shows_text_as_it_is: whether the chat template leaves the text of the user's message.
+    """
+
+    before: str
+    complete: tuple[Control | str, ...]
+    opened: str
+    known: tuple[int, ...] = ()
+    read: int = 0
+    shows_text_as_it_is: bool = True
+
+    def run(self, tokenizer: Tokenizer, pieces: Sequence[Control | str]) -> Encoded:
+        """Ids and offsets of pieces behind the last control token."""
+        last = [piece for piece in self.complete[-1:] if isinstance(piece, Control)]
+        ids, offsets = tokenizer.encode_pieces([*last, *pieces])
+        start = sum(len(control.text) for control in last)
+        return ids[len(last) :], [(a - start, b - start) for a, b in offsets[len(last) :]]
+
+
+@functools.lru_cache(maxsize=64)
+def _make_head(prompt: Prompt, chat_template: str | None) -> _Head:
+    """The head of all prompts that are made alike; the chat template is part of the key, since it can be replaced."""
+    tokenizer, seam = prompt.tokenizer, prompt._marks()[1]
+    before = prompt._rendered(seam, "")[0]
+    pieces = tokenizer.pieces(before, special_tokens=True)
+    opened = pieces.pop() if pieces and isinstance(pieces[-1], str) else ""
+    head = _Head(
+        before,
+        tuple(pieces),
+        str(opened),
+        shows_text_as_it_is=prompt._rendered(_ANY_TEXT + seam, "")[0].endswith(_ANY_TEXT),
+    )
+    known, read = _run_up(tokenizer, head)
+    return dataclasses.replace(head, known=known, read=read)
+
+
+def _run_up(tokenizer: Tokenizer, head: _Head) -> tuple[tuple[int, ...], int]:
+    """Tokens of the text behind the head's last control token that no document changes, and their characters."""
+    if not head.opened:
+        return (), 0
+    if not tokenizer.hf.is_fast:
+        return tuple(head.run(tokenizer, [head.opened])[0]), len(head.opened)
+    most = len(head.opened.rstrip(" "))  # a token of a word holds the blank before it
+    stable: list[tuple[int, int]] | None = None
+    for beginning in _BEGINNINGS:
+        ids, offsets = head.run(tokenizer, [head.opened + beginning])
+        ends = [(token, end) for token, (_, end) in zip(ids, offsets, strict=True) if end <= most]
+        pairs = zip(ends if stable is None else stable, ends, strict=False)
+        stable = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return tuple(token for token, _ in stable or []), stable[-1][1] if stable else 0
+
+
+def chat_for(tokenizer: Tokenizer, chat: ChatConfig) -> ChatConfig:
+    """The settings without the arguments that a model's chat template does not use: a drafter's may know fewer."""
+    known = {}
+    for name, value in chat.variables().items():
+        with contextlib.suppress(ValueError):
+            check_arguments(tokenizer.chat_template, {name: value})
+            known[name] = value
+    return dataclasses.replace(chat, arguments=json.dumps(known) if known else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +235,46 @@ class Conversation:
     Attributes:
       tokenizer: of the model that reads it.
       messages: role and content of each turn, the last of the user.
+      chat: as in `Prompt`.
+
+    Raises:
+      ValueError: no message, or one that is not a role and a content, both texts.
     """
 
     tokenizer: Tokenizer
-    messages: Sequence[dict[str, str]]
+    messages: Sequence[dict[str, Any]]
+    chat: ChatConfig = dataclasses.field(default_factory=ChatConfig)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.messages, list | tuple) or not self.messages:
+            raise ValueError(f"a conversation must be a list of at least one message, got {self.messages!r}")
+        for message in self.messages:
+            known = isinstance(message, dict) and all(isinstance(message.get(n), str) for n in ("role", "content"))
+            if not known:
+                raise ValueError(f"a message must be a role and a content, both texts, got {str(message)[:200]}")
+        if self.messages[-1]["role"] != "user":
+            raise ValueError("a conversation must end with a message of the user")
+
+    @functools.cached_property
     def _tokens(self) -> list[int]:
-        tokens = self.tokenizer.encode(self.tokenizer.render_chat(self.messages))
+        pieces = self.tokenizer.chat_pieces(
+            self.messages,
+            arguments=self.chat.variables(),
+            date=self.chat.date or None,
+            special_tokens=self.chat.special_tokens_in_text,
+        )
+        tokens = self.tokenizer.encode_pieces(pieces)[0]
         if len(tokens) < 3:
             raise ValueError(f"the conversation makes {len(tokens)} token(s) with its template; three are needed")
         return tokens
 
     def head(self) -> list[int]:
         """All tokens but the last two."""
-        return self._tokens()[:-2]
+        return self._tokens[:-2]
 
     def question(self, question: str) -> list[int]:
         """The last two tokens, with which decoding starts; the question is already in the last message."""
-        return self._tokens()[-2:]
+        return self._tokens[-2:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,22 +305,23 @@ class TokenizedDocument:
         )
 
 
-def tokenize_document(
-    tokenizer: Tokenizer, text: str, limit: int | tuple[int, int], truncation: str
-) -> TokenizedDocument:
+def tokenize_document(prompt: Prompt, text: str, limit: int | tuple[int, int], truncation: str) -> TokenizedDocument:
     """Tokenises a document and leaves out its middle if it is longer than the limit.
 
     Args:
+      prompt: that it stands in.
+      text: a lone surrogate in it is read as U+FFFD.
       limit: tokens kept at most: in all, half of them at each end, or (at the start, at the end).
       truncation: "middle" or "error".
 
     Raises:
       ValueError: the document is empty, or too long where truncation is "error".
     """
+    text = clean_text(text)
     if not text.strip():
         raise ValueError("the document is empty: give a text file with something in it")
     first, last = (limit - limit // 2, limit // 2) if isinstance(limit, int) else limit
-    tokens, offsets = tokenizer.encode_with_offsets(text)
+    tokens, offsets = prompt.document(text)
     if len(tokens) <= first + last:
         return TokenizedDocument(tokens, text, 0, len(text), 0)
     if truncation == "error":
@@ -137,6 +330,6 @@ def tokenize_document(
             "truncation='middle'"
         )
     cut = offsets[first - 1][1] if first else 0
-    again = offsets[-last][0] if last else len(text)
+    again = max(offsets[-last][0], cut) if last else len(text)
     kept = tokens[:first] + (tokens[-last:] if last else [])
     return TokenizedDocument(kept, text[:cut] + text[again:], len(tokens) - first - last, cut, again - cut)

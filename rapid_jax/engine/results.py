@@ -117,4 +117,5 @@ def _settings(session: Session, request: Request, batch: Batch, started: Started
             settings["retrieval"]["max_chunks"] = request.max_chunks
     settings["dtype"] = str(np.dtype(session.target.decoder.dtype))
     settings |= dict(mesh=list(config.mesh), drafter_mesh=list(config.drafter_mesh))
+    settings["chat"] = dataclasses.asdict(config.chat)
     return settings | {name: getattr(config, name) for name in _KEPT_AS}

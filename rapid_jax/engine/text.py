@@ -7,6 +7,28 @@ from collections.abc import Sequence
 from models.tokenizer import IncrementalDecoder, Tokenizer
 
 
+def stop_ids_and_strings(tokenizer: Tokenizer, stop: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """What ends an answer beside the model's own stop ids: special tokens by their ids, other strings by their text.
+
+    Args:
+      tokenizer: of the model that answers.
+      stop: strings.
+
+    Returns:
+      (ids of those that are special tokens, such as "<|im_end|>"; the others).
+
+    Raises:
+      ValueError: a special token beside other text, which the text of an answer never shows.
+    """
+    special = {token: id_ for id_, token in tokenizer.special_ids.items()}
+    strings = tuple(text for text in stop if text not in special)
+    for text in strings:
+        held = next((token for token in special if token in text), None)
+        if held is not None:
+            raise ValueError(f"stop {text!r} holds the special token {held!r} beside other text; give {held!r} alone")
+    return tuple(sorted({special[text] for text in stop if text in special})), strings
+
+
 class TextRow:
     """The text of one row.
 
@@ -16,11 +38,20 @@ class TextRow:
       stopped: a stop string was met.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+        """A row without tokens.
+
+        Args:
+          tokenizer: of the model that answers.
+          stop: strings that end the text; see `stop_ids_and_strings`.
+
+        Raises:
+          ValueError: as `stop_ids_and_strings`.
+        """
         self.token_ids: list[int] = []
         self.text = ""
         self.stopped = False
-        self._stop = stop
+        self._own_ids, self._stop = stop_ids_and_strings(tokenizer, stop)
         self._stop_ids = frozenset(tokenizer.stop_ids)
         self._decoder = IncrementalDecoder(tokenizer)
         self._given = 0
@@ -36,7 +67,11 @@ class TextRow:
             if self.stopped:
                 break
             self.token_ids.append(token)
-            if token not in self._stop_ids:
+            if token in self._own_ids:
+                self.text += self._decoder.flush()
+                self._cut()
+                self.stopped = True
+            elif token not in self._stop_ids:
                 self.text += self._decoder.push([token])
                 self._cut()
         if last and not self.stopped:
@@ -48,10 +83,11 @@ class TextRow:
         return piece
 
     def _cut(self) -> None:
-        """Ends the text before the first stop string in it."""
-        places = [place for place in (self.text.find(stop) for stop in self._stop) if place >= 0]
+        """Ends the text before the first stop string in it; what the decoder holds back may complete one."""
+        text = self.text + self._decoder.pending
+        places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
         if places:
-            self.text = self.text[: min(places)]
+            self.text = text[: min(places)]
             self.stopped = True
 
     def _held_back(self) -> int:

@@ -95,9 +95,9 @@ def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any
     batch = plan_batch(engine.session, document.request([item.question], "rapid", [item.retrieval_query], limit))
     started = start_batch(engine.session, batch)
     state, (draft_params, draft_context) = started.state, started.drafting.model
-    last = hosts.fetch(state.last_tokens)[0].tolist()
+    newest, last = (hosts.fetch(tokens)[0].tolist() for tokens in (state.newest, state.last_tokens))
     target, drafter = engine.target, engine.drafter
-    z = _logits(engine, target.decoder, target.params, started.context, state.target_tail, [last[1], *answer])
+    z = _logits(engine, target.decoder, target.params, started.context, state.target_tail, [*newest, *answer])
     z_draft = _logits(engine, drafter.decoder, draft_params, draft_context, state.drafter_cache, [*last, *answer])
     z, z_draft = z[: len(answer)], z_draft[1 : len(answer) + 1]
     vocabulary = min(z.shape[-1], z_draft.shape[-1])

@@ -123,7 +123,7 @@ def _keep(engine: Engine, plan: Plan, source: Source) -> tuple[int, int] | None:
     """Tokens of the document that stay at its start and end, so that the prompt's first and last halves do."""
     if not plan.prompt_tokens:
         return None
-    prompt = Prompt(engine.target.tokenizer, plan.benchmark.template)
+    prompt = Prompt(engine.target.tokenizer, plan.benchmark.template, engine.config.chat)
     bare = "".join(plan.benchmark.template.partition("{document}")[::2])
     head = len(engine.target.tokenizer.encode(bare.partition("{question}")[0]))
     longest = max(len(prompt.question(item.question)) for item in source.items)

@@ -148,7 +148,7 @@ def test_chat_template(byte_level_dir):
     start = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.render_chat("Who?") == start
     assert tokenizer.render_chat(BRIEF) == "<|im_start|>system\nBrief.<|im_end|>\n" + start
-    assert tokenizer.encode(start)[0] == 1
+    assert tokenizer.encode(start, special_tokens=True)[0] == 1
 
 
 def test_chat_without_template(sentencepiece_dir):
@@ -156,7 +156,7 @@ def test_chat_without_template(sentencepiece_dir):
     tokenizer = load_tokenizer(sentencepiece_dir)
     assert tokenizer.render_chat("Who?") == "<s>Who?"
     assert tokenizer.render_chat(BRIEF) == "<s>Brief.\n\nWho?"
-    assert tokenizer.encode("<s>Who?")[0] == tokenizer.bos_id == 1
+    assert tokenizer.encode("<s>Who?", special_tokens=True)[0] == tokenizer.bos_id == 1
 
 
 def test_chat_template_that_refuses(byte_level_dir):

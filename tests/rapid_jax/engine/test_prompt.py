@@ -11,6 +11,11 @@ from rapid_jax.retrieval import Passage
 TEMPLATE = "Read this.\n{document}\n\nQ: {question}\nA:"
 
 
+def bare(tokenizer):
+    """A prompt in which nothing precedes the document but the bos token."""
+    return Prompt(tokenizer, "{document}{question}")
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer):
     return Tokenizer(tiny_tokenizer, (2,))
@@ -29,7 +34,7 @@ def chat(tiny_tokenizer):
 def test_head_document_and_question_join_to_the_template(tokenizer):
     """What the model reads is the template, no more and no less, with bos once at the start."""
     prompt = Prompt(tokenizer, TEMPLATE)
-    ids = [*prompt.head(), *tokenizer.encode("DOC é"), *prompt.question("Why?")]
+    ids = [*prompt.head(), *prompt.document("DOC é")[0], *prompt.question("Why?")]
     assert ids[0] == 1 and ids.count(1) == 1
     assert tokenizer.decode(ids) == "Read this.\nDOC é\n\nQ: Why?\nA:"
 
@@ -77,14 +82,14 @@ def test_a_question_of_one_token_is_refused(tokenizer):
 
 def test_a_document_within_the_limit_is_whole(tokenizer):
     """Exactly at the limit nothing is cut."""
-    document = tokenize_document(tokenizer, "abcdef", 6, "error")
+    document = tokenize_document(bare(tokenizer), "abcdef", 6, "error")
     assert (document.tokens, document.text, document.truncated_tokens) == (tokenizer.encode("abcdef"), "abcdef", 0)
 
 
 @pytest.mark.parametrize("limit, kept", [(5, "abcij"), (4, "abij"), (1, "a"), (2, "aj")])
 def test_the_middle_is_left_out_and_counted(tokenizer, limit, kept):
     """First and last tokens stay: the beginning and the end of a document matter most."""
-    document = tokenize_document(tokenizer, "abcdefghij", limit, "middle")
+    document = tokenize_document(bare(tokenizer), "abcdefghij", limit, "middle")
     assert document.text == kept and document.tokens == tokenizer.encode(kept)
     assert document.truncated_tokens == 10 - limit
 
@@ -92,7 +97,7 @@ def test_the_middle_is_left_out_and_counted(tokenizer, limit, kept):
 def test_characters_cut_in_two_do_not_break_the_text(tokenizer):
     """A limit within an emoji: ids are kept exactly, the text stays valid and within the original."""
     text = "ab🙂cd🙂ef"
-    document = tokenize_document(tokenizer, text, 7, "middle")
+    document = tokenize_document(bare(tokenizer), text, 7, "middle")
     ids = tokenizer.encode(text)
     assert document.tokens == ids[:4] + ids[-3:] and document.truncated_tokens == len(ids) - 7
     assert document.text.startswith("ab") and document.text.endswith("ef")
@@ -102,7 +107,7 @@ def test_characters_cut_in_two_do_not_break_the_text(tokenizer):
 def test_passages_of_a_truncated_document_point_into_the_given_one(tokenizer, text_range, source_range):
     """A reader who looks a passage up in the file would otherwise find other text there."""
     given = "abcdefghij"
-    document = tokenize_document(tokenizer, given, 7, "middle")
+    document = tokenize_document(bare(tokenizer), given, 7, "middle")
     assert document.text == "abcd" + "hij"
     start, end = text_range
     passage = document.in_source(Passage(document.text[start:end], start, end, 1, 0.5))
@@ -114,7 +119,7 @@ def test_passages_of_a_truncated_document_point_into_the_given_one(tokenizer, te
 def test_a_long_document_is_refused_where_truncation_is_an_error(tokenizer):
     """Nothing is dropped where the user forbade it; the line says how many tokens there are."""
     with pytest.raises(ValueError, match="the document has 10 tokens, the limit is 5: shorten it, or set") as error:
-        tokenize_document(tokenizer, "abcdefghij", 5, "error")
+        tokenize_document(bare(tokenizer), "abcdefghij", 5, "error")
     assert "\n" not in str(error.value)
 
 
@@ -122,4 +127,4 @@ def test_a_long_document_is_refused_where_truncation_is_an_error(tokenizer):
 def test_an_empty_document_is_refused(tokenizer, text):
     """A file of blank lines is a mistake, not a document."""
     with pytest.raises(ValueError, match="the document is empty"):
-        tokenize_document(tokenizer, text, 5, "middle")
+        tokenize_document(bare(tokenizer), text, 5, "middle")
