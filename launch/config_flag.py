@@ -1,4 +1,7 @@
-"""The flag --config, a file with get_config(), and --config.<field>=<value>; every error of theirs is one line."""
+"""The flag --config, a file with get_config(), and --config.<field>=<value>; every error of theirs is one line.
+
+--config=configs/llama31_8b.py works from any directory: where no local file has that name, the installed one is meant.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ from rapid_jax.config import EngineConfig
 from rapid_jax.config.methods import METHODS, Method, get_method
 
 DEFAULT = str(Path(archivist.__file__))
+_INSTALLED = Path(archivist.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
+_NAMES = ("--config", "-config")
 _SECTIONS = ("chat", "retrieval", "speculation", "hierarchy", "sampling")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -46,12 +51,14 @@ def parse(argv: list[str]) -> list[str]:
       OSError: the config file cannot be read.
       ValueError: the config file is not right.
     """
+    argv = _located(argv)
     path = _path(argv)
     file = Path(path.partition(":")[0])
     if file.is_dir():
         raise IsADirectoryError(f"--config={path} is a directory; name a Python file with get_config()")
     if not file.is_file():
-        raise FileNotFoundError(f"--config={path}: no such file")
+        known = ", ".join(f"configs/{f.name}" for f in sorted(_INSTALLED.glob("[!_]*.py")) if f.name != "base.py")
+        raise FileNotFoundError(f"--config={path}: no such file; there are {known}")
     for name in filter(None, map(_OVERRIDE.fullmatch, (argument.partition("=")[0] for argument in argv[1:]))):
         _check_field(name[1])
     try:
@@ -115,9 +122,29 @@ def _path(argv: list[str]) -> str:
     given = DEFAULT
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
+        if name in _NAMES:
             given = value if equals else following
     return given
+
+
+def _located(argv: list[str]) -> list[str]:
+    """The arguments, with the installed file for every --config=configs/<file> that is not there locally."""
+    located = argv[:1]
+    for argument in argv[1:]:
+        name, equals, value = argument.partition("=")
+        if name in _NAMES and equals:
+            located.append(f"{name}={_installed(value)}")
+        else:
+            located.append(_installed(argument) if located[-1] in _NAMES else argument)
+    return located
+
+
+def _installed(path: str) -> str:
+    name, colon, rest = path.partition(":")  # what follows a colon is get_config's argument
+    file = _INSTALLED / Path(name).name
+    if Path(name).exists() or Path(name) != Path("configs") / file.name or not file.is_file():
+        return path
+    return f"{file}{colon}{rest}"
 
 
 def _check_field(name: str) -> None:

@@ -15,18 +15,19 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
-
-_EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "archivist"
+from rapid_jax.config import embedded
 
 _TOKENS = flags.DEFINE_integer("tokens", 32_768, "Length of the document in tokens, at most.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed; the same one writes the same archive.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; made if need be.", required=True)
-_TOKENIZER = flags.DEFINE_string("tokenizer", str(_EMBEDDED), "Checkpoint directory whose tokenizer counts the tokens.")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", str(embedded.MODEL), "Checkpoint directory whose tokenizer counts the tokens."
+)
 
 
 def main() -> None:
     """Makes the archive, writes it and prints its size."""
-    output, directory = Path(_OUTPUT.value), Path(_TOKENIZER.value)
+    output, directory = Path(_OUTPUT.value), Path(embedded.located(_TOKENIZER.value))
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output={output} is a file; name a directory")
     if not (directory / "tokenizer.json").is_file():
