@@ -77,21 +77,22 @@ def main() -> None:
         output = stack.enter_context(distributed.open_output(_OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         document = engine.read(text, prefill=False, progress=progress)
-        printing.print_header(engine, document, query)
+        reference = embedded.reference_answer(query) if _CONTEXT.value is None else None
+        printing.print_header(engine, document, query, reference)
         for method in methods:
             printing.print_method(method.name)
             if _STREAM.value:
                 answer = printing.print_stream(document.stream(query, method.name))
             else:
                 answer = document.ask(query, method.name)
-                printing.print_text(answer, answers)
+                printing.print_text(answer, answers, reference)
             answers.append(answer)
             if output is not None:
                 output.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
                 output.flush()
     if _PASSAGES.value:
         printing.print_passages(answers)
-    printing.print_table(answers)
+    printing.print_table(answers, reference)
 
 
 def _engine_config() -> EngineConfig:

@@ -21,6 +21,7 @@ reads, also what another method has read before it. Speed-up: of decoding alone.
 Acceptance: drafted tokens kept, of those tested (up to the first rejection in
 a step) and of all drafted."""
 _WIDE = 240  # columns of a report's tables where nobody's terminal would break them
+_REFERENCE = "reference"
 _SPEED = "decoding, tokens/s"
 _SHORT = 24  # characters of an answer that is shown in the table too
 
@@ -31,8 +32,8 @@ def print_line(text: str = "", style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
-def print_header(engine: Engine, document: Document, question: str) -> None:
-    """What is about to be read, and the question."""
+def print_header(engine: Engine, document: Document, question: str, reference: str | None = None) -> None:
+    """What is about to be read, the question, and the reference answer where one is known."""
     print_line(f"target    {engine.config.target or 'the embedded model'}{_kind(engine.target)}")
     if engine.drafter is not engine.target:
         print_line(f"drafter   {engine.config.drafter or 'the target'}{_kind(engine.drafter)}")
@@ -40,6 +41,9 @@ def print_header(engine: Engine, document: Document, question: str) -> None:
     left_out = f", {cut:,} more left out of its middle" if cut else ""
     print_line(f"document  {document.num_tokens:,} tokens{left_out}")
     print_line(f"question  {question}")
+    if reference is not None:
+        print_line(f"\n{_REFERENCE} answer:", style="bold")
+        print_line(reference)
 
 
 def _kind(model: LanguageModel) -> str:
@@ -52,10 +56,12 @@ def print_method(name: str) -> None:
     print_line(f"\n{name}:", style="bold")
 
 
-def print_text(answer: Answer, earlier: Sequence[Answer]) -> None:
+def print_text(answer: Answer, earlier: Sequence[Answer], reference: str | None = None) -> None:
     """An answer's text, or the earlier answer that it equals."""
-    same = _same(answer, earlier)
-    if same is not None:
+    same = _same(answer, earlier, reference)
+    if same == _REFERENCE:
+        print_line("(the reference answer, word for word)", style="dim")
+    elif same is not None:
         print_line(f"(the same as {same})", style="dim")
     elif not answer.text:
         print_line(f"(no text: {answer.finish_reason} after {len(answer.token_ids)} tokens)", style="dim")
@@ -90,14 +96,14 @@ def print_passages(answers: Sequence[Answer]) -> None:
         print_line(passage.text.strip())
 
 
-def print_table(answers: Sequence[Answer]) -> None:
+def print_table(answers: Sequence[Answer], reference: str | None = None) -> None:
     """What the answers cost, one column a method."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for answer in answers:
         table.add_column(answer.method, justify="right")
     if len(answers) > 1:
-        table.add_row("answer", *(Text(_brief(a, answers[:i])) for i, a in enumerate(answers)))
+        table.add_row("answer", *(Text(_brief(a, answers[:i], reference)) for i, a in enumerate(answers)))
     baseline = next((a for a in answers if a.method == "lc"), None)
     for name, value in {**_ROWS, **_database_rows(answers)}.items():
         table.add_row(name, *(value(a) for a in answers))
@@ -151,12 +157,14 @@ def print_tables(heading: str, tables: Sequence[ReportTable]) -> None:
             print_line(table.note, style="dim")
 
 
-def _same(answer: Answer, earlier: Sequence[Answer]) -> str | None:
+def _same(answer: Answer, earlier: Sequence[Answer], reference: str | None) -> str | None:
+    if reference is not None and answer.text.split() == reference.split():
+        return _REFERENCE
     return next((a.method for a in earlier if a.text and a.text == answer.text), None)
 
 
-def _brief(answer: Answer, earlier: Sequence[Answer]) -> str:
-    same = _same(answer, earlier)
+def _brief(answer: Answer, earlier: Sequence[Answer], reference: str | None) -> str:
+    same = _same(answer, earlier, reference)
     if len(answer.text) <= _SHORT:
         return answer.text or "-"
     return f"as {same}" if same else "above"

@@ -35,7 +35,7 @@ def test_the_embedded_files_are_what_the_readme_says():
     questions = [json.loads(line) for line in embedded.QUESTIONS.read_text(encoding="utf-8").splitlines()]
     assert {question["task"] for question in questions} == {"fact", "choice", "dossier", "whole"}
     assert embedded.default_question() in {question["question"] for question in questions}
-    assert len(embedded.DOCUMENT.read_text(encoding="utf-8")) > 120_000
+    assert len(embedded.DOCUMENT.read_text(encoding="utf-8")) > 60_000
     assert sum(file.stat().st_size for file in embedded.ASSETS.rglob("*") if file.is_file()) < 20e6
 
 
