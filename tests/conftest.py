@@ -1,30 +1,69 @@
-"""Eight host devices, strict rank promotion, and tiny models for every test."""
+"""Eight host devices, strict rank promotion, compiled programs that all tests share, and tiny models for every test."""
 
+import atexit
 import gc
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if "xla_cpu_parallel_codegen_split_count" not in os.environ["XLA_FLAGS"]:
+    # Programs are small: cut into parts that several threads compile, each would cost a sixth more.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jaxlib").startswith(
     "0.10."
 ):  # there the fusion emitters treble the time of a compilation
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the directory, and the first process removes it
+    os.environ["RAPID_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="rapid_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["RAPID_JAX_TEST_PROGRAMS"], ignore_errors=True)
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests spend their time in compiling, not in running
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nor in noting where each operation was written
+
+# Modules and processes share what they compile. Launchers that are started as processes of their own do not.
+SHARED_PROGRAMS = {
+    "jax_compilation_cache_dir": os.environ["RAPID_JAX_TEST_PROGRAMS"],
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for _name, _value in SHARED_PROGRAMS.items():
+    jax.config.update(_name, _value)
+
+gc.freeze()  # what has been imported stays: tracing makes many objects, and each collection would look at all of it
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Frees what a module has compiled: each program maps memory, and a process may map 65,530 pieces on Linux."""
+    """Frees what a module has compiled: each program maps memory, and a process may map 65,530 pieces on Linux.
+
+    A module that needs the same program reads it from the directory of shared programs.
+    """
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def share_programs():
+    """A function that points JAX's compilation cache back to the tests' directory, after a test that used another."""
+
+    def share():
+        from jax.experimental.compilation_cache import compilation_cache
+
+        for name, value in SHARED_PROGRAMS.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    return share
 
 
 @pytest.fixture(scope="session")

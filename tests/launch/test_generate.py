@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -18,11 +17,11 @@ SETTINGS = {"gamma", "eta", "tail", "residual", "alpha", "temperature", "top_k",
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled(tmp_path_factory, share_programs):
     """A directory of compiled programs that the tests of this file share."""
+    compilation_cache.reset_cache()  # the next compilation takes the directory that a flag names
     yield tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
+    share_programs()
 
 
 @pytest.fixture(scope="module")

@@ -142,9 +142,9 @@ def run(rope, window, check, **options):
     "rope, window, options",
     [
         ("default", 8, {}),
-        ("llama3", 8, {}),
-        ("yarn", 8, {}),
-        ("default", 4, dict(early_stop=True, first_candidates=3)),
+        pytest.param("llama3", 8, {}, marks=pytest.mark.slow),
+        pytest.param("yarn", 8, {}, marks=pytest.mark.slow),
+        ("yarn", 4, dict(early_stop=True, first_candidates=3)),
         ("llama3", 78, {}),  # some rows have not filled the ring at first, and wrap around later
     ],
 )

@@ -408,13 +408,14 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, mesh, me
     assert "\n" not in str(error.value) and not read
 
 
-def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, engine, questions):
+@pytest.mark.parametrize("methods", [("lc", "rapid+hd"), pytest.param(("rapid", "hd"), marks=pytest.mark.slow)])
+def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, questions, methods):
     """Three rows on data=2, heads on model=4: the tokens of one device, whoever drafts, and for a single row."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(2, 1, 4)))
     on_mesh = split.read(document_text)
     assert len(on_mesh.context.k[0].sharding.device_set) == 8
     assert on_mesh.context.k[0].sharding.shard_shape(on_mesh.context.k[0].shape)[1] == 1
-    for method in ("lc", "rapid", "hd", "rapid+hd"):
+    for method in methods:
         answers = split.ask_many(on_mesh, questions[:3], method)
         assert len(answers) == 3
         for answer, question in zip(answers, questions, strict=False):
@@ -430,17 +431,27 @@ def test_weights_split_over_context_and_model(engine_config, document_text, docu
         assert on_mesh.ask(questions[0], method).token_ids == document.ask(questions[0], method).token_ids
 
 
+BOTH = dict(early_stop=True, first_candidates=2, eta=0.0)
+APART = [dict(early_stop=True), dict(first_candidates=2, eta=0.0)]
+
+
 @pytest.mark.parametrize(
-    "mesh, drafter_mesh",
-    [((1, 1, 1), (1, 1, 1)), pytest.param((1, 2, 2), (2, 1, 2), marks=pytest.mark.slow)],
+    "mesh, drafter_mesh, options",
+    [
+        ((1, 1, 1), (1, 1, 1), [BOTH]),
+        pytest.param((1, 1, 1), (1, 1, 1), APART, marks=pytest.mark.slow),
+        pytest.param((1, 2, 2), (2, 1, 2), [BOTH, *APART], marks=pytest.mark.slow),
+    ],
 )
-def test_a_drafter_on_devices_of_its_own(engine_config, document_text, engine, document, questions, mesh, drafter_mesh):
+def test_a_drafter_on_devices_of_its_own(
+    engine_config, document_text, engine, document, questions, mesh, drafter_mesh, options
+):
     """Draft and verify as two programs on devices that do not overlap: the tokens and counts of one program."""
     apart = Engine.load(config=dataclasses.replace(engine_config, mesh=mesh, drafter_mesh=drafter_mesh))
     target, drafter = (jax.tree.leaves(model.params)[0].sharding.device_set for model in (apart.target, apart.drafter))
     assert len(drafter) == np.prod(drafter_mesh) and not target & drafter
     there = apart.read(document_text)
-    for settings in (dict(), dict(temperature=1.0), dict(early_stop=True), dict(first_candidates=2, eta=0.0)):
+    for settings in (dict(), dict(temperature=1.0), *options):
         method = "sd" if settings.get("first_candidates") else "rapid"
         answers = apart.ask_many(there, questions[:2], method, **settings)
         expected = engine.ask_many(document, questions[:2], method, **settings)

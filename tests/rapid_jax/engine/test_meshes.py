@@ -143,7 +143,7 @@ def test_logits_are_those_of_one_device(family, shape):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("drafts", ["chain", "window", "candidates"])
 def test_greedy_tokens_are_those_of_one_device(family, shape, drafts):
     """The whole step, drafts of a model, of the target itself and of a database with its window, one row and four."""
