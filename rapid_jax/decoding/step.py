@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models.cache import ContextCache, commit
+from models.cache import Block, ContextCache, commit
 from models.decoder import output_logits
 from rapid_jax.decoding.accept import Accepted, accept_candidates, accept_chain
 from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Draft, Outcome
@@ -33,9 +33,11 @@ def step(
       state: B rows.
     """
     known = (state.last_tokens, state.keys, state.num_tokens)
-    draft, drafted = propose(spec, drafter_model, state.drafter_cache, controls, known)
+    with jax.named_scope("draft"):
+        draft, drafted = propose(spec, drafter_model, state.drafter_cache, controls, known)
     state, outcome = judge(spec, params, context, draft, controls, state)
-    return dataclasses.replace(state, drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, outcome))
+    with jax.named_scope("drafter_commit"):
+        return dataclasses.replace(state, drafter_cache=spec.drafter.commit(state.drafter_cache, drafted, outcome))
 
 
 def propose(spec: StepSpec, drafter_model: Any, cache: Any, controls: Controls, known: Known) -> tuple[Draft, Any]:
@@ -53,49 +55,63 @@ def judge(
     Returns:
       (the state behind the step, its drafter's cache untouched; what the drafter needs for its own commit).
     """
+    with jax.named_scope("verify"):
+        logits, block = _verify(spec, params, context, draft, state)
+    with jax.named_scope("accept"):
+        verified, row = _verified_rows(draft), (state.keys, state.num_tokens)
+        if isinstance(draft, ChainDraft):
+            accepted = accept_chain(spec, controls, *row, draft, logits[:, :verified])
+        else:
+            accepted = accept_candidates(spec, controls, *row, draft, logits[:, :verified])
+        not_finite = jnp.where(state.done, 0, _not_finite(logits, draft))
+    with jax.named_scope("commit"):
+        emitted = accepted.tokens
+        count, ended = _cut(emitted, accepted.num_accepted + 1, state, controls.stop_ids)
+        tokens = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed: at count, count + 1
+        behind = DecodeState(
+            newest=jnp.take_along_axis(jnp.concatenate([state.newest, emitted], axis=1), count[:, None], axis=1),
+            last_tokens=jnp.take_along_axis(tokens, count[:, None] + jnp.arange(2)[None, :], axis=1),
+            target_tail=commit(state.target_tail, block, count, accepted.rows),
+            drafter_cache=state.drafter_cache,
+            output=_append(state.output, state.num_tokens, emitted, count),
+            num_tokens=state.num_tokens + count,
+            budget=state.budget,
+            done=state.done | ended | (not_finite > 0),
+            not_finite=state.not_finite | not_finite,
+            keys=state.keys,
+            counters=_counted(state, draft, accepted),
+        )
+    return behind, Outcome(emitted, count, logits[:, verified:], block, accepted.rows)
+
+
+def _verify(
+    spec: StepSpec, params: dict, context: ContextCache, draft: Draft, state: DecodeState
+) -> tuple[jax.Array, Block]:
+    """One forward of the target over its newest token and the draft: the logits that are wanted, keys and values."""
     layout = spec.drafter.layout
     tokens = jnp.concatenate([state.newest, draft.in_flight], axis=1)
     positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
-    mask = None if layout.mask is None else jnp.asarray(layout.mask)
     wanted = slice(None) if layout.logit_rows is None else layout.logit_rows
     proposed = None
     if isinstance(draft, CandidateDraft) and not draft.extra.shape[1]:
         proposed = jnp.any((draft.lengths > 0) & ~state.done[:, None])
-    logits, block = forward_block(
+    return forward_block(
         spec.target,
         params,
         tokens,
         positions,
         (context, state.target_tail),
         lambda hidden: output_logits(spec.target, params, hidden[:, wanted]),
-        mask=mask,
+        mask=None if layout.mask is None else jnp.asarray(layout.mask),
         proposed=proposed,
     )
-    if isinstance(draft, ChainDraft):
-        verified = draft.in_flight.shape[1] + 1
-        accepted = accept_chain(spec, controls, state.keys, state.num_tokens, draft, logits[:, :verified])
-    else:
-        verified = draft.lengths.shape[1] * draft.tokens.shape[2] + 1
-        accepted = accept_candidates(spec, controls, state.keys, state.num_tokens, draft, logits[:, :verified])
 
-    not_finite = jnp.where(state.done, 0, _not_finite(logits, draft))
-    emitted = accepted.tokens
-    count, ended = _cut(emitted, accepted.num_accepted + 1, state, controls.stop_ids)
-    tokens = jnp.concatenate([state.last_tokens, emitted], axis=1)  # the last two committed are at count, count + 1
-    behind = DecodeState(
-        newest=jnp.take_along_axis(jnp.concatenate([state.newest, emitted], axis=1), count[:, None], axis=1),
-        last_tokens=jnp.take_along_axis(tokens, count[:, None] + jnp.arange(2)[None, :], axis=1),
-        target_tail=commit(state.target_tail, block, count, accepted.rows),
-        drafter_cache=state.drafter_cache,
-        output=_append(state.output, state.num_tokens, emitted, count),
-        num_tokens=state.num_tokens + count,
-        budget=state.budget,
-        done=state.done | ended | (not_finite > 0),
-        not_finite=state.not_finite | not_finite,
-        keys=state.keys,
-        counters=_counted(state, draft, accepted),
-    )
-    return behind, Outcome(emitted, count, logits[:, verified:], block, accepted.rows)
+
+def _verified_rows(draft: Draft) -> int:
+    """Rows of logits that acceptance looks at; those of the drafter's extra tokens come behind them."""
+    if isinstance(draft, ChainDraft):
+        return draft.in_flight.shape[1] + 1
+    return draft.lengths.shape[1] * draft.tokens.shape[2] + 1
 
 
 def _not_finite(logits: jax.Array, draft: Draft) -> jax.Array:

@@ -97,6 +97,7 @@ class AssistedDrafter:
         """One forward of the drafter over `head` [B,1 or 2], the newest tokens it has not read, and candidates."""
         params, context, static = model
         tail, memory = cache
+        # Ask: what the databases know to follow the newest tokens, verified rows of one forward.
         candidates, lengths, _ = self.hierarchy.lookup(static, memory, progress.recent)
         batch, _, length = candidates.shape
         before = head.shape[1] - 1
@@ -117,15 +118,18 @@ class AssistedDrafter:
         )
         logits = logits[:, before:]
 
+        # Draw: at every row the token that the model alone would draw there, with the key of that place in the draft.
         if warping.greedy:
             drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         else:
             depths = progress.count[:, None] + row_depths(*candidates.shape[1:])[None, :]
             own = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, depths)
             drawn = jax.vmap(sample)(own, logits)
+        # Follow: the candidate that the draws agree with, and no further than gamma tokens in all.
         followed = follow_candidates(candidates, lengths, drawn)
         new = jnp.minimum(followed.num_accepted + 1, self.gamma - progress.count)
         laws = jax.nn.softmax(jnp.take_along_axis(logits, followed.rows[:, :, None], axis=1))
+        # Keep: tokens and their laws behind the draft so far, keys and values of the rows that were followed.
         offset = jnp.arange(length + 1)[None, :]
         slots = jnp.where(offset < new[:, None], progress.count[:, None] + offset, self.gamma)
         rows = jnp.arange(batch)[:, None]

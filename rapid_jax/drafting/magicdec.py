@@ -126,6 +126,7 @@ def copy_window(
 ) -> tuple[TailCache, WindowCache]:
     """The copies of `take_window`; slots int32 [S] are where the document's tokens lie in the context."""
     batch = len(tail.length)
+    # 1. Which token of the text each slot of the ring holds: slot t % W has the newest token t behind the sinks.
     first = jnp.broadcast_to(jnp.minimum(context.length, sinks), (batch,))
     read = jnp.broadcast_to(context.length, (batch,))
     total = read + tail.length - first
@@ -133,6 +134,7 @@ def copy_window(
     newest = ring + (total[:, None] - 1 - ring) // window * window  # the last token of each slot, below 0 for none
     start = jnp.broadcast_to(jnp.arange(sinks)[None, :], (batch, sinks))
     wanted = jnp.concatenate([start, first[:, None] + jnp.maximum(newest, 0)], axis=1)
+    # 2. Where that token lies now: in the document's cache, or in the tail behind it; -1 is "not there".
     from_context = wanted < read[:, None]
     in_context = jnp.where(from_context, slots[jnp.minimum(wanted, slots.shape[0] - 1)], -1)
     in_tail = jnp.where(from_context, -1, wanted - read[:, None])
@@ -141,6 +143,7 @@ def copy_window(
         each = zip(held, scales or (None,) * len(held), tails, strict=True)
         return tuple(_gather(mesh, *layer, in_context, in_tail) for layer in each)
 
+    # 3. The copies, layer by layer, sinks first.
     k, v = layers(context.k, context.k_scale, tail.k), layers(context.v, context.v_scale, tail.v)
     length = jnp.minimum(total, window)
     return (

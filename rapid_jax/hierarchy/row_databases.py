@@ -155,11 +155,13 @@ def first_distinct(
     tokens = jnp.concatenate([fitted(t) for t, _ in found], axis=1)
     lengths = jnp.concatenate([jnp.minimum(n, length) for _, n in found], axis=1)
     sources = jnp.concatenate([jnp.full(n.shape, index, jnp.int32) for index, (_, n) in enumerate(found)], axis=1)
+    # Which candidate says nothing new: all of its tokens stand at the beginning of an earlier one.
     within = jnp.arange(length)[None, None, :] < lengths[..., None]
     equal = jnp.all((tokens[:, :, None] == tokens[:, None]) | ~within[:, :, None], axis=-1)  # [B,one,other]
     covered = equal & (lengths[:, None, :] >= lengths[:, :, None])
     earlier = jnp.tril(jnp.ones(covered.shape[1:], bool), -1)
     kept = (lengths > 0) & ~jnp.any(covered & earlier[None], axis=2)
+    # The kept ones move up into the first `count` places; the rest is written out of range, which drops it.
     rank = jnp.cumsum(kept, axis=1) - 1
     slot = jnp.where(kept & (rank < count), rank, count)
     rows = jnp.arange(tokens.shape[0])[:, None]
