@@ -190,7 +190,8 @@ def quantize_context(context: ContextCache, layer: Callable[..., tuple[jax.Array
 def with_layers(context: ContextCache, layers: Iterable[tuple[Any, ...]]) -> ContextCache:
     """A context whose layers are replaced by others, each (k, v, k_scale, v_scale), or by their shapes."""
     names = ("k", "v", "k_scale", "v_scale")
-    return dataclasses.replace(context, **dict(zip(names, zip(*layers, strict=True), strict=False)))
+    fields: dict[str, Any] = dict(zip(names, zip(*layers, strict=True), strict=False))
+    return dataclasses.replace(context, **fields)
 
 
 def commit(tail: TailCache, block: Block, count: jax.Array, rows: jax.Array | None = None) -> TailCache:

@@ -15,7 +15,7 @@ from models.config import ModelConfig
 from models.formats import format_of
 from models.loading import Weight, lookup, weights_of
 from models.params import Params, resolve_dtype
-from models.safetensors_io import write_json, write_tensors
+from models.safetensors_io import naming, replacing, write_json, write_tensors
 from models.sources import open_source, orbax
 from models.sources.base import Progress
 
@@ -93,6 +93,7 @@ def export_hf(
 
     Raises:
       ValueError: config.json cannot express the model, or the dtype is not supported.
+      OSError: a full disk, or a directory that cannot be written to; one line that names it.
     """
     written = registry.config_to_hf(config)
     weights = weights_of(config)
@@ -111,7 +112,8 @@ def export_hf(
         for tensor in tensors.values():  # their parts of what the main host gathers, in its order
             tensor()
         return
-    path.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        path.mkdir(parents=True, exist_ok=True)
     sizes = {w.name: math.prod(w.shape) * resolved.itemsize for w in weights}
     write_tensors(path, tensors, sizes, shard_bytes)
     write_json(path / "config.json", {**written, "torch_dtype": resolved.name})
@@ -130,21 +132,23 @@ def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokeniz
 
     Raises:
       ValueError: the directory already holds an Orbax checkpoint, or config.json cannot express the model.
+      OSError: a full disk, or a directory that cannot be written to; one line that names it.
     """
     path = Path(path).absolute()
     if hosts.from_main((path / orbax.FOLDER).exists):
         raise ValueError(f"{path / orbax.FOLDER} already exists; give an empty directory")
     written = registry.config_to_hf(config)
-    path.mkdir(parents=True, exist_ok=True)
-    with orbax.checkpointer() as checkpointer:
-        checkpointer.save(path / orbax.FOLDER, params)
+    with naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+    orbax.save(path, params)
     if not hosts.is_main():
         return
     write_json(path / "config.json", written)
     if tokenizer_from is not None:
         for pattern in _TOKENIZER_FILES:
             for file in tokenizer_from.glob(pattern):
-                shutil.copyfile(file, path / file.name)
+                with replacing(path / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
 
 
 def is_orbax(path: str | Path) -> bool:

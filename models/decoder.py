@@ -46,9 +46,11 @@ class SelfAttention(nn.Module):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rope.rotate(q, *rotation), rope.rotate(k, *rotation)
+        with jax.named_scope("rotate"):
+            q, k = rope.rotate(q, *rotation), rope.rotate(k, *rotation)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-        out = attend(q, (*past, Segment(k, v, mask=mask)), mesh=self.mesh, backend=self.backend)
+        with jax.named_scope("attend"):  # modules have their names in a profile, this call would have none
+            out = attend(q, (*past, Segment(k, v, mask=mask)), mesh=self.mesh, backend=self.backend)
         return self.o_proj(out), k, v
 
 
@@ -122,7 +124,8 @@ class Decoder(nn.Module):
           (hidden states after the final norm [B,T,D], the block's keys and values).
         """
         x = self.embed(tokens)
-        rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
+        with jax.named_scope("rotation"):
+            rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         before = [cache for cache in caches if cache is not None]
         keys, values = [], []
         for index, layer in enumerate(self.layers):
@@ -134,7 +137,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] -> float32 logits [..., V]."""
-        return (self.embed if self.config.tie_embeddings else self.lm_head).logits(hidden)
+        with jax.named_scope("logits"):
+            return (self.embed if self.config.tie_embeddings else self.lm_head).logits(hidden)
 
     def forward_logits(self, *args: Any, **kwargs: Any) -> tuple[jax.Array, Block]:
         """As `__call__`, with float32 logits [B,T,V] in the place of hidden states."""

@@ -20,9 +20,10 @@ from models.params import Params, resolve_dtype
 from models.sources import open_source
 from models.sources.base import Progress
 from models.tokenizer import Tokenizer, load_tokenizer
+from models.vocabulary import check_vocabulary
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LanguageModel:
     """A loaded decoder.
 
@@ -37,6 +38,15 @@ class LanguageModel:
     params: Params
     decoder: Decoder
     path: Path
+
+    def __repr__(self) -> str:
+        decoder, count = self.decoder, self.config.num_parameters
+        size = f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+        parts = [self.config.family, f"{size} parameters", np.dtype(decoder.dtype).name]
+        parts += [f"{decoder.weights} weights"] if decoder.weights else []
+        if decoder.mesh is not None:
+            parts.append("mesh " + " ".join(f"{axis}={n}" for axis, n in decoder.mesh.shape.items()))
+        return f"LanguageModel({', '.join(parts)}, path={str(self.path)!r})"
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -93,13 +103,21 @@ def load(
 
     Raises:
       FileNotFoundError: no such directory or hub name, or a file of the checkpoint is missing.
-      ValueError: an architecture, setting, tensor or file that cannot be used, or an unknown backend; the message names
-        it.
+      ValueError: an architecture, setting, tensor or file that cannot be used, a token id beyond the embedding, or an
+        unknown backend; the message names it.
     """
     check_backend(backend)
     source = open_source(path)
     config, resolved = source.read_config(), resolve_dtype(dtype)
+    try:
+        tokenizer = load_tokenizer(source.path)
+    except FileNotFoundError:  # of weights alone there are logits
+        tokenizer = None
+    check_vocabulary(tokenizer, config, source.path)
     params = checkpoint.load_params(
         source.path, config, dtype=resolved, mesh=mesh, quantize=quantize, progress=progress
     )
-    return LanguageModel(config, params, Decoder(config, resolved, mesh, backend, quantize), source.path)
+    model = LanguageModel(config, params, Decoder(config, resolved, mesh, backend, quantize), source.path)
+    if tokenizer is not None:
+        vars(model)["tokenizer"] = tokenizer  # what the cached property would read again
+    return model

@@ -109,7 +109,8 @@ def load_tensors(
     if config.tie_embeddings and "lm_head.weight" in tensors.headers:
         _check_tied(tensors, where)
     total = sum(tensors.headers[w.name].nbytes for w in weights)
-    flat, done = {}, 0
+    flat: dict[tuple[str, ...], jax.Array] = {}
+    done = 0
     for weight in weights:
         array = _read_array(tensors, weight, weight.placed(mesh, resolved)).block_until_ready()
         *parents, name = weight.path

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,7 @@ from models.json_file import read_json
 from models.sources.base import Header, Tensors, said
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_FILE_NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")
+_FILE_NAME = re.compile(r"(?!\.\.?$)[^/\\]+")
 _LONGEST_NAME = 255  # bytes, on the usual file systems
 
 
@@ -122,7 +122,7 @@ def _files_of(directory: Path) -> dict[str, set[str] | None]:
 
 def _check_file(directory: Path, file: str, tensor: str) -> None:
     """Refuses what is no file of the directory; a link to a file elsewhere, as the hub's cache has them, is one."""
-    if not _FILE_NAME.fullmatch(file) or len(file.encode(errors="replace")) > _LONGEST_NAME:
+    if not (_FILE_NAME.fullmatch(file) and file.isprintable()) or len(file.encode(errors="replace")) > _LONGEST_NAME:
         raise ValueError(
             f"{directory / INDEX}: tensor {said(tensor)} is placed in {shown(file)}; the name of a file in the same "
             f"directory is needed"
@@ -170,10 +170,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object, replacing the file at once."""
+    """Writes a JSON object, replacing the file at once; raises OSError with the file's name."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place at the end; where writing fails it is removed.
+
+    Raises:
+      OSError: a full disk, or a directory that cannot be written to; one line that names `path`.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with naming(path):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while `path` is written into an OSError of one line that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        cause = " ".join((getattr(error, "strerror", None) or str(error)).split())[:200]
+        raise OSError(f"{path} cannot be written ({cause})") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], sizes: Mapping[str, int], shard_bytes: int) -> None:
@@ -184,6 +211,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], sizes: Mapping[str, in
       tensors: name -> function that gives the array; called when its file is written.
       sizes: name -> bytes.
       shard_bytes: the most bytes of tensors in one file; a larger tensor has a file of its own.
+
+    Raises:
+      OSError: a full disk, or a directory that cannot be written to; the file is named.
     """
     shards: list[list[str]] = [[]]
     used = 0
@@ -198,9 +228,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], sizes: Mapping[str, in
     for stale in (INDEX,) if not many else (SINGLE,):
         (path / stale).unlink(missing_ok=True)
     for file, names in zip(files, shards, strict=True):
-        temporary = path / (file + ".tmp")
-        save_file({name: tensors[name]() for name in names}, temporary, metadata={"format": "pt"})
-        os.replace(temporary, path / file)
+        held = {name: tensors[name]() for name in names}
+        with replacing(path / file) as temporary:
+            save_file(held, temporary, metadata={"format": "pt"})
     if many:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         write_json(path / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})

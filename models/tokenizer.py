@@ -147,7 +147,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     directory = open_source(path).tokenizer_files()
     if not any((directory / name).is_file() for name in _VOCABULARIES):
         raise FileNotFoundError(f"{directory} holds no tokenizer; it needs one of {', '.join(_VOCABULARIES)}")
-    from transformers import AutoTokenizer
+    from models.transformers_import import AutoTokenizer
 
     try:
         hf = AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -50,8 +50,8 @@ class Int8Weights:
 
     def product(self, x: jax.Array, arrays: Mapping[str, jax.Array], matrix: Matrix, dtype: Any) -> jax.Array:
         y, scale = dot(x, arrays["weight"], matrix, dtype), arrays["scale"]
-        wide = jnp.reshape(scale, (1,) * (y.ndim - scale.ndim) + scale.shape)
-        return (y.astype(jnp.float32) * wide).astype(dtype)
+        scaled = y.astype(jnp.float32) * jnp.reshape(scale, (1,) * (y.ndim - scale.ndim) + scale.shape)
+        return scaled.astype(dtype)
 
     def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         weight, scale = targets["weight"], targets["scale"]

@@ -39,7 +39,7 @@ class OrbaxDirectory(HuggingFaceDirectory):
 
         path = self.path.absolute()
         targets = abstract_params(config, resolve_dtype(dtype), mesh, quantize)
-        with checkpointer() as reader:
+        with _checkpointer() as reader:
             try:
                 stored = reader.metadata(path / FOLDER).item_metadata.tree
                 shapes = _shapes(stored)
@@ -64,8 +64,18 @@ def claim(path: str | Path) -> WeightSource | None:
     return OrbaxDirectory(local) if (local / FOLDER).is_dir() else None
 
 
+def save(path: Path, params: dict[str, Any]) -> None:
+    """Writes weights into a directory; raises OSError, one line that names it, where Orbax cannot."""
+    try:
+        with _checkpointer() as writer:
+            writer.save(path / FOLDER, params)
+    except Exception as error:  # those of Orbax, of TensorStore and of the operating system
+        cause = " ".join(str(error).split())[:200]
+        raise OSError(f"{path / FOLDER} cannot be written ({type(error).__name__}: {cause})") from None
+
+
 @contextlib.contextmanager
-def checkpointer() -> Iterator[Any]:
+def _checkpointer() -> Iterator[Any]:
     """Orbax's reader and writer, closed at the end."""
     import orbax.checkpoint as ocp  # two seconds, needed here only
 
