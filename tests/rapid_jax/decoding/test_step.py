@@ -21,15 +21,16 @@ SAMPLES = 4096  # rows of one batch: the same prompt, another random key each
 # Chi-square beyond these bounds has probability below 1e-6 under the law; seeds are fixed, so nothing here is flaky.
 BOUND = {7: 42.0, 63: 138.0, 511: 684.0}
 
+# Those that differ in temperature, top-k and top-p alone share a program.
 SPECS = {
     "plain": dict(),
     "warped": dict(temperature=0.7, top_k=5, top_p=0.9),
     "exact": dict(residual="exact", tail="augmented"),
     "several": dict(first_candidates=3),
-    "several warped": dict(first_candidates=4, temperature=0.7, top_k=5, top_p=0.9),
+    "several warped": dict(first_candidates=3, temperature=0.7, top_k=5, top_p=0.9),
     "several exact": dict(first_candidates=3, residual="exact"),
     "early": dict(stop_threshold=0.41),
-    "early warped": dict(stop_threshold=0.45, temperature=0.7, top_k=5, top_p=0.9),
+    "early warped": dict(stop_threshold=0.41, temperature=0.7, top_k=5, top_p=0.9),
     "several early": dict(first_candidates=3, stop_threshold=0.41),
     "windowed": dict(windowed=True),
     "windowed warped": dict(windowed=True, temperature=0.7, top_k=5, top_p=0.9),
