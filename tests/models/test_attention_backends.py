@@ -177,3 +177,47 @@ def test_prefill_on_a_gpu_is_one_cudnn_call_that_copies_no_keys(monkeypatch, cas
     assert text.count("stablehlo.custom_call @__cudnn$fmhaSoftmax") == 1
     keys = "x".join(map(str, k.shape)) + "xbf16"
     assert not [line for line in text.splitlines() if "transpose" in line and keys in line.split("->")[0]]
+
+
+def cudnn_by_contract(q, k, v, *, scale, qkv_layout, mask_type, return_residual, q_seqlen=None, kv_seqlen=None):
+    """What cuDNN documents, in float64: heads before tokens, a padding mask that counts slots, NaN where it sees none."""
+    from jax._src.cudnn.fused_attention_stablehlo import MaskType
+
+    assert (qkv_layout, return_residual) == ("BNTH", True)
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    group = q.shape[1] // k.shape[1]
+    scores = np.einsum("bnth,bnsh->bnts", q, np.repeat(k, group, axis=1)) * scale
+    if mask_type == MaskType.CAUSAL:
+        assert q_seqlen is None and kv_seqlen is None
+        scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
+    else:
+        assert mask_type == MaskType.PADDING
+        assert q_seqlen.dtype == kv_seqlen.dtype == jnp.int32 and q_seqlen.shape == kv_seqlen.shape == (len(q),)
+        assert (np.asarray(kv_seqlen) > 0).all(), "cuDNN gives NaN for a row that sees nothing"
+        seen = np.arange(k.shape[2])[None, :] < np.asarray(kv_seqlen)[:, None]
+        scores = np.where(seen[:, None, None, :], scores, -np.inf)
+        real = np.arange(q.shape[2])[None, :] < np.asarray(q_seqlen)[:, None]
+        scores = np.where(real[:, None, :, None], scores, np.nan)
+    top = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    out = np.einsum("bnts,bnsh->bnth", weights / total, np.repeat(v, group, axis=1))
+    return jnp.asarray(out, jnp.bfloat16), jnp.asarray((top + np.log(total))[..., 0], jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "case", ["prefill", "prefill_with_an_empty_row", "causal", "many_shared_rows", "many_rows_of_their_own"]
+)
+def test_what_the_gpu_backend_asks_of_cudnn_is_the_reference(monkeypatch, case):
+    """On a GPU alone would anybody see that a slot too many, which holds garbage, is read in every prefill."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "dot_product_attention", cudnn_by_contract)
+    own = dict(batch=2, kv_heads=2, group=2, tokens=70, head_dim=16, slots=90, lengths=[31, 89])
+    arguments = make(7, **{**CASES, "many_rows_of_their_own": own}[case], dtype=jnp.bfloat16)
+    out, lse = gpu.attend_segment(*arguments)
+    expected, expected_lse = exact(*arguments)
+    length = arguments[3]
+    seen = np.ones(len(out), bool) if length is None else np.broadcast_to(np.asarray(length) > 0, len(out))
+    assert (np.asarray(lse)[~seen] < -1e29).all() and out.dtype == lse.dtype == jnp.float32
+    np.testing.assert_allclose(out[seen], expected[seen], atol=0.02)
+    np.testing.assert_allclose(lse[seen], expected_lse[seen], atol=1e-4)

@@ -83,3 +83,23 @@ def test_a_donated_array_is_never_shared(xy):
     programs, (x, y) = Programs(), xy
     program = programs.get(scaled, (3,), (x, y), donate=(1,))
     assert program(x, y).tolist() == [1.0, 4.0, 7.0, 10.0] and y.is_deleted() and not x.is_deleted()
+
+
+def test_the_least_recently_used_program_goes_first(xy):
+    """A server that meets ever new lengths must not run out of memory, nor lose what every question needs."""
+    programs = Programs(most=2)
+    often = programs.get(scaled, (1,), xy)
+    programs.get(scaled, (2,), xy)
+    assert programs.get(scaled, (1,), xy) is often
+    programs.get(scaled, (3,), xy)
+    assert [key[1] for key in programs.compiled] == [(1,), (3,)] and programs.count == 3
+    assert programs.get(scaled, (1,), xy) is often and programs.count == 3
+
+
+def test_a_program_that_went_is_compiled_again_and_counted(xy):
+    """Its seconds are compilation, not decoding."""
+    programs = Programs(most=1)
+    for count, factor in enumerate((1, 2, 1), start=1):
+        before = programs.compile_seconds
+        assert programs.get(scaled, (factor,), xy)(*xy)[3] == 3.0 * factor + 1.0
+        assert (programs.count, len(programs.compiled)) == (count, 1) and programs.compile_seconds > before

@@ -71,6 +71,20 @@ def test_augmented_tail_is_renormalised():
     np.testing.assert_allclose(p_hat, restored / restored.sum(), atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_a_token_at_the_threshold_itself_is_not_in_the_tail(alpha):
+    """Both published rules say "below": with alpha = 1 the likeliest token would lose its transfer as well."""
+    z, q = np.log(np.float32([0.25, 0.25, 0.5])), np.float32([0.5, 0.25, 0.25])
+    for tail in TAIL_RULES:
+        _, p_hat = retrieval_augmented_target(z, q, eta=2.0, tail=tail, alpha=alpha)
+        np.testing.assert_allclose(p_hat, reference(z, q, 2.0, tail=tail, alpha=alpha)[1], atol=1e-6)
+    _, p_hat = retrieval_augmented_target(z, q, eta=8.0, tail="augmented", alpha=1.0)
+    raw = softmax(np.float64(z) + 8 * (q - softmax(np.float64(z))))
+    likeliest = raw.argmax()
+    restored = np.where(np.arange(3) == likeliest, raw, softmax(np.float64(z)))
+    np.testing.assert_allclose(p_hat, restored / restored.sum(), atol=1e-6)
+
+
 def test_the_two_tails_differ():
     """If the tail option did nothing, two published variants could not be told apart."""
     teacher, augmented = (retrieval_augmented_target(np.log(P), Q, eta=5, tail=tail)[1] for tail in TAIL_RULES)
