@@ -15,9 +15,9 @@ from models.config import ModelConfig
 from models.formats import format_of
 from models.loading import Weight, lookup, weights_of
 from models.params import Params, resolve_dtype
+from models.progress import ProgressCallback
 from models.safetensors_io import naming, replacing, write_json, write_tensors
 from models.sources import open_source, orbax
-from models.sources.base import Progress
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -47,7 +47,7 @@ def load_params(
     dtype: jnp.dtype | str | None = None,
     mesh: Mesh | None = None,
     quantize: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Params:
     """Weights of a checkpoint, tensor by tensor, each device's share read alone.
 

@@ -70,7 +70,7 @@ class LayerNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-class Table(nn.Module):
+class EmbeddingTable(nn.Module):
     """Embedding table [rows, width]."""
 
     rows: int
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
     def __call__(self, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Hidden states [B, T, D] of `token_ids` [B, T], whose real tokens `mask` [B, T] marks with True."""
         config = self.config
-        table = functools.partial(Table, width=config.hidden_size, dtype=self.dtype)
+        table = functools.partial(EmbeddingTable, width=config.hidden_size, dtype=self.dtype)
         words = table(config.vocab_size, name="embeddings.word_embeddings")(token_ids)
         positions = self._positions(token_ids)
         positions = table(config.max_position_embeddings, name="embeddings.position_embeddings")(positions)

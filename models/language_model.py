@@ -17,8 +17,8 @@ from models.attention.api import check_backend
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.params import Params, resolve_dtype
+from models.progress import ProgressCallback
 from models.sources import open_source
-from models.sources.base import Progress
 from models.tokenizer import Tokenizer, load_tokenizer
 from models.vocabulary import check_vocabulary
 
@@ -89,7 +89,7 @@ def load(
     *,
     quantize: str = "",
     backend: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LanguageModel:
     """Loads a LLaMA or Qwen checkpoint: Hugging Face safetensors, or what `save_orbax` wrote.
 

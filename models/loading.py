@@ -15,8 +15,9 @@ from models import llama
 from models.config import ModelConfig
 from models.formats import format_of
 from models.params import Params, abstract_params, logical_params, resolve_dtype
+from models.progress import ProgressCallback
 from models.sharding import spec
-from models.sources.base import Progress, Tensors
+from models.sources.base import Tensors
 
 _COMPARE_ROWS = 4096
 
@@ -92,7 +93,7 @@ def load_tensors(
     dtype: Any = None,
     mesh: Mesh | None = None,
     quantize: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Params:
     """The weights of a model, as `models.checkpoint.load_params`, from open tensors.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,11 @@ import numpy as np
 
 from models.config import ModelConfig
 from models.fields import shown
+from models.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jax.typing import DTypeLike
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +121,7 @@ class WeightSource(abc.ABC):
         dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
         quantize: str = "",
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> dict[str, Any]:
         """The weights, as `models.checkpoint.load_params`, by default tensor by tensor."""
         from models.loading import load_tensors  # JAX, which a tokenizer does not need

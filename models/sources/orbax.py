@@ -9,7 +9,8 @@ from typing import Any
 
 from models.config import ModelConfig
 from models.formats import format_of
-from models.sources.base import Progress, Tensors, WeightSource
+from models.progress import ProgressCallback
+from models.sources.base import Tensors, WeightSource
 from models.sources.huggingface import HuggingFaceDirectory
 
 FOLDER = "params"  # the Orbax checkpoint in its directory
@@ -28,7 +29,7 @@ class OrbaxDirectory(HuggingFaceDirectory):
         dtype: Any = None,
         mesh: Any = None,
         quantize: str = "",
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> dict[str, Any]:
         """Reads the weights straight into their shards on any mesh; nothing is rounded here, and progress is not told.
 

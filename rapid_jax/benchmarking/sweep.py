@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from models.progress import ProgressCallback
 from rapid_jax.benchmarking.bandwidth import Bandwidth
 from rapid_jax.benchmarking.contestant import MethodContestant
 from rapid_jax.benchmarking.measurement import Cell, Contestant, Measurement, measure
 from rapid_jax.benchmarking.peers import Peer, PeerDocument
 from rapid_jax.benchmarking.prompts import BenchmarkPrompts
 from rapid_jax.config.methods import Method
-from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.engine import Engine
 from rapid_jax.engine.session import Session

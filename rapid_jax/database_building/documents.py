@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from models.progress import ProgressCallback
 from rapid_jax.evaluation.archive import make_archive, with_choices
 from rapid_jax.evaluation.benchmarks.files import SUFFIXES, read_records
 
 FIRST_SEED = 5_000_000  # of archives for databases: none that a model was trained, evaluated or timed on
 TEXT_FIELDS = ("text", "context")
-
-Progress = Callable[[int, int], None]
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -47,7 +46,7 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_documents(paths: Sequence[Path], progress: Progress | None = None) -> Iterator[str]:
+def read_documents(paths: Sequence[Path], progress: ProgressCallback | None = None) -> Iterator[str]:
     """Documents in the order of the files: a record of JSONL, JSON or parquet is one, and so is any other file.
 
     Args:
@@ -71,7 +70,7 @@ def read_documents(paths: Sequence[Path], progress: Progress | None = None) -> I
 
 
 def archive_documents(
-    archives: int, tokens: int, count_tokens: Callable[[str], int], progress: Progress | None = None
+    archives: int, tokens: int, count_tokens: Callable[[str], int], progress: ProgressCallback | None = None
 ) -> Iterator[str]:
     """Generated archives, and each of their questions with its answer as a document of its own.
 

@@ -23,10 +23,9 @@ from models.cache import (
 )
 from models.decoder import Decoder, hidden_states
 from models.formats import kv_format
+from models.progress import ProgressCallback
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
 from rapid_jax.decoding.programs import Programs, shardings_of
-
-ProgressCallback = Callable[[int, int], None]
 
 
 def context_chunk(

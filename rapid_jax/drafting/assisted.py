@@ -31,7 +31,7 @@ Cache = tuple[TailCache, RowDatabases]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class GrowingDraft:
+class AssistedDraft:
     """Of one draft: the drafter's new keys and values, and the tokens so far.
 
     Attributes:
@@ -75,7 +75,7 @@ class AssistedDrafter:
         self, model: Model, cache: Cache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[ChainDraft, Block]:
         batch, gamma = last_tokens.shape[0], self.gamma
-        start = GrowingDraft(
+        start = AssistedDraft(
             drafted=self.model.no_drafts(cache[0]),
             tokens=jnp.zeros((batch, gamma), jnp.int32),
             probs=jnp.zeros((batch, gamma, self.model.vocab_size)),
@@ -92,8 +92,8 @@ class AssistedDrafter:
         return ChainDraft(done.tokens, done.probs, whole, forwards), Block(done.drafted.k, done.drafted.v)
 
     def _forward(
-        self, model: Model, cache: Cache, keys: jax.Array, warping: Warping, progress: GrowingDraft, head: jax.Array
-    ) -> GrowingDraft:
+        self, model: Model, cache: Cache, keys: jax.Array, warping: Warping, progress: AssistedDraft, head: jax.Array
+    ) -> AssistedDraft:
         """One forward of the drafter over `head` [B,1 or 2], the newest tokens it has not read, and candidates."""
         params, context, static = model
         tail, memory = cache
@@ -136,7 +136,7 @@ class AssistedDrafter:
         sequence = jnp.concatenate([progress.recent, followed.tokens], axis=1)
         newest = new[:, None] + jnp.arange(progress.recent.shape[1])[None, :]
         read = jnp.pad(followed.rows + before, ((0, 0), (before, 0)))  # a row that has drafted enough reads nothing
-        return GrowingDraft(
+        return AssistedDraft(
             drafted=commit(progress.drafted, block, jnp.where(new > 0, new + before, 0), read),
             tokens=progress.tokens.at[rows, slots].set(followed.tokens, mode="drop"),
             probs=progress.probs.at[rows, slots].set(laws, mode="drop"),

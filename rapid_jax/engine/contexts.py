@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from models.cache import ContextCache, TailCache
 from models.language_model import LanguageModel
+from models.progress import ProgressCallback
 from rapid_jax.config import EngineConfig
 from rapid_jax.decoding.buckets import token_bucket
-from rapid_jax.decoding.prefill import ProgressCallback, prefill_context, prefill_tail
+from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 
 

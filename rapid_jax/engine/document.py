@@ -10,8 +10,8 @@ from typing import Any
 
 from models.cache import ContextCache
 from models.language_model import LanguageModel
+from models.progress import ProgressCallback
 from rapid_jax.config import get_method
-from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.batch import Request
 from rapid_jax.engine.contexts import PrefilledContext

@@ -9,10 +9,10 @@ from typing import Any
 from absl import logging
 
 from models.language_model import LanguageModel
+from models.progress import ProgressCallback
 from models.tokenizer import clean_text
 from rapid_jax.config import EngineConfig, Method
 from rapid_jax.config.chat import check_keep, check_prompt_template
-from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter

@@ -15,9 +15,9 @@ import models
 from models import checkpoint, hub, sharding
 from models.chat import check_arguments
 from models.language_model import LanguageModel
+from models.progress import ProgressCallback
 from models.tokenizer import load_tokenizer, same_vocabulary
 from rapid_jax.config import EngineConfig, embedded
-from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.session import Session
 
 

@@ -25,7 +25,7 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class HloArray:
     """An array of a shape's text: element type, dimensions, and whether it is in the main memory."""
 
     dtype: str
@@ -45,7 +45,7 @@ class Instruction:
 
     name: str
     opcode: str
-    shape: tuple[Array, ...]
+    shape: tuple[HloArray, ...]
     operands: tuple[str, ...]
     attributes: str
     is_root: bool
@@ -75,7 +75,7 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class HloProgram:
     """A compiled module.
 
     Attributes:
@@ -89,7 +89,7 @@ class Program:
     computations: dict[str, dict[str, Instruction]]
     entry: str
     trips: Callable[[Instruction], float] | None = None
-    share: Callable[[Instruction, list[Array]], float] | None = None
+    share: Callable[[Instruction, list[HloArray]], float] | None = None
 
     @functools.cached_property
     def runs(self) -> dict[str, float]:
@@ -245,8 +245,8 @@ class Program:
         return _hbm(i.shape) + sum(_hbm(operand.shape) for operand in operands)
 
 
-def parse(text: str, trips: Callable[[Instruction], float] | None = None) -> Program:
-    """Reads `compiled.as_text()`; `trips` as in Program."""
+def parse(text: str, trips: Callable[[Instruction], float] | None = None) -> HloProgram:
+    """Reads `compiled.as_text()`; `trips` as in HloProgram."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -258,7 +258,7 @@ def parse(text: str, trips: Callable[[Instruction], float] | None = None) -> Pro
         elif current is not None and " = " in line:
             instruction = _instruction(line)
             current[instruction.name] = instruction
-    return Program(computations, entry, trips)
+    return HloProgram(computations, entry, trips)
 
 
 def _instruction(line: str) -> Instruction:
@@ -288,17 +288,17 @@ def _closing(text: str, start: int) -> int:
     raise ValueError(f"a bracket is never closed in the compiled text: {text[:80]}")
 
 
-def _arrays(shape: str) -> Iterator[Array]:
+def _arrays(shape: str) -> Iterator[HloArray]:
     for dtype, dims, layout in _ARRAY.findall(shape):
         space = re.search(r"S\((\d+)\)", layout)
-        yield Array(dtype, tuple(int(d) for d in dims.split(",") if d), space is None or space[1] == "0")
+        yield HloArray(dtype, tuple(int(d) for d in dims.split(",") if d), space is None or space[1] == "0")
 
 
-def _sum(arrays: Iterable[Array]) -> int:
+def _sum(arrays: Iterable[HloArray]) -> int:
     return sum(a.bytes for a in arrays)
 
 
-def _hbm(arrays: Iterable[Array]) -> int:
+def _hbm(arrays: Iterable[HloArray]) -> int:
     return sum(a.bytes for a in arrays if a.in_hbm)
 
 

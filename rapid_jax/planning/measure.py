@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from models.progress import ProgressCallback
 from rapid_jax.benchmarking.bandwidth import best_seconds, measure_bandwidth
 from rapid_jax.benchmarking.measurement import Measurement
 from rapid_jax.benchmarking.prompts import archive_prompts
 from rapid_jax.benchmarking.sweep import Sweep, run_sweep
 from rapid_jax.config.methods import Method, get_method
-from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.engine.engine import Engine
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning.cost import Rates

@@ -16,9 +16,9 @@ import jax
 
 from models.attention import xla
 from models.attention.causal import BLOCK
+from models.progress import ProgressCallback
 from rapid_jax.config.methods import Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
-from rapid_jax.decoding.prefill import ProgressCallback
 from rapid_jax.planning import formulas, hlo
 from rapid_jax.planning.cost import Rates, Work, on_the_wire
 from rapid_jax.planning.programs import (
@@ -32,7 +32,7 @@ from rapid_jax.planning.programs import (
 from rapid_jax.speculation import StepSeconds
 
 Trips = Callable[[hlo.Instruction], float]
-Share = Callable[[hlo.Instruction, list[hlo.Array]], float]
+Share = Callable[[hlo.Instruction, list[hlo.HloArray]], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,9 @@ def compile_program(
 
     Args:
       lowered: the program.
-      trips: of its loops whose bound is data, as in hlo.Program.
+      trips: of its loops whose bound is data, as in hlo.HloProgram.
       first: the same for the first chunk of a document; None where no program of that kind is meant.
-      share: of the operations of its kernels, as in hlo.Program.
+      share: of the operations of its kernels, as in hlo.HloProgram.
     """
     compiled = lowered.compile()
     program = dataclasses.replace(hlo.parse(compiled.as_text() or "", trips), share=share)
@@ -310,7 +310,7 @@ def kernel_share(plan: Plan, workload: Workload, start: int) -> Share:
     shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
     slots = context_shape(plan, workload.context, workload.chunk).capacity // shards
 
-    def share(call: hlo.Instruction, operands: list[hlo.Array]) -> float:
+    def share(call: hlo.Instruction, operands: list[hlo.HloArray]) -> float:
         reads_context = any(slots in array.dims[-2:] for array in operands)
         causal = "flash_causal" in call.name + call.attributes
         return start / shards / slots if reads_context and not causal else 1.0
