@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import math
+
+from models.fields import shown
+
+_SMALLEST, _LARGEST = 1.1754944e-38, 3.4028235e38  # of the numbers that float32 holds with full precision
+MOST_TOKENS = 2**24  # positions: RoPE angles are float32, which count no further
+MOST_ROWS = 2**12  # rows of one verification
 
 
 def require(condition: bool, message: str) -> None:
@@ -17,5 +23,21 @@ def is_integer(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number that a float can hold; True, False, NaN and infinity are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    """Whether a value is a number that float32 holds, as the device does; True and False are none.
+
+    1e-300 would be 0 there and 1e39 infinity, and what is computed with them means nothing.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return value == 0 or (not math.isnan(value) and _SMALLEST <= abs(value) <= _LARGEST)
+
+
+def check_most(name: str, value: float, most: float, what: str = "") -> None:
+    """Raises ValueError where a number is larger than anything that makes sense, before anything is made of it.
+
+    Args:
+      name, value: of the setting.
+      most: the largest value.
+      what: its unit, for the message.
+    """
+    require(value <= most, f"{name} must be at most {most:,}{what and ' ' + what}, got {shown(value)}")

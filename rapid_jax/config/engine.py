@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from models.fields import shown
 from models.formats import KV, WEIGHTS, choices
 from rapid_jax.config.chat import ChatConfig, check_prompt_template
-from rapid_jax.config.checks import is_integer, require
+from rapid_jax.config.checks import MOST_TOKENS, check_most, is_integer, require
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.retrieval import RetrievalConfig
 from rapid_jax.config.sampling import SamplingConfig
 from rapid_jax.config.speculation import SpeculationConfig
 
+_MOST_DEVICES = 2**20
 TRUNCATIONS = ("middle", "error")
+_SECTIONS: dict[str, type] = {
+    "chat": ChatConfig,
+    "retrieval": RetrievalConfig,
+    "speculation": SpeculationConfig,
+    "hierarchy": HierarchyConfig,
+    "sampling": SamplingConfig,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,37 +77,46 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("target", "drafter", "attention", "prompt"):
             value = getattr(self, name)
-            require(isinstance(value, str), f"{name} must be a string, got {value!r}")
+            require(isinstance(value, str), f"{name} must be a string, got {shown(value)}")
         require(
-            self.dtype in ("", "bfloat16", "float32"),
-            f"dtype must be bfloat16 or float32 (or empty), got {self.dtype!r}",
+            isinstance(self.dtype, str) and self.dtype in ("", "bfloat16", "float32"),
+            f"dtype must be bfloat16 or float32 (or empty), got {shown(self.dtype)}",
         )
         for name, known in (("weights", WEIGHTS), ("drafter_weights", WEIGHTS), ("kv", KV)):
             value = getattr(self, name)
-            require(value in tuple(known), f"{name} must be {choices(known)} (or empty), got {value!r}")
+            require(
+                isinstance(value, str) and value in tuple(known),
+                f"{name} must be {choices(known)} (or empty), got {shown(value)}",
+            )
         for name, mesh in (("mesh", self.mesh), ("drafter_mesh", self.drafter_mesh or (1, 1, 1))):
             require(
                 isinstance(mesh, tuple) and len(mesh) == 3 and all(is_integer(n) and n >= 1 for n in mesh),
-                f"{name} must be three positive numbers (data, context, model), got {mesh!r}",
+                f"{name} must be three positive numbers (data, context, model), got {shown(mesh)}",
             )
         chunk = self.prefill_chunk
         require(
             is_integer(chunk) and chunk >= 32 and chunk & (chunk - 1) == 0,
-            f"prefill_chunk must be a power of two of at least 32 tokens, got {chunk}",
+            f"prefill_chunk must be a power of two of at least 32 tokens, got {shown(chunk)}",
         )
         require(
             is_integer(self.burst_steps) and self.burst_steps >= 1,
-            f"burst_steps must be at least 1, got {self.burst_steps}",
+            f"burst_steps must be at least 1, got {shown(self.burst_steps)}",
         )
         require(
             is_integer(self.max_context_tokens) and self.max_context_tokens >= 0,
-            f"max_context_tokens must be 0 (the model's limit) or positive, got {self.max_context_tokens}",
+            f"max_context_tokens must be 0 (the model's limit) or positive, got {shown(self.max_context_tokens)}",
         )
+        for name, most in (("prefill_chunk", MOST_TOKENS), ("max_context_tokens", MOST_TOKENS), ("burst_steps", 2**20)):
+            check_most(name, getattr(self, name), most)
+        for name, size in (("mesh", math.prod(self.mesh)), ("drafter_mesh", math.prod(self.drafter_mesh))):
+            check_most(f"the devices of {name}", size, _MOST_DEVICES)
         require(
             self.truncation in TRUNCATIONS,
-            f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}",
+            f"truncation must be one of {', '.join(TRUNCATIONS)}, got {shown(self.truncation)}",
         )
         check_prompt_template(self.prompt)
+        for name, kind in _SECTIONS.items():
+            require(isinstance(getattr(self, name), kind), f"{name} must be a {kind.__name__}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> EngineConfig:
@@ -106,14 +125,8 @@ class EngineConfig:
         Raises:
           ValueError: an unknown field or a bad value.
         """
-        nested = {
-            "chat": ChatConfig,
-            "retrieval": RetrievalConfig,
-            "speculation": SpeculationConfig,
-            "hierarchy": HierarchyConfig,
-            "sampling": SamplingConfig,
-        }
-        fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in nested.items()}
+        require(isinstance(values, Mapping), f"a config must hold fields of its own, got {shown(values)}")
+        fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in _SECTIONS.items()}
         return _make(cls, {**values, **fields}, "")
 
     def overridden(self, overrides: Mapping[str, Any]) -> tuple[SpeculationConfig, SamplingConfig]:
@@ -138,7 +151,7 @@ class EngineConfig:
 
 
 def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    require(isinstance(values, Mapping), f"{prefix.rstrip('.')} must hold fields of its own, got {values!r}")
+    require(isinstance(values, Mapping), f"{prefix.rstrip('.')} must hold fields of its own, got {shown(values)}")
     known = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         require(name in known, f"unknown config field {prefix}{name}; known: {', '.join(prefix + k for k in known)}")

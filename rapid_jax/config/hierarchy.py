@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.fields import shown
+from rapid_jax.config.checks import MOST_ROWS, check_most, is_integer
+
+_MOST_NGRAM, _MOST_VALUES, _MOST_BYTES = 64, 1024, 2**50
 DATABASES = ("history", "context", "model", "statistics")
 
 
@@ -45,18 +49,29 @@ class HierarchyConfig:
     def __post_init__(self) -> None:
         known = ", ".join(DATABASES)
         names = self.databases
-        if not isinstance(names, tuple) or not names or not set(names) <= set(DATABASES) or len({*names}) < len(names):
-            raise ValueError(f"databases must be different names of {known}, at least one, got {names!r}")
-        for name, least in (("candidates", 1), ("length", 1), ("ngram", 2), ("values", 1), ("min_match", 1)):
-            self._check(name, least)
-        self._check("match", self.min_match)
-        self._check("window", 0)
-        self._check("device_bytes", 0)
+        named = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        if not named or not names or not set(names) <= set(DATABASES) or len({*names}) < len(names):
+            raise ValueError(f"databases must be different names of {known}, at least one, got {shown(names)}")
+        for name, least, most in (
+            ("candidates", 1, MOST_ROWS),
+            ("length", 1, MOST_ROWS),
+            ("ngram", 2, _MOST_NGRAM),
+            ("values", 1, _MOST_VALUES),
+            ("min_match", 1, _MOST_NGRAM),
+            ("match", 1, _MOST_NGRAM),
+            ("window", 0, MOST_ROWS),
+            ("device_bytes", 0, _MOST_BYTES),
+        ):
+            self._check(name, least, most)
+        self._check("match", self.min_match, _MOST_NGRAM)
+        rows = self.candidates * self.length + (self.ngram - 1) * self.window
+        check_most("candidates x length + (ngram - 1) x window", rows, MOST_ROWS, "rows of a verification")
         for name in ("model_database", "statistics_database"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a directory, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a directory, got {shown(getattr(self, name))}")
 
-    def _check(self, name: str, least: int) -> None:
+    def _check(self, name: str, least: int, most: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if not is_integer(value) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
+        check_most(name, value, most)

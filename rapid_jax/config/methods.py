@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from models.fields import shown
 from rapid_jax.config.hierarchy import HierarchyConfig
 
 NO_MODEL, PASSAGES, OWN_CACHE = "", "passages", "own cache"
@@ -125,6 +126,6 @@ def get_method(name: str) -> Method:
     Raises:
       ValueError: there is none.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(f"unknown method {shown(name)}; known: {', '.join(METHODS)}")
     return METHODS[name]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from rapid_jax.config.checks import is_integer, is_number, require
+from models.fields import shown
+from rapid_jax.config.checks import MOST_TOKENS, check_most, is_integer, is_number, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +31,22 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         require(
             is_number(self.temperature) and (self.temperature == 0 or self.temperature >= 1e-6),
-            f"temperature must be 0 (greedy) or at least 1e-6, got {self.temperature}",
+            f"temperature must be 0 (greedy) or at least 1e-6, got {shown(self.temperature)}",
         )
         require(
-            is_integer(self.top_k) and self.top_k >= 0, f"top_k must be 0 (off) or a positive number, got {self.top_k}"
+            is_integer(self.top_k) and self.top_k >= 0,
+            f"top_k must be 0 (off) or a positive number, got {shown(self.top_k)}",
         )
-        require(is_number(self.top_p) and 0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}")
+        require(is_number(self.top_p) and 0 < self.top_p <= 1, f"top_p must be in (0, 1], got {shown(self.top_p)}")
         require(
             is_integer(self.max_new_tokens) and self.max_new_tokens >= 1,
-            f"max_new_tokens must be at least 1, got {self.max_new_tokens}",
+            f"max_new_tokens must be at least 1, got {shown(self.max_new_tokens)}",
         )
-        require(is_integer(self.seed) and 0 <= self.seed < 2**32, f"seed must be in [0, 2**32), got {self.seed}")
+        check_most("temperature", self.temperature, 1e6)
+        check_most("top_k", self.top_k, MOST_TOKENS, "tokens")
+        check_most("max_new_tokens", self.max_new_tokens, MOST_TOKENS, "tokens")
+        require(is_integer(self.seed) and 0 <= self.seed < 2**32, f"seed must be in [0, 2**32), got {shown(self.seed)}")
         require(
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
-            f"stop must be a tuple of strings that are not empty, got {self.stop!r}",
+            f"stop must be a tuple of strings that are not empty, got {shown(self.stop)}",
         )

@@ -13,6 +13,7 @@ from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from rapid_jax.config import get_method
 from rapid_jax.engine.answer import Answer
+from rapid_jax.engine.arguments import check_max_chunks, check_texts
 from rapid_jax.engine.batch import Request
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument
@@ -159,9 +160,17 @@ class Document:
         Raises:
           ValueError: an unknown method, a bad override.
         """
+        check_texts("questions", questions, "question")
+        if retrieval_queries is not None:
+            check_texts("retrieval_queries", retrieval_queries, "query")
+            if len(retrieval_queries) != len(questions):
+                raise ValueError(
+                    f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each"
+                )
+        check_max_chunks(max_chunks)
         config = self._session.config
         speculation, sampling = config.overridden(overrides or {})
-        queries = retrieval_queries or questions
+        queries = questions if retrieval_queries is None else retrieval_queries
         return Request(self, questions, queries, get_method(method), speculation, sampling, max_chunks)
 
 

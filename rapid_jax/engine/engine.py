@@ -14,6 +14,7 @@ from models.tokenizer import clean_text
 from rapid_jax.config import EngineConfig, Method
 from rapid_jax.config.chat import check_keep, check_prompt_template
 from rapid_jax.engine.answer import Answer
+from rapid_jax.engine.arguments import check_kind, check_messages, check_optional_text, check_text
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
@@ -59,7 +60,10 @@ class Engine:
           ValueError: a checkpoint that cannot be used, vocabularies that differ, a mesh that does not divide the model.
           FileNotFoundError: no such checkpoint.
         """
-        config = config or EngineConfig()
+        check_optional_text("target", target)
+        check_optional_text("drafter", drafter)
+        config = EngineConfig() if config is None else config
+        check_kind("config", config, EngineConfig, "EngineConfig(...)")
         config = dataclasses.replace(
             config,
             target=config.target if target is None else target,
@@ -77,6 +81,7 @@ class Engine:
         Raises:
           ValueError, FileNotFoundError: as `load`.
         """
+        check_text("drafter", drafter)
         return Engine(with_drafter(self._session, drafter))
 
     @property
@@ -134,6 +139,7 @@ class Engine:
         Raises:
           ValueError: the document is empty, or too long where truncation is "error".
         """
+        check_text("text", text)
         template, chat = self.config.prompt if template is None else template, self.config.chat
         check_prompt_template(template, "template")
         if keep is not None:
@@ -172,6 +178,9 @@ class Engine:
         Raises:
           ValueError: no turn, a template that refuses it, or more tokens than the model has room for.
         """
+        check_messages(messages)
+        if after is not None:
+            check_kind("after", after, Document, "converse")
         chat = self.config.chat
         head = Conversation(self.target.tokenizer, messages, chat).head()
         room = self._document_limit(0)
@@ -223,12 +232,7 @@ class Engine:
         Raises:
           ValueError: no question, an empty one, another number of queries, or a bad override.
         """
-        if not questions or isinstance(questions, str):
-            raise ValueError(f"questions must be a list of at least one question, got {questions!r}")
-        if retrieval_queries is not None and len(retrieval_queries) != len(questions):
-            raise ValueError(
-                f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each"
-            )
+        check_kind("document", document, Document, "Engine.read")
         run = Run(self._session, document.request(questions, method, retrieval_queries, overrides, max_chunks))
         for _ in run.texts():
             pass

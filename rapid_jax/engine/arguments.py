@@ -1,0 +1,74 @@
+"""Checks of what users hand to the Engine: the wrong type ends in one line, not in the middle of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from models.fields import shown
+
+_ROLES = ("system", "user", "assistant")
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises ValueError where a value is no string.
+
+    Args:
+      name: of the argument, for the message.
+      value: that was given.
+    """
+    if not isinstance(value, str):
+        hint = "; decode it first" if isinstance(value, bytes) else ""
+        raise ValueError(f"{name} must be a string, got {shown(value)}{hint}")
+
+
+def check_optional_text(name: str, value: Any) -> None:
+    """As `check_text`; None is allowed."""
+    if value is not None:
+        check_text(name, value)
+
+
+def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
+    """Raises ValueError where a value is not an instance of a class.
+
+    Args:
+      name, value: of the argument.
+      kind: the class.
+      made_by: what gives such a value, for the message.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}, as {made_by} gives it, got {shown(value)}")
+
+
+def check_texts(name: str, values: Any, what: str) -> None:
+    """Raises ValueError where values are not a list of at least one string.
+
+    Args:
+      name, values: of the argument.
+      what: one of them, for the message.
+    """
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"{name} must be a list of at least one {what}, got {shown(values)}")
+    for value in values:
+        check_text(f"each of {name}", value)
+
+
+def check_messages(messages: Any) -> None:
+    """Raises ValueError where messages are not turns of a role and a text, the last one of the user."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
+        raise ValueError(f"messages must be a list of at least one turn, got {shown(messages)}")
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise ValueError(f"a message must have a role and a content, got {shown(message)}")
+        check_text("the role of a message", message["role"])
+        check_text("the content of a message", message["content"])
+        if message["role"] not in _ROLES:
+            raise ValueError(f"the role of a message must be one of {', '.join(_ROLES)}, got {shown(message['role'])}")
+    if messages[-1]["role"] != "user":
+        raise ValueError("a conversation must end with a message of the user")
+
+
+def check_max_chunks(value: Any) -> None:
+    """Raises ValueError where a number of chunks is neither None nor a whole number of at least 1."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"max_chunks must be a whole number of at least 1 or None, got {shown(value)}")
