@@ -18,7 +18,7 @@ from rapid_jax.config.methods import METHODS, Method, get_method
 DEFAULT = str(Path(archivist.__file__))
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
-_SECTIONS = ("retrieval", "speculation", "hierarchy", "sampling")
+_SECTIONS = ("retrieval", "speculation", "hierarchy", "sampling", "evaluation")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

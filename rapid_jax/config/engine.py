@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rapid_jax.config.checks import is_integer, require
+from rapid_jax.config.evaluation import EvaluationConfig
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.retrieval import RetrievalConfig
 from rapid_jax.config.sampling import SamplingConfig
@@ -39,7 +40,9 @@ class EngineConfig:
       max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
       truncation: what happens to a longer document, "middle" (its middle is left out, and said) or "error".
       prompt: user message, with {document} before {question}.
-      retrieval, speculation, hierarchy, sampling: see there.
+      drafter_prompt: the same around retrieved passages, for whoever reads them (the drafter, and the target in rag);
+        empty takes that of the document. evaluation.passages_prompt gives a benchmark's own.
+      retrieval, speculation, hierarchy, sampling, evaluation: see there.
     """
 
     target: str = ""
@@ -56,13 +59,15 @@ class EngineConfig:
     max_context_tokens: int = 0
     truncation: str = "middle"
     prompt: str = "{document}\n\n{question}"
+    drafter_prompt: str = ""
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
     hierarchy: HierarchyConfig = dataclasses.field(default_factory=HierarchyConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("target", "drafter", "attention", "prompt"):
+        for name in ("target", "drafter", "attention", "prompt", "drafter_prompt"):
             value = getattr(self, name)
             require(isinstance(value, str), f"{name} must be a string, got {value!r}")
         require(
@@ -94,11 +99,12 @@ class EngineConfig:
             self.truncation in TRUNCATIONS,
             f"truncation must be one of {', '.join(TRUNCATIONS)}, got {self.truncation!r}",
         )
-        document, question = self.prompt.find("{document}"), self.prompt.find("{question}")
-        require(
-            0 <= document < question and self.prompt.count("{document}") == 1 and self.prompt.count("{question}") == 1,
-            f"prompt must hold {{document}} once, then {{question}} once, got {self.prompt!r}",
-        )
+        for name, prompt in (("prompt", self.prompt), ("drafter_prompt", self.drafter_prompt or self.prompt)):
+            document, question = prompt.find("{document}"), prompt.find("{question}")
+            require(
+                0 <= document < question and prompt.count("{document}") == 1 and prompt.count("{question}") == 1,
+                f"{name} must hold {{document}} once, then {{question}} once, got {prompt!r}",
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> EngineConfig:
@@ -112,6 +118,7 @@ class EngineConfig:
             "speculation": SpeculationConfig,
             "hierarchy": HierarchyConfig,
             "sampling": SamplingConfig,
+            "evaluation": EvaluationConfig,
         }
         fields = {name: _make(kind, values.get(name, {}), f"{name}.") for name, kind in nested.items()}
         return _make(cls, {**values, **fields}, "")

@@ -29,6 +29,7 @@ class Document:
       tokenized: as the target reads it, truncated to the limit.
       head: tokens before the document.
       prompt: makes a model's prompt around the document.
+      passages_prompt: makes a model's prompt around passages of the document.
       prefill_seconds: time the prefill took, compilation excluded; 0 before it.
       index_seconds: time that chunking and embedding took; 0 before it.
       earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
@@ -43,10 +44,12 @@ class Document:
         prompt: Callable[[Any], Prompt | Conversation],
         progress: Progress | None = None,
         earlier: Remembered | None = None,
+        passages_prompt: Callable[[Any], Prompt | Conversation] | None = None,
     ):
         self.text = text
         self.tokenized = tokenized
         self.prompt = prompt
+        self.passages_prompt = passages_prompt or prompt
         self.head = prompt(engine.target).head()
         self.prefill_seconds = 0.0
         self.index_seconds = 0.0

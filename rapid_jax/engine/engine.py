@@ -159,6 +159,7 @@ class Engine:
         text: str,
         *,
         template: str | None = None,
+        drafter_template: str | None = None,
         keep: tuple[int, int] | None = None,
         prefill: bool = True,
         progress: Progress | None = None,
@@ -168,6 +169,8 @@ class Engine:
         Args:
           text: the document.
           template: user message with {document} before {question}; None takes config.prompt.
+          drafter_template: the same around retrieved passages, for whoever reads them; None takes
+            config.drafter_prompt, or the document's template where that is empty.
           keep: tokens of a longer document that are kept at its start and at its end, at most what the model has room
             for; None shares the room evenly.
           prefill: read it now; otherwise when a method first needs it (retrieval alone never does).
@@ -176,6 +179,7 @@ class Engine:
         Raises:
           ValueError: the document is empty, or too long where truncation is "error".
         """
+        passages_template = self.config.drafter_prompt if drafter_template is None else drafter_template
         template = self.config.prompt if template is None else template
         limit = self._document_limit(len(Prompt(self.target.tokenizer, template).head()))
         tokenized = tokenize_document(
@@ -188,7 +192,14 @@ class Engine:
                 len(tokenized.tokens),
                 tokenized.truncated_tokens,
             )
-        document = Document(self, text, tokenized, lambda m: Prompt(m.tokenizer, template), progress)
+        document = Document(
+            self,
+            text,
+            tokenized,
+            lambda m: Prompt(m.tokenizer, template),
+            progress,
+            passages_prompt=lambda m: Prompt(m.tokenizer, passages_template or template),
+        )
         if prefill:
             document.context  # noqa: B018  (computed on first use)
         return document

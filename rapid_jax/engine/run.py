@@ -71,6 +71,7 @@ class Run:
         self._decision: Decision | None = None
         self._drafting: Drafting | None = None
         self._prompts = {id(model): document.prompt(model) for model in (engine.target, engine.drafter)}
+        self._passages_prompts = {id(m): document.passages_prompt(m) for m in (engine.target, engine.drafter)}
         if method.retrieves and document.is_conversation:
             raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
         check_options(method, speculation, apart=bool(engine.config.drafter_mesh))
@@ -189,7 +190,7 @@ class Run:
             stop_ids=tuple(engine.target.tokenizer.stop_ids),
             apart=engine.drafter.decoder.mesh if self._method.drafts and engine.config.drafter_mesh else None,
         )
-        prompt = self._prompts[id(engine.target)]
+        prompt = (self._prompts if self._method.reads_document else self._passages_prompts)[id(engine.target)]
         budget = [sampling.max_new_tokens] * len(self._questions)
         state = initial_state(
             np.array(self._padded([prompt.question(q)[-2:] for q in self._questions]), np.int32),
@@ -273,7 +274,7 @@ class Run:
 
     def _prompt_rows(self, model: Any) -> list[list[int]]:
         """Each row's whole prompt as a model reads it: the document, or what was retrieved if the model drafts."""
-        prompt = self._prompts[id(model)]
+        prompt = (self._passages_prompts if self._method.drafts else self._prompts)[id(model)]
         questions = [prompt.question(question) for question in self._questions]
         if self._method.drafts:
             contexts = [prompt.head() + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
@@ -288,7 +289,7 @@ class Run:
         seconds count for every method.
         """
         engine = self._engine
-        prompt = self._prompts[id(model)]
+        prompt = self._passages_prompts[id(model)]
         contexts = [prompt.head() + model.tokenizer.encode(retrieved.text) for retrieved in self._retrieved]
         for context, question in zip(contexts, self._questions, strict=True):
             self._check_room(model, role, len(context), len(prompt.question(question)))
@@ -308,7 +309,9 @@ class Run:
           keep_out: how many of the last prompt tokens stay for the first decoding step.
         """
         engine = self._engine
-        questions = self._padded([self._prompts[id(model)].question(question) for question in self._questions])
+        behind_passages = keep_out == 2 or not self._method.reads_document  # a drafter, or rag's target
+        prompt = (self._passages_prompts if behind_passages else self._prompts)[id(model)]
+        questions = self._padded([prompt.question(question) for question in self._questions])
         room = self._sampling.max_new_tokens + self._draft_length + 1
         tail, seconds = timed(
             engine.programs,
