@@ -124,7 +124,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     from rapid_jax.databases.ngram_table import NgramTable
     from rapid_jax.engine.engine import Engine
     from rapid_jax.engine.loading import check_checkpoints
-    from rapid_jax.evaluation.runner import Plan
+    from rapid_jax.evaluation.runner import EvaluationPlan
     from rapid_jax.evaluation.variation import Variation
 
     directory = Path(_OUTPUT.value)
@@ -138,7 +138,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     most = _NEW_TOKENS.value or max(item.max_new_tokens for item in items)
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, max_new_tokens=most))
     variation = Variation((("max_new_tokens", most),) if _NEW_TOKENS.value else ())
-    plan = Plan(benchmark, 0, [method.name], [variation], _BATCH.value)
+    plan = EvaluationPlan(benchmark, 0, [method.name], [variation], _BATCH.value)
     asked = {
         "prompts": {"name": benchmark.name, "fingerprint": benchmark.fingerprint, "batch": _BATCH.value},
         "method": method.name,
@@ -232,7 +232,7 @@ def _archives(config: EngineConfig, tokenizer: Tokenizer) -> Benchmark:
     if _TOKENS.value > room:
         raise ValueError(f"--tokens: {_TOKENS.value} tokens are more than the model has room for, {room}")
     return ArchiveBenchmark.made(
-        _TOKENS.value, _counter(tokenizer), archives=_ARCHIVES.value, seed=FIRST_SEED, limit=None
+        _TOKENS.value, _counter(tokenizer), archives=_ARCHIVES.value, seed=FIRST_SEED, limit=None, scored=False
     )
 
 

@@ -7,7 +7,9 @@
 
 Every answer is a line of OUTPUT/results.jsonl as soon as it is there. A sweep asks every method once for each value of
 a setting that concerns it: --sweep=eta=0,5,10,20 --sweep=unrelated=true,false. `archive` makes its own documents (or
-reads what launch.make_archive wrote), `dialogue` has a made file of dialogues; the others need --data.
+reads what launch.make_archive wrote), `dialogue` has a made file of dialogues; the others need --data. A question that
+cannot be asked, such as a bad record of the data, is recorded as failed with its reason; the others go on, and the exit
+status is 1. configs/official_rapid.py repeats RAPID's published evaluation.
 """
 
 from __future__ import annotations
@@ -20,18 +22,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig, embedded
 from rapid_jax.config.methods import METHODS
 from rapid_jax.evaluation.benchmarks import BENCHMARKS
+from rapid_jax.evaluation.results import FAILED
 from rapid_jax.evaluation.variation import NAMES, Variation, parse_sweep
 
 if TYPE_CHECKING:
-    from rapid_jax.engine.engine import Engine
-    from rapid_jax.evaluation.benchmarks.base import Benchmark
-    from rapid_jax.evaluation.runner import Plan
+    from rapid_jax.config.evaluation import EvaluationConfig
+    from rapid_jax.engine.engine import Document, Engine
+    from rapid_jax.evaluation.benchmarks.base import Benchmark, Source
+    from rapid_jax.evaluation.report import Report
+    from rapid_jax.evaluation.runner import EvaluationPlan
 
 _BENCHMARK = flags.DEFINE_enum("benchmark", "archive", BENCHMARKS, "What is asked.")
 _DATA = flags.DEFINE_string("data", None, "File or directory of the benchmark's data.")
@@ -50,7 +55,9 @@ _SEED = flags.DEFINE_integer("seed", None, "Seed of the first archive, or of the
 _SWEEP = flags.DEFINE_multi_string("sweep", [], f"NAME=VALUE,... with a NAME of {', '.join(NAMES)}; may come again.")
 _SAMPLING = flags.DEFINE_enum("sampling", "benchmark", ("benchmark", "config"), "Whose temperature and top_p hold.")
 _COT = flags.DEFINE_bool("cot", False, "longbench_v2: let the model reason first, then answer.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "longbench_v2: directory of the official prompt templates.")
+_PROMPTS = flags.DEFINE_string(
+    "prompts", None, "longbench_v2 and infinitebench: directory of prompt templates, such as the official ones."
+)
 _DATABASES = flags.DEFINE_enum(
     "databases",
     "rebuilt",
@@ -85,6 +92,8 @@ def main() -> None:
     directory = Path(_OUTPUT.value) if _OUTPUT.value is not None else None
     if directory is not None and directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"--output={directory} is a file; name a directory")
+    if _PROMPTS.value is not None and _BENCHMARK.value not in ("infinitebench", "longbench_v2"):
+        raise cli.UsageError(f"--prompts is for infinitebench and longbench_v2, this is --benchmark={_BENCHMARK.value}")
     if _BENCHMARK.value in ("infinitebench", "longbench_v2", "specbench") and not _DATA.value:
         raise cli.UsageError(f"--benchmark={_BENCHMARK.value} needs --data=PATH: its data is not in the repository")
 
@@ -92,7 +101,7 @@ def main() -> None:
     from rapid_jax.engine.engine import Engine
     from rapid_jax.engine.loading import check_checkpoints
     from rapid_jax.evaluation.report import Report
-    from rapid_jax.evaluation.runner import Plan
+    from rapid_jax.evaluation.runner import EvaluationPlan
 
     made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
     paths = [config.target or embedded.model_path(), *_drafters(config, variations)]
@@ -101,8 +110,8 @@ def main() -> None:
         _check_room(config, max(lengths))
     tokenizer = _tokenizer(config)
     plans = [
-        Plan(
-            benchmark=_benchmark(length, lambda text: len(tokenizer.encode(text))),
+        EvaluationPlan(
+            benchmark=_benchmark(length, lambda text: len(tokenizer.encode(text)), config.evaluation),
             context_length=length,
             methods=methods,
             variations=variations,
@@ -122,15 +131,35 @@ def main() -> None:
             engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
         distributed.on_all(lambda: engine.require([METHODS[name] for name in methods]))
         _answer(engine, plans, directory)
-        if _RULES.value:
-            _measure_rules(engine, plans, directory)
-        for heading, tables in Report(directory).tables() if distributed.is_main() else ():
+        unmeasured = _measure_rules(engine, plans, directory) if _RULES.value else 0
+        report = Report(directory) if distributed.is_main() else None
+        for heading, tables in report.tables() if report else ():
             printing.print_tables(heading, tables)
-    if _OUTPUT.value is not None:
+        failed = distributed.from_main(lambda: _failed(report, unmeasured))
+    if _OUTPUT.value is not None and distributed.is_main():
         print(f"python -m launch.report {_OUTPUT.value} makes a page of it")
+    if failed:
+        raise ValueError(failed)
 
 
-def _answer(engine: Engine, plans: list[Plan], directory: Path) -> None:
+def _failed(report: Report | None, unmeasured: int) -> str:
+    """How many questions could not be asked, in one line; empty where all could."""
+    if report is None or not (report.failures or unmeasured):
+        return ""
+    answered = sum(len(one.records) for one in report.series)
+    parts = []
+    if report.failures:
+        first = report.failures[0]
+        parts.append(
+            f"{len(report.failures)} of {answered + len(report.failures)} answers failed, the first: {first['item']} "
+            f"with {first['method']}: {first[FAILED]}"
+        )
+    if unmeasured:
+        parts.append(f"--rules could not measure {unmeasured} questions; their warnings say why")
+    return "; ".join(parts)
+
+
+def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> None:
     from rapid_jax.evaluation.runner import run
     from rapid_jax.evaluation.store import open_store
 
@@ -153,26 +182,48 @@ def _answer(engine: Engine, plans: list[Plan], directory: Path) -> None:
                     pass
 
 
-def _measure_rules(engine: Engine, plans: list[Plan], directory: Path) -> None:
-    from rapid_jax.evaluation import rules
+def _measure_rules(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> int:
+    """Measures the distribution shift of the verification rules; how many questions could not be asked."""
+    from rapid_jax.evaluation import distribution_shift
     from rapid_jax.evaluation.benchmarks.selection import Selection
+    from rapid_jax.evaluation.distribution_shift_table import write_shifts
+    from rapid_jax.evaluation.runner import FAULTS
 
     records: list[dict[str, Any]] = []
+    done = failed = 0
     for plan in plans:
         chosen = Selection(plan.benchmark, limit=_RULES.value)
-        total = sum(len(source.items) for source in chosen.sources())
+        sources = [source for source in chosen.sources() if source.text]
+        total = sum(len(source.items) for source in sources)
         with cli.progress("rules", "questions") as progress:
-            for source in chosen.sources():
-                document = engine.read(source.text, template=chosen.template, prefill=False)
+            for source in sources:
+                document: Document | None = None
                 for item in source.items:
                     where = {"context_length": plan.context_length, "item": item.id, "task": item.task}
-                    records += rules.measure(engine, document, item, where)
-                    progress(len({record["item"] for record in records}), total)
+                    try:
+                        document = document or _read(engine, source, chosen.template)
+                        records += distribution_shift.measure(engine, document, item, where)
+                    except FAULTS as error:
+                        logging.warning("%s cannot be measured: %s", item.id, error)
+                        failed += 1
+                    done += 1
+                    progress(done, total)
     if distributed.is_main():
-        rules.write_rules(directory, records)
+        write_shifts(directory, records)
+    return failed
 
 
-def _benchmark(length: int, count_tokens: Callable[[str], int]) -> Benchmark:
+def _read(engine: Engine, source: Source, template: str) -> Document:
+    return engine.read(
+        source.text,
+        template=source.template or template,
+        drafter_template=source.passages_template or None,
+        prefill=False,
+    )
+
+
+def _benchmark(length: int, count_tokens: Callable[[str], int], settings: EvaluationConfig) -> Benchmark:
+    from rapid_jax.evaluation.archive import TASKS as ARCHIVE_TASKS
     from rapid_jax.evaluation.benchmarks.archive import ArchiveBenchmark
     from rapid_jax.evaluation.benchmarks.dialogue import DialogueBenchmark
     from rapid_jax.evaluation.benchmarks.infinitebench import InfiniteBench
@@ -181,28 +232,31 @@ def _benchmark(length: int, count_tokens: Callable[[str], int]) -> Benchmark:
     from rapid_jax.evaluation.benchmarks.spec_bench import SpecBench
 
     name, data, limit = _BENCHMARK.value, _DATA.value or "", _LIMIT.value
-    tasks = {"tasks": _TASKS.value} if _TASKS.value else {}
+    choices = settings.retrieval_query == "question_and_choices"
+    of_archives: dict[str, Any] = {"query_with_choices": choices, "tasks": _TASKS.value or ARCHIVE_TASKS}
     if name == "archive" and data:
-        return ArchiveBenchmark.read(data, seed=_SEED.value or 0, limit=limit, **tasks)
+        return ArchiveBenchmark.read(data, seed=_SEED.value or 0, limit=limit, keep_bad=True, **of_archives)
     if name == "archive":
         seed = _DEFAULT_ARCHIVE_SEED if _SEED.value is None else _SEED.value
         return ArchiveBenchmark.made(
-            length, count_tokens, archives=_ARCHIVES.value, seed=seed, limit=limit or 16, **tasks
+            length, count_tokens, archives=_ARCHIVES.value, seed=seed, limit=limit or 16, **of_archives
         )
     if name == "dialogue":
         path = data or embedded.DIALOGUES
-        return DialogueBenchmark(path, tokens=length, count_tokens=count_tokens, limit=limit, seed=_SEED.value or 0)
+        return DialogueBenchmark(
+            path, tokens=length, count_tokens=count_tokens, limit=limit, seed=_SEED.value or 0, keep_bad=True
+        )
     made: Benchmark
     if name == "infinitebench":
-        made = InfiniteBench(data)
+        made = InfiniteBench(data, prompts=_PROMPTS.value, keep_bad=True, query_with_choices=choices)
     elif name == "longbench_v2":
-        made = LongBenchV2(data, prompts=_PROMPTS.value, cot=_COT.value)
+        made = LongBenchV2(data, prompts=_PROMPTS.value, cot=_COT.value, settings=settings, keep_bad=True)
     else:
-        made = SpecBench(data)
+        made = SpecBench(data, keep_bad=True)
     return Selection(made, names=_TASKS.value or (), limit=limit)
 
 
-def _with_sampling(config: EngineConfig, plans: list[Plan]) -> EngineConfig:
+def _with_sampling(config: EngineConfig, plans: list[EvaluationPlan]) -> EngineConfig:
     """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise."""
     items = [item for plan in plans for source in plan.benchmark.sources() for item in source.items]
     fields = dict(plans[0].benchmark.sampling) if _SAMPLING.value == "benchmark" else {}

@@ -11,6 +11,7 @@ from models.fields import shown
 from models.formats import KV, WEIGHTS, choices
 from rapid_jax.config.chat import ChatConfig, check_prompt_template
 from rapid_jax.config.checks import MOST_TOKENS, check_most, is_integer, require
+from rapid_jax.config.evaluation import EvaluationConfig
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.retrieval import RetrievalConfig
 from rapid_jax.config.sampling import SamplingConfig
@@ -24,6 +25,7 @@ _SECTIONS: dict[str, type] = {
     "speculation": SpeculationConfig,
     "hierarchy": HierarchyConfig,
     "sampling": SamplingConfig,
+    "evaluation": EvaluationConfig,
 }
 
 
@@ -51,7 +53,9 @@ class EngineConfig:
       max_context_tokens: document tokens kept at most; 0 is what the model's context length leaves free.
       truncation: what happens to a longer document, "middle" (its middle is left out, and said) or "error".
       prompt: user message, with {document} before {question}.
-      chat, retrieval, speculation, hierarchy, sampling: see there.
+      drafter_prompt: the same around retrieved passages, for whoever reads them (the drafter, and the target in rag);
+        empty takes that of the document. evaluation.passages_prompt gives a benchmark's own.
+      chat, retrieval, speculation, hierarchy, sampling, evaluation: see there.
     """
 
     target: str = ""
@@ -68,14 +72,16 @@ class EngineConfig:
     max_context_tokens: int = 0
     truncation: str = "middle"
     prompt: str = "{document}\n\n{question}"
+    drafter_prompt: str = ""
     chat: ChatConfig = dataclasses.field(default_factory=ChatConfig)
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
     hierarchy: HierarchyConfig = dataclasses.field(default_factory=HierarchyConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("target", "drafter", "attention", "prompt"):
+        for name in ("target", "drafter", "attention", "prompt", "drafter_prompt"):
             value = getattr(self, name)
             require(isinstance(value, str), f"{name} must be a string, got {shown(value)}")
         require(
@@ -115,6 +121,7 @@ class EngineConfig:
             f"truncation must be one of {', '.join(TRUNCATIONS)}, got {shown(self.truncation)}",
         )
         check_prompt_template(self.prompt)
+        check_prompt_template(self.drafter_prompt or self.prompt, "drafter_prompt")
         for name, kind in _SECTIONS.items():
             require(isinstance(getattr(self, name), kind), f"{name} must be a {kind.__name__}")
 

@@ -18,7 +18,7 @@ from rapid_jax.database_building.suffix_arrays import remove_shards, write_shard
 from rapid_jax.databases.limits import KEPT, NGRAM, SHARD_TOKENS
 from rapid_jax.databases.manifest import FILE, Manifest
 from rapid_jax.engine.engine import Engine
-from rapid_jax.evaluation.runner import Plan, run
+from rapid_jax.evaluation.runner import EvaluationPlan, run
 from rapid_jax.evaluation.store import open_store, read_results
 
 ANSWERS = "answers"  # directory of what the model wrote, inside the database's
@@ -26,7 +26,7 @@ ANSWERS = "answers"  # directory of what the model wrote, inside the database's
 
 def build_model_database(
     engine: Engine,
-    plan: Plan,
+    plan: EvaluationPlan,
     directory: Path,
     *,
     target_name: str,

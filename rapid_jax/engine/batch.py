@@ -339,7 +339,7 @@ def _passages(
     session: Session, request: Request, model: LanguageModel, retrieved: Sequence[RetrievedContext]
 ) -> ModelInput:
     """What a model reads that reads the retrieved context of each row."""
-    prompt = request.document.prompt(model)
+    prompt = request.document.passages_prompt(model)
     assert isinstance(prompt, Prompt)  # a conversation has nothing to retrieve from
     contexts = [prompt.head() + prompt.document(one.text)[0] for one in retrieved]
     questions = [prompt.question(question) for question in request.questions]

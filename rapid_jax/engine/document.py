@@ -31,6 +31,7 @@ class Document:
       tokenized: as the target reads it, truncated to the limit.
       head: tokens before the document.
       prompt: makes a model's prompt around the document.
+      passages_prompt: makes a model's prompt around passages of the document.
       index_seconds: time that chunking and embedding took; 0 before it.
       earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
       remembered: what the last answer to a conversation has taught them; None before it.
@@ -44,10 +45,12 @@ class Document:
         prompt: Callable[[LanguageModel], Prompt | Conversation],
         progress: ProgressCallback | None = None,
         earlier: LearnedNgrams | None = None,
+        passages_prompt: Callable[[LanguageModel], Prompt | Conversation] | None = None,
     ):
         self.text = text
         self.tokenized = tokenized
         self.prompt = prompt
+        self.passages_prompt = passages_prompt or prompt
         self.head = prompt(session.target).head()
         self.index_seconds = 0.0
         self.earlier = earlier

@@ -122,6 +122,7 @@ class Engine:
         text: str,
         *,
         template: str | None = None,
+        drafter_template: str | None = None,
         keep: tuple[int, int] | None = None,
         prefill: bool = True,
         progress: ProgressCallback | None = None,
@@ -131,6 +132,8 @@ class Engine:
         Args:
           text: the document.
           template: user message with {document} before {question}; None takes config.prompt.
+          drafter_template: the same around retrieved passages, for whoever reads them; None takes
+            config.drafter_prompt, or the document's template where that is empty.
           keep: tokens of a longer document that are kept at its start and at its end, at most what the model has room
             for; None shares the room evenly.
           prefill: read it now; otherwise when a method first needs it (retrieval alone never does).
@@ -142,6 +145,9 @@ class Engine:
         check_text("text", text)
         template, chat = self.config.prompt if template is None else template, self.config.chat
         check_prompt_template(template, "template")
+        passages_template = self.config.drafter_prompt if drafter_template is None else drafter_template
+        passages_template = passages_template or template
+        check_prompt_template(passages_template, "drafter_template")
         if keep is not None:
             check_keep(keep)
         text, prompt = clean_text(text), Prompt(self.target.tokenizer, template, chat)
@@ -162,6 +168,7 @@ class Engine:
             tokenized,
             lambda m: Prompt(m.tokenizer, template, chat_for(m.tokenizer, chat)),
             progress,
+            passages_prompt=lambda m: Prompt(m.tokenizer, passages_template, chat_for(m.tokenizer, chat)),
         )
         if prefill:
             document.context  # noqa: B018  (computed on first use)

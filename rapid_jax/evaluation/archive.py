@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rapid_jax.evaluation import archive_text as text
+from rapid_jax.evaluation.benchmarks.files import Record, read_records
 
 TASKS = ("fact", "choice", "dossier", "whole")
 MIN_TOKENS = 64
@@ -300,11 +301,21 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     """Read questions.jsonl. Raises FileNotFoundError, or ValueError naming the line that is not a question."""
     if not path.is_file():
         raise FileNotFoundError(f"no questions file at {path}")
-    questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            questions.append(Question(**{**entry, "choices": tuple(entry.get("choices", ()))}))
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}: not a question of an archive ({error})") from error
-    return tuple(questions)
+    return tuple(map(to_question, read_records(path)))
+
+
+def to_question(record: Record) -> Question:
+    """The question of a line. Raises ValueError naming the line."""
+    try:
+        fields = {**record.fields, "choices": tuple(record.fields.get("choices", ()))}
+        question = Question(**fields)
+    except TypeError as error:
+        raise record.error(f"not a question of an archive ({error})") from None
+    texts = (question.id, question.task, question.question, question.answer, *question.choices)
+    sound = all(isinstance(text, str) and text.strip() for text in texts) and question.task in TASKS
+    sound = sound and isinstance(question.working, str) and bool(question.choices) == (question.task == "choice")
+    if sound and question.choices:
+        sound = question.answer in question.choices and len(question.choices) <= len(LETTERS)
+    if record.problem or not sound:
+        raise record.error(f"not a question of an archive ({record.problem or 'a field of the wrong kind'})")
+    return question

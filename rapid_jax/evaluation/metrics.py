@@ -5,9 +5,8 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
-from rouge_score import rouge_scorer
-
 from rapid_jax.evaluation.archive import CONCLUSION, LETTERS, Question
+from rapid_jax.evaluation.packages import require_package
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -15,7 +14,10 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _LETTER = re.compile(r"(?<![A-Za-z])([B-D]|A(?! (?!is\b|because\b)[a-z]))(?![A-Za-z])")
 _INFINITEBENCH_SPACES = str.maketrans(dict.fromkeys("\n\"'.,?!{}", " "))
 _INFINITEBENCH_PREFIXES = ("answer is:", "answer:", "answer is", "option is")
-_LONGBENCH_ANSWERS = (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D])")
+_LONGBENCH_ANSWERS = {  # in RAPID's published evaluation "the correct answer is (B)" counts too
+    "benchmark": (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D])"),
+    "rapid": (r"correct answer is \(([A-D])\)", r"correct answer is ([A-D])"),
+}
 
 
 def normalise(answer: str) -> str:
@@ -61,7 +63,15 @@ def rouge_lsum(answer: str, references: Iterable[str]) -> float:
     return max((_rouge("rougeLsum", answer, reference) for reference in references), default=0.0)
 
 
+def require_rouge() -> None:
+    """Raises ValueError where the package of ROUGE is not installed, so that it is found before anything slow."""
+    require_package("rouge_score", "ROUGE, the score of dossiers, dialogues and En.Sum,")
+
+
 def _rouge(kind: str, answer: str, reference: str) -> float:
+    require_rouge()
+    from rouge_score import rouge_scorer
+
     return float(rouge_scorer.RougeScorer([kind]).score(reference, answer)[kind].fmeasure)
 
 
@@ -109,13 +119,17 @@ def infinitebench_choice(answer: str, option: str, letter: str) -> float:
     return float(word in label)
 
 
-def longbench_letter(answer: str) -> str | None:
+def longbench_letter(answer: str, form: str = "benchmark") -> str | None:
     """The letter after "The correct answer is", in brackets or else without, or None (LongBench v2).
 
     Asterisks (bold type) are left out first. A form in brackets goes before one without, wherever they stand.
+
+    Args:
+      answer: of the model.
+      form: "benchmark", or "rapid": the words are "correct answer is", whatever stands before them.
     """
     answer = answer.replace("*", "")
-    matches = (re.search(pattern, answer) for pattern in _LONGBENCH_ANSWERS)
+    matches = (re.search(pattern, answer) for pattern in _LONGBENCH_ANSWERS[form])
     return next((match.group(1) for match in matches if match), None)
 
 

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rapid_jax.evaluation.series import Series, baseline, cost, shared_costs
+from rapid_jax.evaluation.packages import require_package
+from rapid_jax.evaluation.series import Series, baseline, cost, scored, speed_up
 from rapid_jax.evaluation.statistics import macro_mean_and_error
 
 
@@ -28,7 +29,7 @@ def plots(series: Sequence[Series], metric: str | None, *, timings: bool = True)
     """One plot for every setting with several numeric values (context length among them) and every measure."""
     measures: dict[str, Measure] = {}
     if metric is not None:
-        measures[f"{metric}, average over tasks"] = lambda one: macro_mean_and_error(one.scores(metric))
+        measures[f"{metric}, average over tasks"] = lambda one: _average(one, metric)
     measures["acceptance, kept of tested"] = lambda one: (_or_nan(cost(one.records).kept_over("tested")), math.nan)
     if timings:
         measures["decode speed-up over lc"] = lambda one: (_speed_up(one, series), math.nan)
@@ -71,9 +72,12 @@ def _lines(series: Sequence[Series], axis: str) -> dict[str, list[tuple[float, S
 
 
 def _speed_up(one: Series, series: Sequence[Series]) -> float:
-    plain = baseline(series, one, "lc")
-    costs = shared_costs(one, plain) if plain is not None else None
-    return costs[0].tokens_per_second / costs[1].tokens_per_second if costs else math.nan
+    return speed_up(one, baseline(series, one, "lc"))[0]
+
+
+def _average(one: Series, metric: str) -> tuple[float, float]:
+    answered = scored([one], metric)
+    return macro_mean_and_error(answered[0].scores(metric)) if answered else (math.nan, math.nan)
 
 
 def _or_nan(value: float | None) -> float:
@@ -81,6 +85,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def _draw(axis: str, title: str, lines: dict[str, list[tuple[float, float, float]]]) -> str:
+    require_package("matplotlib", "a report with plots")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -90,7 +95,8 @@ def _draw(axis: str, title: str, lines: dict[str, list[tuple[float, float, float
         for label, line in lines.items():
             x, y, errors = zip(*line, strict=True)
             spread = None if all(math.isnan(error) for error in errors) else [0 if math.isnan(e) else e for e in errors]
-            axes.errorbar(x, y, yerr=spread, marker="o", capsize=3, label=label)
+            shown = label.replace("$", r"\$")  # what stands between two of them would be read as a formula
+            axes.errorbar(x, y, yerr=spread, marker="o", capsize=3, label=shown)
         positive = all(x > 0 for line in lines.values() for x, _, _ in line)
         if axis in ("context_length", "retrieval_tokens") and positive:
             axes.set_xscale("log", base=2)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import html as html_escapes
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from markdown_it import MarkdownIt
-
 from rapid_jax.config.mapping import flatten
-from rapid_jax.evaluation import rules, tables
+from rapid_jax.evaluation import tables
+from rapid_jax.evaluation.distribution_shift_table import read_shifts, shift_table
+from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.plots import Plot, plots
+from rapid_jax.evaluation.results import FAILED
 from rapid_jax.evaluation.series import read_series, scored
 from rapid_jax.evaluation.store import read_manifest, read_results
 from rapid_jax.evaluation.tables import Table
+from rapid_jax.evaluation.writing import naming, write_text
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -41,6 +44,8 @@ class Report:
         records = read_results(directory)
         if not records:
             raise ValueError(f"{directory} holds no results yet: the evaluation has not finished an answer")
+        self.failures = [record for record in records if FAILED in record]
+        records = [record for record in records if FAILED not in record]
         self.series = read_series(records)
         self.timings = timings
         self._directory = directory
@@ -50,10 +55,11 @@ class Report:
         """Heading and tables of every context length."""
         for length, group in itertools.groupby(self.series, key=lambda one: one.key.context_length):
             series = list(group)
-            found: list[Table | None] = [tables.quality(scored(series, metric), metric) for metric in self.metrics]
-            if self.metrics:
-                found += [tables.differences(series, self.metrics[0]), tables.against_target(series, self.metrics[0])]
-            else:
+            graded = {metric: part for metric in self.metrics if (part := scored(series, metric))}
+            found: list[Table | None] = [tables.quality(part, metric) for metric, part in graded.items()]
+            for metric in list(graded)[:1]:
+                found += [tables.differences(graded[metric], metric), tables.against_target(graded[metric], metric)]
+            if not graded:
                 found.append(tables.equality(series))
             if self.timings:
                 found += [tables.speed(series), tables.speed_by_task(series)]
@@ -62,24 +68,26 @@ class Report:
             found.append(tables.drafts(series))
             heading = f"{length:,} tokens" if length else "Results"
             yield heading, [table for table in found if table is not None]
+        if self.failures:
+            yield "Not answered", [tables.failures(self.failures, self.series)]
 
     def plots(self) -> list[Plot]:
         """Pictures of what was swept."""
         return plots(self.series, self.metrics[0] if self.metrics else None, timings=self.timings)
 
-    def markdown(self, plots_directory: str = "plots") -> str:
-        """The report as Markdown, whose pictures lie in a directory beside it."""
+    def markdown(self, plots_directory: str = "plots", pictures: Sequence[Plot] | None = None) -> str:
+        """The report as Markdown, whose pictures lie in a directory beside it; None draws them for their names."""
         parts = [f"# {self.manifest['benchmark']['name']}", *self._header()]
         for heading, found in self.tables():
             parts.append(f"## {heading}")
             for table in found:
                 parts += [f"### {table.title}", markdown_table(table)]
                 parts += [table.note] if table.note else []
-        measured = rules.read_rules(self._directory)
+        measured = read_shifts(self._directory)
         if measured:
-            table = rules.table(measured)
+            table = shift_table(measured)
             parts += [f"## {table.title}", markdown_table(table), table.note]
-        pictures = self.plots()
+        pictures = self.plots() if pictures is None else pictures
         if pictures:
             parts += ["## Plots", *(f"![{plot.title}]({plots_directory}/{plot.name}.svg)" for plot in pictures)]
         return "\n\n".join(parts) + "\n"
@@ -89,8 +97,9 @@ class Report:
         answers = sum(len(one.records) for one in self.series)
         items = len({record["item"] for one in self.series for record in one.records})
         sources = len({record["source"] for one in self.series for record in one.records})
+        failed = f"; failed: {len(self.failures):,}" if self.failures else ""
         lines = [
-            f"{answers:,} answers; items: {items:,}; documents: {sources:,}; methods: "
+            f"{answers:,} answers{failed}; items: {items:,}; documents: {sources:,}; methods: "
             + ", ".join(dict.fromkeys(one.key.method for one in self.series))
             + "."
         ]
@@ -103,17 +112,24 @@ class Report:
         return [*lines, "## Made with", markdown_table(Table("", ("", "version"), tuple(versions))), settings]
 
     def write(self) -> tuple[Path, Path]:
-        """Writes report.md with its plots, and report.html; returns both paths."""
+        """Writes report.md with its plots, and report.html; returns both paths.
+
+        Raises:
+          ValueError: a package that draws them is not installed.
+          OSError: a file cannot be written; names it.
+        """
         folder = self._directory / "plots"
         pictures = self.plots()
+        text = self.markdown(pictures=pictures)
+        source = html(text, pictures)
         if pictures:
-            folder.mkdir(exist_ok=True)
+            with naming(folder):
+                folder.mkdir(exist_ok=True)
         for plot in pictures:
-            (folder / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
-        text = self.markdown()
+            write_text(folder / f"{plot.name}.svg", plot.svg)
         markdown, page = self._directory / "report.md", self._directory / "report.html"
-        markdown.write_text(text, encoding="utf-8")
-        page.write_text(html(text, pictures), encoding="utf-8")
+        write_text(markdown, text)
+        write_text(page, source)
         return markdown, page
 
 
@@ -124,17 +140,20 @@ def markdown_table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "\\n")
+    return text.replace("|", "\\|").replace("\r", "\\r").replace("\n", "\\n")
 
 
 def html(text: str, pictures: Sequence[Plot]) -> str:
     """A Markdown report as one page that needs no other file."""
-    body = MarkdownIt("commonmark").enable("table").render(text)
+    require_package("markdown_it", "a report as a page of HTML")
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     for plot in pictures:
         image = f'<img src="plots/{plot.name}.svg" alt="{plot.title}" />'
         svg = plot.svg[plot.svg.index("<svg") :]
         body = body.replace(image, f"<figure>{svg}<figcaption>{plot.title}</figcaption></figure>")
-    title = text.partition("\n")[0].removeprefix("# ")
+    title = html_escapes.escape(text.partition("\n")[0].removeprefix("# "))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f"<style>\n{_STYLE}</style></head>\n<body>\n{body}</body></html>\n"

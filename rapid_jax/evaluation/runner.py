@@ -1,27 +1,37 @@
-"""Asks a benchmark's questions with several methods and settings, and keeps every answer as it comes."""
+"""Asks a benchmark's questions with several methods and settings, and keeps every answer as it comes.
+
+A question that cannot be asked (a bad record, a document that is too long or empty, a prompt with no room) is recorded
+as failed, with its reason, and the others go on. What concerns all of them (a model, a disk, memory) ends the run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from rapid_jax.config.methods import METHODS
 from rapid_jax.engine import Document, Engine
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.prompt import Prompt
 from rapid_jax.evaluation.benchmarks.base import Benchmark, Item, Source
+from rapid_jax.evaluation.results import FAILED
 from rapid_jax.evaluation.store import ElsewhereStore, ResultStore
 from rapid_jax.evaluation.variation import Variation
 
+Way = tuple[str, Variation]  # a method, and what it heeds of what is varied
+
+# What bad data raises; what else may happen concerns all items.
+FAULTS = (ValueError, TypeError, LookupError, ArithmeticError)
+
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What is asked.
 
     Attributes:
@@ -42,12 +52,12 @@ class Plan:
     prompt_tokens: int = 0
     keep_databases: bool = False
 
-    def ways(self) -> list[tuple[str, Variation]]:
+    def ways(self) -> list[Way]:
         """Method and what it heeds of each variation, without repeats; methods take turns."""
         pairs = ((name, variation) for variation in self.variations for name in self.methods)
         return list(dict.fromkeys((name, variation.heeded_by(METHODS[name])) for name, variation in pairs))
 
-    def key(self, item: Item, way: tuple[str, Variation]) -> str:
+    def key(self, item: Item, way: Way) -> str:
         """Names one result."""
         return f"{self.benchmark.name}|{self.context_length}|{item.id}|{way[0]}|{way[1]}"
 
@@ -55,47 +65,38 @@ class Plan:
         """A source's items in batches of one task, whose answers end together; always the same ones."""
         if not source.text:
             return [[item] for item in source.items]
-        groups: dict[tuple[str, int], list[Item]] = {}
+        groups: dict[tuple[str, int], list[Item]] = {}  # such a source has no bad records
         for item in source.items:
             groups.setdefault((item.task, item.max_new_tokens), []).append(item)
         return [group[i : i + self.batch] for group in groups.values() for i in range(0, len(group), self.batch)]
 
 
 def run(
-    engine: Engine, plan: Plan, store: ResultStore | ElsewhereStore, progress: Callable[[int, int], None] | None = None
+    engine: Engine,
+    plan: EvaluationPlan,
+    store: ResultStore | ElsewhereStore,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Answers what the store does not hold yet; yields each record once it is on disk.
+    """Answers what the store does not hold yet; yields each record once it is on disk, failures too.
 
     Args:
       engine: its drafter is used where a variation names none.
       progress: called with (answers done, answers in all), those of earlier runs included.
 
     Raises:
-      ValueError: a prompt with no room in the model, or unrelated retrieval from a single document.
+      ValueError: retrieval where there are only conversations, or unrelated retrieval from a single document.
+      OSError: the results cannot be written.
     """
     ways = plan.ways()
     total = len(ways) * sum(len(source.items) for source in plan.benchmark.sources())
-    unrelated = any(way[1].get("unrelated") for way in ways)
-    others = _following_texts(plan.benchmark) if unrelated else itertools.repeat("")
-    engines = {"": engine}
+    asker = _Asker(engine, plan, ways)
     done = 0
-    for source, other in zip(plan.benchmark.sources(), others, strict=False):
-        document: Document | None = None
+    for source in plan.benchmark.sources():
         for batch in plan.batches(source):
             for way in ways:
                 if any(plan.key(item, way) not in store for item in batch):
-                    drafter = way[1].get("drafter", "")
-                    if drafter not in engines:
-                        engines[drafter] = engine.with_drafter(drafter)
-                    if document is None or not source.text:
-                        document = _document(engine, plan, source, batch)
-                    asked = document.retrieving_from(other) if way[1].get("unrelated") else document
-                    answers = _ask(engines[drafter], plan, asked, batch, way)
-                    records = [
-                        _record(engine, plan, source, asked, batch, row, way, turns)
-                        for row, turns in enumerate(answers)
-                    ]
-                    records = [record for record in records if record["key"] not in store]
+                    asker.use_drafter(way)
+                    records = [record for record in asker.records(source, batch, way) if record["key"] not in store]
                     store.append(records)
                     yield from records
                 done += len(batch)
@@ -103,35 +104,127 @@ def run(
                     progress(done, total)
 
 
-def _following_texts(benchmark: Benchmark) -> Iterator[str]:
-    """For each source the text of the next one, for the last that of the first."""
-    texts = (source.text for source in itertools.chain(benchmark.sources(), benchmark.sources()))
-    if len(list(itertools.islice((source.id for source in benchmark.sources()), 2))) < 2:
+class _Asker:
+    """Asks batches of a plan's items, and keeps the document that was read last.
+
+    Raises:
+      ValueError: see `run`.
+    """
+
+    def __init__(self, engine: Engine, plan: EvaluationPlan, ways: Sequence[Way]):
+        self._engine = engine
+        self._plan = plan
+        self._engines = {"": engine}
+        self._read: tuple[str, Document | Exception] | None = None
+        retrieving = next((name for name, _ in ways if METHODS[name].retrieves), None)
+        conversation = any(
+            not source.text and not item.problem for source in plan.benchmark.sources() for item in source.items
+        )
+        if retrieving and conversation:
+            raise ValueError(f"method {retrieving} retrieves, and a conversation has no document to retrieve from")
+        unrelated = any(variation.get("unrelated") for _, variation in ways)
+        self._others = _following_texts(plan.benchmark) if unrelated else {}
+
+    def use_drafter(self, way: Way) -> None:
+        """Loads the drafter that a way names, once."""
+        drafter = way[1].get("drafter", "")
+        if drafter not in self._engines:
+            self._engines[drafter] = self._engine.with_drafter(drafter)
+
+    def records(self, source: Source, batch: Sequence[Item], way: Way) -> list[dict[str, Any]]:
+        """A record for each item of a batch: where one of them cannot be asked, the others are asked without it."""
+        if batch[0].problem:
+            return [self._failure(source, item, way, item.problem) for item in batch]
+        document: Document | None = None
+        try:
+            document = self._document(source, batch)
+            return self._answered(source, document, batch, way)
+        except FAULTS as error:
+            if document is not None and len(batch) > 1:
+                return [record for item in batch for record in self.records(source, [item], way)]
+            return [self._failure(source, item, way, _reason(error)) for item in batch]
+
+    def _document(self, source: Source, batch: Sequence[Item]) -> Document:
+        """The source as the engine reads it, once; a conversation's batch is a single item."""
+        engine = self._engine
+        if not source.text:
+            return engine.converse([{"role": "user", "content": batch[0].question}])
+        if self._read is None or self._read[0] != source.id:
+            self._read = None  # its memory is free before the next document is read
+            read: Document | Exception
+            try:
+                template = source.template or self._plan.benchmark.template
+                keep = _keep(engine, self._plan.prompt_tokens, template, source)
+                read = engine.read(
+                    source.text,
+                    template=template,
+                    drafter_template=source.passages_template or None,
+                    keep=keep,
+                    prefill=False,
+                )
+            except FAULTS as error:
+                read = error
+            self._read = source.id, read
+        if isinstance(self._read[1], Exception):
+            raise self._read[1]
+        return self._read[1]
+
+    def _answered(self, source: Source, document: Document, batch: Sequence[Item], way: Way) -> list[dict[str, Any]]:
+        asked = document.retrieving_from(self._others[source.id]) if way[1].get("unrelated") else document
+        answers = _ask(self._engines[way[1].get("drafter", "")], self._plan, asked, batch, way)
+        return [
+            {**self._head(source, item, way), **_answer_fields(self._engine, self._plan, asked, batch, row, turns)}
+            for row, (item, turns) in enumerate(zip(batch, answers, strict=True))
+        ]
+
+    def _failure(self, source: Source, item: Item, way: Way, reason: str) -> dict[str, Any]:
+        logging.warning("%s with %s failed: %s", item.id, way[0], reason)
+        return {**self._head(source, item, way), "question": item.question, FAILED: reason}
+
+    def _head(self, source: Source, item: Item, way: Way) -> dict[str, Any]:
+        """What an answer and a failure have in common: whose they are."""
+        plan = self._plan
+        return {
+            "key": plan.key(item, way),
+            "benchmark": plan.benchmark.name,
+            "context_length": plan.context_length,
+            "source": source.id,
+            "item": item.id,
+            "task": item.task,
+            "groups": list(item.groups),
+            "method": way[0],
+            "variation": way[1].to_dict(),
+        }
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; one that is not meant for users with its type."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _following_texts(benchmark: Benchmark) -> dict[str, str]:
+    """For each document, by its id, the text of the next one; for the last that of the first."""
+    sources = [(source.id, source.text) for source in benchmark.sources() if source.text]
+    if len(sources) < 2:
         raise ValueError("unrelated retrieval needs at least two documents")
-    return itertools.islice(texts, 1, None)
+    following = sources[1:] + sources[:1]
+    return {name: text for (name, _), (_, text) in zip(sources, following, strict=True)}
 
 
-def _document(engine: Engine, plan: Plan, source: Source, batch: Sequence[Item]) -> Document:
-    """The source as the engine reads it; a conversation's batch is a single item."""
-    if not source.text:
-        return engine.converse([{"role": "user", "content": batch[0].question}])
-    keep = _keep(engine, plan, source)
-    return engine.read(source.text, template=plan.benchmark.template, keep=keep, prefill=False)
-
-
-def _keep(engine: Engine, plan: Plan, source: Source) -> tuple[int, int] | None:
+def _keep(engine: Engine, prompt_tokens: int, template: str, source: Source) -> tuple[int, int] | None:
     """Tokens of the document that stay at its start and end, so that the prompt's first and last halves do."""
-    if not plan.prompt_tokens:
+    if not prompt_tokens:
         return None
-    prompt = Prompt(engine.target.tokenizer, plan.benchmark.template, engine.config.chat)
-    bare = "".join(plan.benchmark.template.partition("{document}")[::2])
+    prompt = Prompt(engine.target.tokenizer, template, engine.config.chat)
+    bare = "".join(template.partition("{document}")[::2])
     head = len(engine.target.tokenizer.encode(bare.partition("{question}")[0]))
     longest = max(len(prompt.question(item.question)) for item in source.items)
-    return max(plan.prompt_tokens // 2 - head, 1), max(plan.prompt_tokens // 2 - longest, 1)
+    return max(prompt_tokens // 2 - head, 1), max(prompt_tokens // 2 - longest, 1)
 
 
 def _ask(
-    engine: Engine, plan: Plan, document: Document, batch: Sequence[Item], way: tuple[str, Variation]
+    engine: Engine, plan: EvaluationPlan, document: Document, batch: Sequence[Item], way: Way
 ) -> list[list[Answer]]:
     """Every item's answers, one a turn."""
     name, variation = way
@@ -155,7 +248,7 @@ def _ask(
 
 def _follow(
     engine: Engine,
-    plan: Plan,
+    plan: EvaluationPlan,
     document: Document,
     item: Item,
     answers: list[Answer],
@@ -171,29 +264,19 @@ def _follow(
     return answers
 
 
-def _record(
+def _answer_fields(
     engine: Engine,
-    plan: Plan,
-    source: Source,
+    plan: EvaluationPlan,
     document: Document,
     batch: Sequence[Item],
-    index: int,
-    way: tuple[str, Variation],
+    row: int,
     answers: Sequence[Answer],
 ) -> dict[str, Any]:
-    item, first = batch[index], answers[0]
+    """What a result holds of the answers, one a turn, to the item of a batch's row."""
+    item, first = batch[row], answers[0]
     prompt = [*document.head, *document.tokenized.tokens, *document.prompt(engine.target).question(item.question)]
     return {
-        "key": plan.key(item, way),
-        "benchmark": plan.benchmark.name,
-        "context_length": plan.context_length,
-        "source": source.id,
-        "item": item.id,
-        "task": item.task,
-        "groups": list(item.groups),
-        "method": way[0],
-        "variation": way[1].to_dict(),
-        "batch": {"first": batch[0].id, "size": first.batch_size, "row": index},
+        "batch": {"first": batch[0].id, "size": first.batch_size, "row": row},
         "prompt_hash": hashlib.sha256(np.asarray(prompt, np.int32).tobytes()).hexdigest()[:16],
         "question": item.question,
         "reference": item.reference,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Record = Mapping[str, Any]
+Result = Mapping[str, Any]
 
 _GOOD = 0.5  # a score from here on counts as success where success and failure are told apart
 
@@ -36,7 +37,7 @@ class Key:
 
 def _setting(name: str, value: Any) -> str:
     if name == "drafter":
-        return f"{Path(value).name} drafts" if value else "self"
+        return f"{Path(str(value)).name} drafts" if value else "self"
     if name == "unrelated":
         return "unrelated passages" if value else "related passages"
     shown = f"{value:g}" if isinstance(value, float) else str(value)
@@ -48,7 +49,7 @@ class Series:
     """The answers of one key, in the order of the items."""
 
     key: Key
-    records: tuple[Record, ...]
+    records: tuple[Result, ...]
 
     def restricted(self, items: Iterable[str]) -> Series:
         """The answers to these items alone."""
@@ -56,19 +57,19 @@ class Series:
         return Series(self.key, tuple(record for record in self.records if record["item"] in wanted))
 
     @functools.cached_property
-    def by_item(self) -> dict[str, Record]:
+    def by_item(self) -> dict[str, Result]:
         return {record["item"]: record for record in self.records}
 
-    def tasks(self) -> dict[str, list[Record]]:
+    def tasks(self) -> dict[str, list[Result]]:
         """Records by task, in the order of their first appearance."""
-        groups: dict[str, list[Record]] = {}
+        groups: dict[str, list[Result]] = {}
         for record in self.records:
             groups.setdefault(record["task"], []).append(record)
         return groups
 
-    def groups(self) -> dict[str, list[Record]]:
+    def groups(self) -> dict[str, list[Result]]:
         """Records by the further rows that they count in."""
-        groups: dict[str, list[Record]] = {}
+        groups: dict[str, list[Result]] = {}
         for record in self.records:
             for group in record["groups"]:
                 groups.setdefault(group, []).append(record)
@@ -91,6 +92,23 @@ def baseline(series: Sequence[Series], one: Series, method: str) -> Series | Non
     return None
 
 
+def speed_up(one: Series, other: Series | None) -> tuple[float, float]:
+    """How much faster a series is than another one on the items that both have answered: (decoding, end to end).
+
+    nan where there is no such item, or a clock saw no time pass.
+    """
+    costs = shared_costs(one, other) if other is not None else None
+    if costs is None:
+        return math.nan, math.nan
+    ours, theirs = costs
+    return ratio(ours.tokens_per_second, theirs.tokens_per_second), ratio(theirs.end_to_end, ours.end_to_end)
+
+
+def ratio(part: float, whole: float) -> float:
+    """A quotient; nan over nothing."""
+    return part / whole if whole else math.nan
+
+
 def shared_costs(one: Series, other: Series) -> tuple[Cost, Cost] | None:
     """Both series' costs of the items that both have answered; None where there are none."""
     shared = one.by_item.keys() & other.by_item.keys()
@@ -105,9 +123,9 @@ def scored(series: Sequence[Series], metric: str) -> list[Series]:
     return [part for part in parts if part.records]
 
 
-def read_series(records: Iterable[Record]) -> list[Series]:
+def read_series(records: Iterable[Result]) -> list[Series]:
     """Series in the order of context length, then of first appearance; items in a fixed order."""
-    groups: dict[Key, list[Record]] = {}
+    groups: dict[Key, list[Result]] = {}
     for record in records:
         key = Key(record["context_length"], record["method"], tuple(record["variation"].items()))
         groups.setdefault(key, []).append(record)
@@ -116,7 +134,10 @@ def read_series(records: Iterable[Record]) -> list[Series]:
 
 
 def _natural(text: str) -> tuple:
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.replace("-", " ").split())
+    def is_number(part: str) -> bool:
+        return part.isdecimal() and len(part) < 20
+
+    return tuple((0, int(part), "") if is_number(part) else (1, 0, part) for part in text.replace("-", " ").split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +169,7 @@ class Cost:
     @property
     def tokens_per_second(self) -> float:
         """Decoding alone."""
-        return self.tokens / self.decode if self.decode else float("nan")
+        return ratio(self.tokens, self.decode)
 
     @property
     def prefill_seconds(self) -> float:
@@ -162,7 +183,7 @@ class Cost:
 
     @property
     def tokens_per_step(self) -> float:
-        return self.tokens / self.steps if self.steps else float("nan")
+        return ratio(self.tokens, self.steps)
 
     def kept_over(self, what: str) -> float | None:
         """Accepted drafted tokens over those "tested" or "proposed"; None where nothing was drafted."""
@@ -170,7 +191,7 @@ class Cost:
         return self.accepted / whole if whole else None
 
 
-def cost(records: Sequence[Record]) -> Cost:
+def cost(records: Sequence[Result]) -> Cost:
     """Adds up what records cost. At least one record.
 
     A batch's seconds are in each of its rows' records; a row's share of them is one part in the batch's size, counted

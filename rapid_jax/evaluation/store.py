@@ -5,11 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from rapid_jax.config.mapping import flatten
+from rapid_jax.evaluation.benchmarks.files import Record, parse_json, shown
+from rapid_jax.evaluation.results import check_manifest, check_result, identity, read_object
+from rapid_jax.evaluation.writing import encoded, naming, replace_text
 
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
 
@@ -22,14 +27,17 @@ class ResultStore:
       manifest: what all results have in common, JSON; written before the first result, compared afterwards.
 
     Raises:
-      ValueError: the directory holds results of another configuration, or a line that is not a result.
+      ValueError: the directory holds results of another configuration, a manifest that is none, or a line that is not
+        a result; names the file and the line.
       OSError: another process writes there, or the directory cannot be written.
     """
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any]):
-        directory.mkdir(parents=True, exist_ok=True)
+        with naming(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / RESULTS
-        self._file = self._path.open("ab")
+        with naming(self._path):
+            self._file = self._path.open("ab", buffering=0)  # what a full disk has refused is not tried again
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -37,30 +45,34 @@ class ResultStore:
             raise OSError(f"{directory} is being written by another evaluation; wait for it or name another") from None
         try:
             self._check_manifest(directory / MANIFEST, json.loads(json.dumps(manifest)))
-            self._file.truncate(complete_bytes(self._path))
-            self._done = {record["key"] for record in read_results(directory)}
+            self._done = {record["key"] for _, record, _ in _numbered_results(directory)}
+            self._cut_last_line()
         except BaseException:
             self._file.close()
             raise
 
     def _check_manifest(self, path: Path, manifest: dict[str, Any]) -> None:
         if not self._path.stat().st_size:
-            draft = path.with_suffix(".part")
-            with draft.open("w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=1, ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            replace_text(path, json.dumps(manifest, indent=1, ensure_ascii=False))
             return
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a directory; name another directory for the results")
         if not path.exists():
             raise ValueError(f"{path.parent} holds results without their {MANIFEST}; name another directory")
-        old, new = flatten(json.loads(path.read_text(encoding="utf-8"))), flatten(manifest)
+        old, new = flatten(read_object(path, "the manifest of an evaluation")), flatten(manifest)
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 raise ValueError(
                     f"{path.parent} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: "
                     "name another directory, or run with the old setting"
                 )
+
+    def _cut_last_line(self) -> None:
+        """Removes a line that was cut off while it was written."""
+        kept = complete_bytes(self._path)
+        if self._path.stat().st_size != kept:
+            with naming(self._path):
+                self._file.truncate(kept)
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -71,16 +83,23 @@ class ResultStore:
         return sorted(self._done)
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Writes records, each with a "key" that is not there yet, and waits until they are on disk."""
+        """Writes records, each with a "key" that is not there yet, and waits until they are on disk.
+
+        Raises:
+          ValueError: a key that is there.
+          OSError: they cannot be written, as on a full disk; names the file.
+        """
         records = list(records)
-        repeated = [record["key"] for record in records if record["key"] in self._done]
-        if repeated:
-            raise ValueError(f"result {repeated[0]} is already there")
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        self._file.write("".join(lines).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._done.update(record["key"] for record in records)
+        keys = [record["key"] for record in records]
+        for number, key in enumerate(keys):
+            if key in self._done or key in keys[:number]:
+                raise ValueError(f"result {key} is already there")
+        data = memoryview(encoded("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)))
+        with naming(self._path):
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        self._done.update(keys)
 
     def __enter__(self) -> ResultStore:
         return self
@@ -134,33 +153,65 @@ def complete_bytes(path: Path) -> int:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """What all results of a directory have in common.
+    """What all results of a directory have in common: "benchmark", "config" and "versions".
 
     Raises:
       FileNotFoundError: there is none.
+      ValueError: the file is not a manifest; names it.
     """
     path = directory / MANIFEST
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; it should be the manifest of an evaluation")
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no results: there is no {MANIFEST} in it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_object(path, "the manifest of an evaluation")
+    check_manifest(manifest, path)
+    return manifest
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
     """All results, in the order in which they were written; a last line without its end is left out.
 
+    A result that stands twice counts once, the first time, and that is said.
+
     Raises:
       FileNotFoundError: there is no file of results.
       ValueError: a line that is not a result, named by its number.
     """
+    results = []
+    for number, record, first in _numbered_results(directory):
+        if first:
+            logging.warning("%s, line %d repeats line %d and is left out", directory / RESULTS, number, first)
+        else:
+            results.append(record)
+    return results
+
+
+def _numbered_results(directory: Path) -> Iterator[tuple[int, dict[str, Any], int]]:
+    """Number and fields of every line, and the number of the line that it repeats, 0 for none."""
     path = directory / RESULTS
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; it should be a file of results")
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no results: there is no {RESULTS} in it")
-    results = []
-    for number, line in enumerate(path.read_bytes()[: complete_bytes(path)].splitlines(), start=1):
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if b"\r" in data[whole:].strip():  # to cut them off as one unfinished line would lose them
+        raise ValueError(f"{path}: its lines end in carriage returns; end them in newlines")
+    seen: dict[Any, int] = {}
+    for number, line in enumerate(data[:whole].split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}: not a result of an evaluation"
         try:
-            record = json.loads(line)
-            record["key"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: not a result of an evaluation") from None
-        results.append(record)
-    return results
+            record = parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: {shown(record)} is no object")
+        check_result(Record(where, record))
+        names = (record["key"], identity(record))
+        first = next((seen[name] for name in names if name in seen), 0)
+        for name in names:
+            seen.setdefault(name, number)
+        yield number, record, first

@@ -6,7 +6,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from rapid_jax.evaluation.series import Record, Series, baseline, cost, outcomes, same_answers, shared_costs
+from rapid_jax.evaluation.series import (
+    Key,
+    Result,
+    Series,
+    baseline,
+    cost,
+    outcomes,
+    ratio,
+    same_answers,
+    speed_up,
+)
 from rapid_jax.evaluation.statistics import macro_mean_and_error, mean_and_error, paired_bootstrap
 
 BASELINES = ("lc", "rag")
@@ -74,11 +84,7 @@ def speed(series: Sequence[Series]) -> Table:
     rows = []
     for one in series:
         own, plain = cost(one.records), baseline(series, one, "lc")
-        costs = shared_costs(one, plain) if plain else None
-        decode = total = math.nan
-        if costs:
-            decode = costs[0].tokens_per_second / costs[1].tokens_per_second
-            total = costs[1].end_to_end / costs[0].end_to_end
+        decode, total = speed_up(one, plain)
         rows.append(
             (
                 one.key.label,
@@ -139,7 +145,7 @@ def question_speed(series: Sequence[Series]) -> Table | None:
                 continue
             ours = sum(map(_tokens_per_second, shared)) / len(shared)
             theirs = sum(_tokens_per_second(others[r["item"]]) for r in shared) / len(shared)
-            cells.append(f"{ours:.1f} ({ours / theirs:.2f}x)")
+            cells.append(f"{ours:.1f} ({ratio(ours, theirs):.2f}x)")
         rows.append((one.key.label, *cells, f"{cost(one.records).tokens_per_step:.2f}"))
     columns = ("method", *tasks, "overall", "mean accepted tokens")
     note = (
@@ -149,10 +155,10 @@ def question_speed(series: Sequence[Series]) -> Table | None:
     return Table("Spec-Bench", columns, tuple(rows), note)
 
 
-def _tokens_per_second(record: Record) -> float:
+def _tokens_per_second(record: Result) -> float:
     turns = record["turns"]
     seconds = sum(turn["seconds"][name] for turn in turns for name in ("retrieval", "prefill", "decode"))
-    return sum(len(turn["token_ids"]) for turn in turns) / seconds
+    return ratio(sum(len(turn["token_ids"]) for turn in turns), seconds)
 
 
 def drafts(series: Sequence[Series]) -> Table | None:
@@ -163,8 +169,8 @@ def drafts(series: Sequence[Series]) -> Table | None:
     rows = []
     for one in series:
         own = cost(one.records)
-        cells = [f"{own.by_source[name] / own.steps:.2f}" if name in own.by_source else "-" for name in sources]
-        forwards = f"{own.drafter_forwards / own.proposed:.2f}" if own.drafter_forwards else "-"
+        cells = [f"{ratio(own.by_source[name], own.steps):.2f}" if name in own.by_source else "-" for name in sources]
+        forwards = f"{ratio(own.drafter_forwards, own.proposed):.2f}" if own.drafter_forwards else "-"
         rows.append((one.key.label, f"{own.tokens_per_step:.2f}", *cells, forwards))
     columns = ("method", "tokens/step", *(f"from {name}" for name in sources), "drafter forwards/drafted")
     note = "Accepted tokens a step by the database that they come from; forwards of a drafting model a drafted token."
@@ -220,16 +226,36 @@ def equality(series: Sequence[Series]) -> Table | None:
     return Table("Against plain decoding", ("method", "same tokens as lc"), rows)
 
 
+def failures(failed: Sequence[Result], series: Sequence[Series]) -> Table:
+    """What could not be asked, by method and length, with the reason of the first.
+
+    Args:
+      failed: the failures.
+      series: what was answered.
+    """
+    answered = {(one.key.context_length, one.key.label): len(one.records) for one in series}
+    groups: dict[tuple[int, str], list[Result]] = {}
+    for result in failed:
+        key = Key(result["context_length"], result["method"], tuple(result["variation"].items()))
+        groups.setdefault((key.context_length, key.label), []).append(result)
+    rows = []
+    for (length, label), found in groups.items():
+        total = len(found) + answered.get((length, label), 0)
+        first = f"{found[0]['item']}: {found[0]['failed']}"
+        rows.append((label, f"{length:,}" if length else "-", f"{len(found)} of {total}", " ".join(first.split())))
+    note = "These questions count in no other table. The file of results holds the reason of each."
+    return Table("Failed", ("method", "tokens", "failed", "the first"), tuple(rows), note)
+
+
 def _task_speed(one: Series, plain: Series | None, task: str) -> str:
     own = one.tasks().get(task)
     if not own:
         return "-"
-    costs = shared_costs(Series(one.key, tuple(own)), plain) if plain is not None else None
-    ratio = costs[0].tokens_per_second / costs[1].tokens_per_second if costs else math.nan
-    return f"{_ratio(ratio)} ({cost(own).tokens_per_step:.2f})"
+    decode, _ = speed_up(Series(one.key, tuple(own)), plain)
+    return f"{_ratio(decode)} ({cost(own).tokens_per_step:.2f})"
 
 
-def _metric(records: Sequence[Record], metric: str) -> list[float]:
+def _metric(records: Sequence[Result], metric: str) -> list[float]:
     return [record["scores"][metric] for record in records]
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from rapid_jax.evaluation import metrics
 from rapid_jax.evaluation.archive import (
-    LETTERS,
     TASKS,
     Archive,
     Question,
     make_archive,
-    read_questions,
+    to_question,
     with_choices,
 )
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
-from rapid_jax.evaluation.benchmarks.files import fingerprint
+from rapid_jax.evaluation.benchmarks.files import fingerprint, read_records
+from rapid_jax.evaluation.benchmarks.grouping import bad_item, with_bad
 
 MAX_NEW_TOKENS = {"fact": 16, "choice": 16, "dossier": 384, "whole": 256}
 
@@ -40,6 +40,9 @@ class ArchiveBenchmark:
       archives: id -> archive and the seed that its questions are drawn with.
       limit: questions of each task about each archive at most; None asks all.
       tasks: those that are asked, out of archive.TASKS.
+      query_with_choices: retrieve with a question and its options, instead of the question alone.
+      bad: items that cannot be asked.
+      scored: False leaves the scores out, and with them what they need.
 
     Raises:
       ValueError: an unknown task, a limit below 1, or archives without a question of these tasks.
@@ -51,7 +54,14 @@ class ArchiveBenchmark:
     sampling: Mapping[str, Any] = {"temperature": 0.0}
 
     def __init__(
-        self, archives: Mapping[str, tuple[Archive, int]], *, limit: int | None = None, tasks: Sequence[str] = TASKS
+        self,
+        archives: Mapping[str, tuple[Archive, int]],
+        *,
+        limit: int | None = None,
+        tasks: Sequence[str] = TASKS,
+        query_with_choices: bool = False,
+        bad: Sequence[Item] = (),
+        scored: bool = True,
     ):
         unknown = [task for task in tasks if task not in TASKS]
         if unknown or not tasks:
@@ -59,17 +69,24 @@ class ArchiveBenchmark:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 question, got {limit}")
         self._questions: dict[str, Question] = {}
-        self._sources = []
+        self._query_with_choices = query_with_choices
+        self._scored = scored
+        sources = []
         for name, (archive, seed) in archives.items():
             items = []
             for task, questions in sample_questions(archive, limit, seed).items():
                 items += [self._item(name, question) for question in questions if task in tasks]
             if items:
-                self._sources.append(Source(name, archive.document, tuple(items)))
-        if not self._sources:
+                sources.append(Source(name, archive.document, tuple(items)))
+        self._sources = with_bad(sources, [item for item in bad if item.task in tasks])
+        if not sources:
             raise ValueError(f"no archive has a question of task {' or '.join(tasks)}: make them longer")
+        if scored and any(item.task == "dossier" for source in sources for item in source.items):
+            metrics.require_rouge()
         asked = [[item.id, item.question, item.reference] for source in self._sources for item in source.items]
-        settings = {"name": self.name, "max_new_tokens": MAX_NEW_TOKENS, "asked": asked}
+        settings: dict[str, Any] = {"name": self.name, "max_new_tokens": MAX_NEW_TOKENS, "asked": asked}
+        if query_with_choices:
+            settings["query_with_choices"] = True
         self.fingerprint = fingerprint(settings, *(source.text for source in self._sources))
 
     def _item(self, source: str, question: Question) -> Item:
@@ -77,7 +94,7 @@ class ArchiveBenchmark:
             id=f"{source}/{question.id}",
             task=question.task,
             question=with_choices(question),
-            retrieval_query=question.question,
+            retrieval_query=with_choices(question) if self._query_with_choices else question.question,
             reference=question.answer,
             max_new_tokens=MAX_NEW_TOKENS[question.task],
         )
@@ -94,6 +111,8 @@ class ArchiveBenchmark:
         seed: int = 1_000_000,
         limit: int | None = 16,
         tasks: Sequence[str] = TASKS,
+        query_with_choices: bool = False,
+        scored: bool = True,
     ) -> ArchiveBenchmark:
         """Archives that are made here; the default seed lies outside those that the embedded model was trained on.
 
@@ -102,7 +121,7 @@ class ArchiveBenchmark:
           count_tokens: number of tokens of a text.
           archives: number of archives, at least 1.
           seed: of the first archive and its questions; the next ones count on.
-          limit, tasks: see the class.
+          limit, tasks, query_with_choices, scored: see the class.
 
         Raises:
           ValueError: an archive too short to hold anything, or see the class.
@@ -113,36 +132,43 @@ class ArchiveBenchmark:
             f"archive-{tokens}-{number}": (make_archive(tokens, number, count_tokens), number)
             for number in range(seed, seed + archives)
         }
-        return cls(documents, limit=limit, tasks=tasks)
+        return cls(documents, limit=limit, tasks=tasks, query_with_choices=query_with_choices, scored=scored)
 
     @classmethod
     def read(
-        cls, data: Path | str, *, seed: int = 0, limit: int | None = None, tasks: Sequence[str] = TASKS
+        cls,
+        data: Path | str,
+        *,
+        seed: int = 0,
+        limit: int | None = None,
+        tasks: Sequence[str] = TASKS,
+        query_with_choices: bool = False,
+        keep_bad: bool = False,
     ) -> ArchiveBenchmark:
         """One archive that `launch.make_archive` wrote: document.txt and questions.jsonl in the directory `data`.
 
         Args:
           data: the directory.
           seed: of the drawing of questions.
-          limit, tasks: see the class.
+          limit, tasks, query_with_choices: see the class.
+          keep_bad: a line that is not a question becomes an item with its problem, instead of an error.
 
         Raises:
           FileNotFoundError: one of the files is not there.
           ValueError: an empty document, a line that is not a question, or see the class.
         """
-        document, questions = Path(data) / "document.txt", Path(data) / "questions.jsonl"
+        document, file = Path(data) / "document.txt", Path(data) / "questions.jsonl"
         if not document.is_file():
             raise FileNotFoundError(f"no document at {document}; name a directory that launch.make_archive wrote")
-        text = document.read_text(encoding="utf-8").removesuffix("\n")
+        try:
+            text = document.read_text(encoding="utf-8").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise ValueError(f"{document}: not text in UTF-8") from None
         if not text.strip():
             raise ValueError(f"{document}: the document is empty")
-        archive = Archive((text,), read_questions(questions))
-        seen: set[str] = set()
-        for number, question in enumerate(archive.questions, start=1):
-            if not _is_sound(question) or question.id in seen:
-                raise ValueError(f"{questions}, line {number}: not a question of an archive, or its id appears twice")
-            seen.add(question.id)
-        return cls({"archive": (archive, seed)}, limit=limit, tasks=tasks)
+        questions, bad = _read_questions(file, keep_bad)
+        archives = {"archive": (Archive((text,), questions), seed)}
+        return cls(archives, limit=limit, tasks=tasks, query_with_choices=query_with_choices, bad=bad)
 
     def sources(self) -> Iterator[Source]:
         """Archives in the order of their seeds."""
@@ -154,14 +180,29 @@ class ArchiveBenchmark:
 
     def score(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
         """Exact match for fact and whole, the right option or its letter for choice, ROUGE-L for dossier."""
+        if not self._scored:
+            return {}
         return {"score": metrics.score(self._questions[item.id], answers[-1])}
 
 
-def _is_sound(question: Question) -> bool:
-    """Whether the fields that were read have the types and values of an archive's question."""
-    texts = (question.id, question.task, question.question, question.answer, *question.choices)
-    if not all(isinstance(text, str) and text.strip() for text in texts) or question.task not in TASKS:
-        return False
-    if not isinstance(question.working, str) or bool(question.choices) != (question.task == "choice"):
-        return False
-    return not question.choices or (question.answer in question.choices and len(question.choices) <= len(LETTERS))
+def _read_questions(file: Path, keep_bad: bool) -> tuple[tuple[Question, ...], list[Item]]:
+    """The questions of a file, and its bad lines where they are kept."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no questions file at {file}")
+    questions: dict[str, Question] = {}
+    bad: list[Item] = []
+    for record in read_records(file, keep_bad=keep_bad):
+        try:
+            question = to_question(record)
+            if question.id in questions:
+                raise record.error(f"id {question.id!r} appears twice")
+        except ValueError as error:
+            if not keep_bad:
+                raise
+            task = record.fields.get("task")
+            bad.append(bad_item(record, str(error), task if task in TASKS else TASKS[0]))
+            continue
+        questions[question.id] = question
+    if bad and not questions:
+        raise ValueError(bad[0].problem)
+    return tuple(questions.values()), bad

@@ -17,10 +17,11 @@ class Item:
       id: unique within the benchmark.
       task: the row of the tables that it counts in.
       question: everything that follows the document in the prompt, answer choices included.
-      retrieval_query: what to retrieve with: the question alone, without answer choices.
+      retrieval_query: what to retrieve with: the question alone, or with its answer choices.
       reference: what the answer is scored against, any JSON value.
       max_new_tokens: of the first answer.
       groups: further rows that it counts in, such as its difficulty.
+      problem: why it cannot be asked (a bad record of the data file, named by its line); it is recorded as failed.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Item:
     reference: Any
     max_new_tokens: int
     groups: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +50,15 @@ class Source:
       id: unique within the benchmark.
       text: the document.
       items: at least one.
+      template: of its prompts; empty is the benchmark's.
+      passages_template: of prompts around retrieved passages; empty is that of the document's.
     """
 
     id: str
     text: str
     items: tuple[Item, ...]
+    template: str = ""
+    passages_template: str = ""
 
 
 class Benchmark(Protocol):

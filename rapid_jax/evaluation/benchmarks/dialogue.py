@@ -20,6 +20,7 @@ from typing import Any
 from rapid_jax.evaluation import metrics
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Message, Source
 from rapid_jax.evaluation.benchmarks.files import Record, fingerprint, read_records
+from rapid_jax.evaluation.benchmarks.grouping import bad_item, with_bad
 
 _SEPARATOR = "\n\n"
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
@@ -65,6 +66,7 @@ class DialogueBenchmark:
       limit: questions in all; None asks all.
       seed: of the drawing of questions, of other dialogues, and of places.
       max_new_tokens: of an answer.
+      keep_bad: a record that is not a dialogue becomes an item with its problem, instead of an error.
 
     Raises:
       FileNotFoundError: the data file is not there.
@@ -87,24 +89,32 @@ class DialogueBenchmark:
         limit: int | None = None,
         seed: int = 0,
         max_new_tokens: int = 64,
+        keep_bad: bool = False,
     ):
         for name, value in (("tokens", tokens), ("questions", questions), ("max_new_tokens", max_new_tokens)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 question, got {limit}")
+        metrics.require_rouge()
         path = Path(path)
-        dialogues = _read(path)
+        dialogues, bad = _read(path, self.name, keep_bad)
         asked = [dialogue for dialogue in dialogues if len(dialogue.messages) > 2]
         if not asked:
             raise ValueError(f"{path}: no dialogue has a message before its last question, so none can be asked")
         random.Random(f"{seed} questions").shuffle(asked)
         history = _History(path, dialogues, tokens, count_tokens)
-        self._sources = []
+        if keep_bad:
+            asked, too_long = history.fitting(asked)
+            bad += [dataclasses.replace(_item(one, self.name, 1), problem=problem) for one, problem in too_long]
+            if not asked:
+                raise ValueError(bad[-1].problem)
+        sources = []
         for number, group in enumerate(history.groups(asked[:limit], questions), start=1):
             text = history.text(group, random.Random(f"{seed} history {number}"))
             items = (_item(dialogue, self.name, max_new_tokens) for dialogue in group)
-            self._sources.append(Source(f"history-{number}", text, tuple(items)))
+            sources.append(Source(f"history-{number}", text, tuple(items)))
+        self._sources = with_bad(sources, bad)
         settings = {"name": self.name, "questions": questions, "limit": limit, "max_new_tokens": max_new_tokens}
         self.fingerprint = fingerprint(settings, path, *(source.text for source in self._sources))
 
@@ -145,17 +155,29 @@ class _History:
             self.costs[text] = self.count_tokens(text + _SEPARATOR)
         return self.costs[text]
 
+    def too_long(self, dialogue: Dialogue) -> str:
+        """Why a dialogue does not fit into a history; empty where it does."""
+        cost = self.cost(dialogue.earlier)
+        if cost <= self.tokens:
+            return ""
+        return (
+            f"{self.path}: dialogue {dialogue.id!r} takes {cost} tokens and does not fit into a history of "
+            f"{self.tokens}"
+        )
+
+    def fitting(self, asked: Iterable[Dialogue]) -> tuple[list[Dialogue], list[tuple[Dialogue, str]]]:
+        """The dialogues that fit into a history, and the others with the reason."""
+        reasons = [(dialogue, self.too_long(dialogue)) for dialogue in asked]
+        return [one for one, reason in reasons if not reason], [(one, reason) for one, reason in reasons if reason]
+
     def groups(self, asked: Iterable[Dialogue], questions: int) -> Iterator[list[Dialogue]]:
         """Dialogues that share a history: in order, as many as may and fit, no two of which open in the same words."""
         group: list[Dialogue] = []
         used = 0
         for dialogue in asked:
+            if reason := self.too_long(dialogue):
+                raise ValueError(reason)
             cost = self.cost(dialogue.earlier)
-            if cost > self.tokens:
-                raise ValueError(
-                    f"{self.path}: dialogue {dialogue.id!r} takes {cost} tokens and does not fit into a history of "
-                    f"{self.tokens}"
-                )
             same = any(dialogue.opening == other.opening for other in group)
             if group and (len(group) == questions or used + cost > self.tokens or same):
                 yield group
@@ -189,17 +211,27 @@ class _History:
         return _SEPARATOR.join(parts)
 
 
-def _read(path: Path) -> list[Dialogue]:
-    dialogues = []
+def _read(path: Path, task: str, keep_bad: bool) -> tuple[list[Dialogue], list[Item]]:
+    """The dialogues of a file, and the bad records where they are kept."""
+    dialogues: list[Dialogue] = []
+    bad: list[Item] = []
     seen: set[str] = set()
-    for number, record in enumerate(read_records(path), start=1):
-        has_id = record.fields.get("id") is not None
-        dialogue = Dialogue(record.key("id") if has_id else f"dialogue-{number}", tuple(_messages(record)))
-        if dialogue.id in seen:
-            raise record.error(f"id {dialogue.id!r} appears twice")
+    for number, record in enumerate(read_records(path, keep_bad=keep_bad), start=1):
+        try:
+            has_id = record.fields.get("id") is not None
+            dialogue = Dialogue(record.key("id") if has_id else f"dialogue-{number}", tuple(_messages(record)))
+            if dialogue.id in seen:
+                raise record.error(f"id {dialogue.id!r} appears twice")
+        except ValueError as error:
+            if not keep_bad:
+                raise
+            bad.append(bad_item(record, str(error), task))
+            continue
         seen.add(dialogue.id)
         dialogues.append(dialogue)
-    return dialogues
+    if bad and not dialogues:
+        raise ValueError(bad[0].problem)
+    return dialogues, bad
 
 
 def _messages(record: Record) -> Iterator[Message]:

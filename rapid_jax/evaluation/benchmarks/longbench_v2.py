@@ -17,15 +17,19 @@ reader.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rapid_jax.config.evaluation import EvaluationConfig
 from rapid_jax.evaluation import metrics
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.benchmarks.files import Record, fingerprint, read_records
-from rapid_jax.evaluation.benchmarks.grouping import by_document
+from rapid_jax.evaluation.benchmarks.grouping import Row, by_document, rows_of
+
+_DEFAULT = EvaluationConfig()
 
 DIFFICULTIES = ("easy", "hard")
 LENGTHS = ("short", "medium", "long")
@@ -40,6 +44,10 @@ TEMPLATES = {
     REASONING: f"{_DOCUMENT}{_QUESTION}Think about the question step by step before you choose an option.",
     CONCLUSION: f"Here is a question about a text that is not shown.\n\n{_QUESTION}Thoughts: $COT$\n\n{_FORM}",
 }
+CHUNKS = {  # a template's words about the document -> about passages, as RAPID's published evaluation has them
+    "Please read the following text": "Please read the following retrieved text chunks",
+    "Here is a text with a question": "Here are parts of a text that were retrieved, with a question",
+}
 _PLACEHOLDER = re.compile(r"\$(DOC|Q|C_A|C_B|C_C|C_D|COT)\$")
 
 
@@ -52,6 +60,8 @@ class LongBenchV2:
       path: the data file.
       prompts: directory of the official templates; None takes our own.
       cot: two stages: reasoning about the document, then the answer.
+      settings: the retrieval query, the words around passages and the form of an answer.
+      keep_bad: a record that is not a question becomes an item with its problem, instead of an error.
 
     Raises:
       FileNotFoundError: the data file or a template is not there.
@@ -62,31 +72,52 @@ class LongBenchV2:
     metrics: tuple[str, ...] = ("score", "answered")
     sampling: Mapping[str, Any] = {"temperature": 0.1}
 
-    def __init__(self, path: Path | str, *, prompts: Path | str | None = None, cot: bool = False):
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        prompts: Path | str | None = None,
+        cot: bool = False,
+        settings: EvaluationConfig = _DEFAULT,
+        keep_bad: bool = False,
+    ):
         first = _template(prompts, REASONING if cot else DIRECT, "DOC")
         self._conclusion = _template(prompts, CONCLUSION, "COT") if cot else None
         before, self._after = first.split("$DOC$")
         self.template = before + "{document}{question}"
+        self._passages_template = ""
+        if settings.passages_prompt == "passages":
+            self._passages_template = _about_passages(before, prompts) + "{document}{question}"
+        self._settings = settings
         self._values: dict[str, dict[str, str]] = {}
         self._max_new_tokens = REASONING_TOKENS if cot else ANSWER_TOKENS
-        self._sources = by_document(self._row(record) for record in read_records(Path(path)))
-        settings = {"name": self.name, "templates": [first, self._conclusion]}
-        self.fingerprint = fingerprint(settings, Path(path))
+        records = read_records(Path(path), keep_bad=keep_bad)
+        rows = rows_of(records, self._row, self.name, keep_bad=keep_bad)
+        self._sources = by_document(rows, keep_bad=keep_bad)
+        own = {"name": self.name, "templates": [first, self._conclusion]}
+        changed = {} if settings == _DEFAULT else {"settings": dataclasses.asdict(settings)}
+        self.fingerprint = fingerprint({**own, **changed}, Path(path))
 
-    def _row(self, record: Record) -> tuple[Record, str, Item]:
+    def _row(self, record: Record) -> Row:
         values = {"Q": record.text("question").strip()}
         values |= {f"C_{letter}": record.text(f"choice_{letter}").strip() for letter in "ABCD"}
         item = Item(
             id=record.key("_id"),
             task=self.name,
             question=_fill(self._after, values),
-            retrieval_query=values["Q"],
+            retrieval_query=self._query(values),
             reference=record.one_of("answer", tuple("ABCD")),
             max_new_tokens=self._max_new_tokens,
             groups=(record.one_of("difficulty", DIFFICULTIES), record.one_of("length", LENGTHS)),
         )
-        self._values[item.id] = values
-        return record, record.text("context").strip(), item
+        text = record.text("context").strip()
+        self._values.setdefault(item.id, values)
+        return Row(record, text, item, "", self._passages_template)
+
+    def _query(self, values: Mapping[str, str]) -> str:
+        if self._settings.retrieval_query == "question":
+            return values["Q"]
+        return _fill("$Q$\nChoices:\n(A) $C_A$\n(B) $C_B$\n(C) $C_C$\n(D) $C_D$", values)
 
     def sources(self) -> Iterator[Source]:
         """Documents in file order."""
@@ -101,8 +132,18 @@ class LongBenchV2:
 
     def score(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
         """Whether the last answer names the right letter, and whether it names one."""
-        letter = metrics.longbench_letter(answers[-1])
+        letter = metrics.longbench_letter(answers[-1], self._settings.longbench_answer)
         return {"score": float(letter == item.reference), "answered": float(letter is not None)}
+
+
+def _about_passages(before: str, prompts: Path | str | None) -> str:
+    """What stands before the document in a template, with the words for retrieved passages."""
+    for words, others in CHUNKS.items():
+        if words in before:
+            return before.replace(words, others)
+    raise ValueError(
+        f"{prompts}: passages_prompt 'passages' needs a template with the words {next(iter(CHUNKS))!r} before $DOC$"
+    )
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

@@ -6,9 +6,10 @@ import pytest
 
 from rapid_jax import Engine
 from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
-from rapid_jax.evaluation import rules
+from rapid_jax.evaluation import distribution_shift
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
-from rapid_jax.evaluation.runner import Plan, run
+from rapid_jax.evaluation.distribution_shift_table import shift_table
+from rapid_jax.evaluation.runner import EvaluationPlan, run
 from rapid_jax.evaluation.store import ResultStore
 from rapid_jax.evaluation.variation import Variation, parse_sweep
 
@@ -72,7 +73,7 @@ def answers(engine, directory, plan):
 
 def test_every_item_is_asked_with_every_way_and_turn(engine, tmp_path):
     """An item that is left out, or a second turn that is dropped, would make a table of something else."""
-    records = answers(engine, tmp_path, Plan(TwoDocuments(), 0, ["lc"], [Variation()], 2))
+    records = answers(engine, tmp_path, EvaluationPlan(TwoDocuments(), 0, ["lc"], [Variation()], 2))
     assert [record["item"] for record in records] == ["a0", "a1", "a2", "b0", "c0"]
     assert [len(record["turns"]) for record in records] == [1, 1, 1, 1, 2]
     assert records[-1]["scores"] == {"score": 2.0}
@@ -85,8 +86,8 @@ def test_every_item_is_asked_with_every_way_and_turn(engine, tmp_path):
 
 def test_batched_answers_are_those_of_single_questions(engine, tmp_path):
     """Rows are batched for speed; the answers must be the same."""
-    batched = answers(engine, tmp_path / "3", Plan(Documents(), 0, ["lc", "sd"], [Variation()], 3))
-    single = answers(engine, tmp_path / "1", Plan(Documents(), 0, ["lc", "sd"], [Variation()], 1))
+    batched = answers(engine, tmp_path / "3", EvaluationPlan(Documents(), 0, ["lc", "sd"], [Variation()], 3))
+    single = answers(engine, tmp_path / "1", EvaluationPlan(Documents(), 0, ["lc", "sd"], [Variation()], 1))
     texts = [{r["key"]: r["turns"][0]["token_ids"] for r in records} for records in (batched, single)]
     assert texts[0] == texts[1]
 
@@ -94,7 +95,7 @@ def test_batched_answers_are_those_of_single_questions(engine, tmp_path):
 def test_a_sweep_asks_each_method_what_concerns_it(engine, tmp_path):
     """Plain decoding is asked once, RAPID for each eta and each kind of passages."""
     variations = parse_sweep(["eta=0,10", "unrelated=false,true"])
-    records = answers(engine, tmp_path, Plan(Documents(), 0, ["lc", "rapid"], variations, 2))
+    records = answers(engine, tmp_path, EvaluationPlan(Documents(), 0, ["lc", "rapid"], variations, 2))
     b = [record for record in records if record["item"] == "b0"]
     assert [record["variation"] for record in b if record["method"] == "lc"] == [{}]
     swept = [record["variation"] for record in b if record["method"] == "rapid"]
@@ -108,7 +109,7 @@ def test_retrieval_length_and_drafter_can_be_swept(engine, tmp_path, make_tiny_c
     """Figure 3's axis, and drafts by another model in the same table."""
     other = make_tiny_checkpoint(seed=5)
     variations = parse_sweep(["retrieval_tokens=128,512", f"drafter=,{other}"])
-    records = answers(engine, tmp_path, Plan(Documents(), 0, ["sd"], variations, 4))
+    records = answers(engine, tmp_path, EvaluationPlan(Documents(), 0, ["sd"], variations, 4))
     a0 = {tuple(r["variation"].values()): r["turns"][0] for r in records if r["item"] == "a0"}
     sizes = {key: turn["context"]["drafter_tokens"] for key, turn in a0.items()}
     assert sizes["", 128] < sizes["", 512] == sizes[str(other), 512]
@@ -117,7 +118,7 @@ def test_retrieval_length_and_drafter_can_be_swept(engine, tmp_path, make_tiny_c
 
 def test_a_stopped_run_goes_on_with_the_same_batches(engine, tmp_path):
     """What was answered is not asked again, and what was not is answered as if nothing had happened."""
-    plan = Plan(Documents(), 0, ["lc", "rapid"], [Variation()], 2)
+    plan = EvaluationPlan(Documents(), 0, ["lc", "rapid"], [Variation()], 2)
     whole = answers(engine, tmp_path / "whole", plan)
     with ResultStore(tmp_path / "stopped", {"benchmark": {"name": "made"}}) as store:
         begun = run(engine, plan, store)
@@ -135,10 +136,12 @@ def test_a_stopped_run_goes_on_with_the_same_batches(engine, tmp_path):
 
 def test_prompts_are_cut_in_the_middle_to_the_context_length(engine, tmp_path):
     """InfiniteBench and LongBench keep the first and the last half of the prompt."""
-    (record, *_) = answers(engine, tmp_path, Plan(Documents(), 300, ["lc"], [Variation()], 1, prompt_tokens=300))
+    (record, *_) = answers(
+        engine, tmp_path, EvaluationPlan(Documents(), 300, ["lc"], [Variation()], 1, prompt_tokens=300)
+    )
     context = record["turns"][0]["context"]
     assert 296 <= context["target_tokens"] <= 304 and context["truncated_tokens"] > 0
-    (record, *_) = answers(engine, tmp_path / "whole", Plan(Documents(), 300, ["lc"], [Variation()], 1))
+    (record, *_) = answers(engine, tmp_path / "whole", EvaluationPlan(Documents(), 300, ["lc"], [Variation()], 1))
     assert record["turns"][0]["context"]["truncated_tokens"] == 0
 
 
@@ -153,7 +156,7 @@ def test_databases_are_kept_or_rebuilt_from_turn_to_turn(engine, tmp_path, kept,
         return original(self, messages, after=after)
 
     monkeypatch.setattr(Engine, "converse", converse)
-    plan = Plan(Conversations(), 0, ["lc", "hd"], [Variation()], 1, keep_databases=kept)
+    plan = EvaluationPlan(Conversations(), 0, ["lc", "hd"], [Variation()], 1, keep_databases=kept)
     plain, drafted = answers(engine, tmp_path, plan)
     assert [t["token_ids"] for t in drafted["turns"]] == [t["token_ids"] for t in plain["turns"]]
     assert len(drafted["turns"]) == 2 and drafted["turns"][1]["acceptance"]["proposed"] > 0
@@ -163,7 +166,7 @@ def test_databases_are_kept_or_rebuilt_from_turn_to_turn(engine, tmp_path, kept,
 def test_a_conversation_cannot_be_retrieved_from(engine, tmp_path):
     """Spec-Bench with a retrieving method must be refused, not answered with nothing retrieved."""
     with pytest.raises(ValueError, match="method rag retrieves"):
-        answers(engine, tmp_path, Plan(TwoDocuments(), 0, ["rag"], [Variation()], 2))
+        answers(engine, tmp_path, EvaluationPlan(TwoDocuments(), 0, ["rag"], [Variation()], 2))
 
 
 def test_rule_figures_are_those_of_the_closed_forms(engine):
@@ -175,7 +178,9 @@ def test_rule_figures_are_those_of_the_closed_forms(engine):
     for eta in (0.0, 10.0):
         config = dataclasses.replace(warm, speculation=dataclasses.replace(warm.speculation, eta=eta))
         other = Engine(dataclasses.replace(engine.session, config=config))
-        engines[eta] = list(rules.measure(other, document, source.items[0], {"context_length": 1, "item": "a0"}))
+        engines[eta] = list(
+            distribution_shift.measure(other, document, source.items[0], {"context_length": 1, "item": "a0"})
+        )
     for record in engines[0.0]:
         assert record["from_p"] < 1e-5 and record["from_p_hat"] < 1e-5
     by_rule = {(record["tail"], record["residual"]): record for record in engines[10.0]}
@@ -185,4 +190,4 @@ def test_rule_figures_are_those_of_the_closed_forms(engine):
         if residual == "exact":
             assert record["from_p_hat"] < 1e-5
             assert record["from_p"] == pytest.approx(record["p_hat_from_p"], abs=1e-5)
-    assert "teacher, rapid" in rules.table(engines[10.0]).rows[0][0]
+    assert "teacher, rapid" in shift_table(engines[10.0]).rows[0][0]

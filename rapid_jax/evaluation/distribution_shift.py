@@ -7,10 +7,7 @@ from p_hat, and the probability that a drafted token is accepted.
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,12 +26,7 @@ from rapid_jax.decoding.sampling import Warping, warp_logits
 from rapid_jax.engine import Document, Engine
 from rapid_jax.engine.batch import plan_batch, start_batch
 from rapid_jax.evaluation.benchmarks.base import Item
-from rapid_jax.evaluation.statistics import mean_and_error
-from rapid_jax.evaluation.tables import Table
 from rapid_jax.verification import output_distribution, retrieval_augmented_target
-
-RULES = "rules.jsonl"
-FIGURES = ("from_p", "from_p_hat", "p_hat_from_p", "acceptance")
 
 
 def answer_logits(
@@ -120,42 +112,3 @@ def _logits(
     )
     logits = hosts.fetch(engine.session.programs.get(answer_logits, (decoder,), args)(*args))
     return jnp.asarray(logits[0])  # small operations that span hosts are slow, and can deadlock on CPU
-
-
-def write_rules(directory: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Replaces the file of rule figures in a directory of results."""
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    (directory / RULES).write_text("".join(lines), encoding="utf-8")
-
-
-def read_rules(directory: Path) -> list[dict[str, Any]]:
-    """Rule figures of a directory of results; none where they were not asked for."""
-    path = directory / RULES
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def table(records: Sequence[dict[str, Any]]) -> Table:
-    """Means over questions, a row for each rule and context length."""
-    rows = []
-    for length in dict.fromkeys(record["context_length"] for record in records):
-        for tail, residual in itertools.product(TAIL_RULES, RESIDUALS):
-            chosen = [r for r in records if (r["context_length"], r["tail"], r["residual"]) == (length, tail, residual)]
-            figures = (mean_and_error([record[name] for record in chosen]) for name in FIGURES)
-            cells = (f"{mean:.4f} ± {error:.4f}" for mean, error in figures)
-            rows.append((f"{tail}, {residual}", f"{length:,}", *cells, str(len(chosen))))
-    eta, temperature = records[0]["eta"], records[0]["temperature"]
-    note = (
-        f"Exact laws of the emitted token from the models' p and q along lc's answers, eta {eta:g}, temperature "
-        f"{temperature:g}; total variation in [0, 1], means over questions with standard errors. p_hat with residual "
-        "exact is 0 by construction."
-    )
-    columns = (
-        "tail, residual",
-        "tokens",
-        "TV from p",
-        "TV from p_hat",
-        "TV of p_hat from p",
-        "acceptance",
-        "questions",
-    )
-    return Table("Verification rules", columns, tuple(rows), note)
