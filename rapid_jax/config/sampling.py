@@ -7,6 +7,8 @@ import dataclasses
 from models.fields import shown
 from rapid_jax.config.checks import MOST_TOKENS, check_most, is_integer, is_number, require
 
+CHECKPOINT_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")  # of a generation_config.json
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -19,6 +21,9 @@ class SamplingConfig:
       max_new_tokens: tokens generated at most.
       seed: of all random numbers; row b of a batch folds in b.
       stop: strings that end the answer; they are not part of it.
+      from_checkpoint: names of settings, out of CHECKPOINT_SETTINGS, whose value the target's generation_config.json
+        gives when it is loaded, in the place of the one here (see engine.generation_config). A repetition_penalty other
+        than 1 is refused.
     """
 
     temperature: float = 0.0
@@ -27,6 +32,7 @@ class SamplingConfig:
     max_new_tokens: int = 256
     seed: int = 0
     stop: tuple[str, ...] = ()
+    from_checkpoint: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(
@@ -49,4 +55,9 @@ class SamplingConfig:
         require(
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             f"stop must be a tuple of strings that are not empty, got {shown(self.stop)}",
+        )
+        require(
+            isinstance(self.from_checkpoint, tuple)
+            and all(name in CHECKPOINT_SETTINGS for name in self.from_checkpoint),
+            f"from_checkpoint must be names of {', '.join(CHECKPOINT_SETTINGS)}, got {shown(self.from_checkpoint)}",
         )

@@ -47,6 +47,8 @@ class SpeculationConfig(AcceptanceRule):
         drafting.early_stop); gamma is then the most that is drafted.
       stop_threshold: of early_stop, lower bound of the acceptance below which the first drafts end, in [0, 1]; it then
         follows each row's acceptance, by 0.001 a step.
+      stop_confidence: a row ends its draft behind a token to which the drafter gave a smaller probability, in [0, 1];
+        0 ends none so. RAPID's published evaluation has 0.1. It works beside early_stop.
       first_candidates: tokens drafted without replacement for a draft's first position: the chain's own, and others
         that are tried where it is rejected (multi-candidate speculative decoding, see verification.multi_candidate).
         More than 1 need residual "exact", unless eta is 0.
@@ -62,6 +64,7 @@ class SpeculationConfig(AcceptanceRule):
     eta: float = 10.0
     early_stop: bool = False
     stop_threshold: float = 0.4
+    stop_confidence: float = 0.0
     first_candidates: int = 1
     sinks: int = 4
     window: int = 4096
@@ -87,10 +90,9 @@ class SpeculationConfig(AcceptanceRule):
             is_number(self.expected_acceptance) and 0 <= self.expected_acceptance <= 1,
             f"expected_acceptance must be in [0, 1], got {shown(self.expected_acceptance)}",
         )
-        require(
-            is_number(self.stop_threshold) and 0 <= self.stop_threshold <= 1,
-            f"stop_threshold must be in [0, 1], got {shown(self.stop_threshold)}",
-        )
+        for name in ("stop_threshold", "stop_confidence"):
+            value = getattr(self, name)
+            require(is_number(value) and 0 <= value <= 1, f"{name} must be in [0, 1], got {shown(value)}")
         require(
             is_integer(self.first_candidates) and self.first_candidates >= 1,
             f"first_candidates must be at least 1 token, got {shown(self.first_candidates)}",
