@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import archivist
+from launch import cli
 from launch.cli import UsageError
 from rapid_jax.config import EngineConfig
 from rapid_jax.config.methods import METHODS, Method, get_method
@@ -69,6 +70,8 @@ def parse(argv: list[str]) -> list[str]:
             raise ValueError(f"--config={path}: {str(e).strip().splitlines()[-1]}") from None
         raise
     except Exception as e:  # the config file's own code may raise anything
+        if cli.of_standard_output(e):  # of --help
+            raise
         raise ValueError(f"--config={path}: {type(e).__name__}: {e}") from None
 
 
@@ -83,8 +86,9 @@ def values() -> dict[str, Any]:
         raise ValueError(f"--config: get_config() must return a ml_collections.ConfigDict, got {type(config).__name__}")
     fields = config.to_dict()
     hierarchy = fields.get("hierarchy")
-    if isinstance(hierarchy, dict) and "databases" in hierarchy:  # --config.hierarchy.databases=a,b comes as one string
-        hierarchy["databases"] = tuple(name for item in hierarchy["databases"] for name in item.split(","))
+    names = hierarchy.get("databases") if isinstance(hierarchy, dict) else None
+    if isinstance(names, tuple) and all(isinstance(name, str) for name in names):  # a,b comes as one string
+        hierarchy["databases"] = tuple(name for item in names for name in item.split(","))
     return fields
 
 
