@@ -130,7 +130,7 @@ def _plan(method: Method) -> None:
     _print("Figures of one chip", *shown)
     if _JSON.value is not None:
         about = {"preset": _PRESET.value, **tables.to_dict(predicted, piece.name)}
-        _write_json(about)
+        _write_json(_JSON.value, about)
 
 
 def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
@@ -174,11 +174,11 @@ def _measure(method: Method) -> None:
         checked = measure.check(engine, method, _CONTEXT.value or 16_384, _BATCH.value, progress=progress)
     _print("Check of the cost model", measure.table(checked))
     if _JSON.value is not None:
-        _write_json(measure.to_dict(checked))
+        _write_json(_JSON.value, measure.to_dict(checked))
 
 
-def _write_json(figures: dict[str, Any]) -> None:
-    with cli.OutputFile("json", _JSON.value) as file:
+def _write_json(path: str, figures: dict[str, Any]) -> None:
+    with cli.OutputFile("json", path) as file:
         file.write(json.dumps(figures, indent=1) + "\n")
 
 

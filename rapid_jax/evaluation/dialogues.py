@@ -80,6 +80,6 @@ def make_dialogues(number: int, seed: int) -> list[dict[str, Any]]:
 
 
 def write_dialogues(dialogues: Iterable[dict[str, Any]], path: Path | str) -> None:
-    """Write one JSON object a line; a file that is there is replaced. Raises OSError that names it where it cannot be."""
+    """Write one JSON object a line; a file that is there is replaced. Raises OSError that names the file."""
     lines = (json.dumps(dialogue, ensure_ascii=False) + "\n" for dialogue in dialogues)
     write_text(Path(path), "".join(lines))
