@@ -28,6 +28,7 @@ from absl import flags
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig
 from rapid_jax.config.methods import METHODS, Method
+from rapid_jax.evaluation.writing import naming
 
 if TYPE_CHECKING:
     from rapid_jax.benchmarking.measurement import Measurement
@@ -111,7 +112,8 @@ def main() -> None:
     if _PLOT.value is not None and distributed.is_main():
         from rapid_jax.benchmarking.plot import plot_speed_ups
 
-        plot_speed_ups(measurements, Path(_PLOT.value), speed_table.plot_title(about, _ACCEPTANCE.value))
+        with naming(f"--plot={_PLOT.value}"):
+            plot_speed_ups(measurements, Path(_PLOT.value), speed_table.plot_title(about, _ACCEPTANCE.value))
 
 
 def _measure(
@@ -123,7 +125,7 @@ def _measure(
 
     measurements: list[Measurement] = []
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(distributed.open_output(_OUTPUT.value))
+        output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         runs = stack.enter_context(cli.progress("measuring", "runs"))
         prefill = stack.enter_context(cli.progress("prefill", "tok"))
         done, total = 0, sweep.runs(peer)
@@ -137,8 +139,8 @@ def _measure(
         for cell in run_sweep(sweep, engine, make_prompts, bandwidth, peer=peer, prefill_progress=prefill, tick=tick):
             measurements += cell
             if output is not None:
-                output.writelines(json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
-                output.flush()
+                lines = (json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
+                output.write("".join(lines))
     return measurements
 
 

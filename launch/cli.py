@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -14,9 +15,13 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from rapid_jax.evaluation.writing import encoded, naming
+
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 _LONGEST_LINE = 2000  # characters of an error
+_CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 _SECONDS_BETWEEN_LINES = 10  # of progress, where standard error is no terminal
 _SECONDS_BEFORE_THE_OTHERS = 2  # that the first host gives the others to say what is wrong with them
 
@@ -44,6 +49,21 @@ def _line(message: object) -> str:
     """A message in one line, without the middle of what would fill the screen."""
     line = " ".join(str(message).split())
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 300]} ... {line[-200:]}"
+
+
+def of_standard_output(error: Exception) -> bool:
+    """Whether an error is one of writing to standard output: all other files that are written name themselves."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _CANNOT_WRITE
+
+
+def _end_with(error: OSError) -> NoReturn:
+    """Ends with an error that may be one of standard output, which then takes nothing more, at the exit either."""
+    if not of_standard_output(error):
+        fail(error, FAILURE)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # the reader of our output, such as head, has seen enough
+        leave(0, at_once=_host() is not None)
+    fail(f"standard output cannot be written: {error.strerror}", FAILURE)
 
 
 def leave(status: int, *, at_once: bool) -> NoReturn:
@@ -86,10 +106,16 @@ def start(
         try:
             return parse(argv)
         except SystemExit:
+            try:
+                sys.stdout.flush()
+            except OSError as e:
+                _end_with(e)
             sys.exit(0)  # --help has been printed
         except (flags.Error, UsageError) as e:
             fail(str(e).removeprefix("FATAL Flags parsing error:"), USAGE)
-        except (ValueError, OSError) as e:
+        except OSError as e:
+            _end_with(e)
+        except ValueError as e:
             fail(e, FAILURE)
 
     def run(argv: list[str]) -> None:
@@ -105,10 +131,9 @@ def start(
             sys.stdout.flush()
         except UsageError as e:
             fail(e, USAGE)
-        except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            leave(0, at_once=_host() is not None)
-        except (ValueError, OSError, NotImplementedError) as e:
+        except OSError as e:
+            _end_with(e)
+        except (ValueError, NotImplementedError) as e:
             fail(e, FAILURE)
         except (RuntimeError, MemoryError) as e:
             fail(_explain(e), FAILURE)
@@ -155,6 +180,37 @@ def use_compilation_cache() -> None:
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", _CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+class OutputFile:
+    """A file that a flag names, replaced and written through after every call; an error of the disk names the flag.
+
+    Args:
+      flag: its name.
+      path: its value.
+
+    Raises:
+      OSError: the file cannot be written; in `write` too.
+    """
+
+    def __init__(self, flag: str, path: str):
+        self._place = f"--{flag}={path}"
+        with naming(self._place):
+            self._file = open(path, "wb", buffering=0)  # what a full disk has refused is not tried again at the end
+
+    def write(self, text: str) -> None:
+        """Writes a text as UTF-8."""
+        data = memoryview(encoded(text))
+        with naming(self._place):
+            while data:
+                data = data[self._file.write(data) :]
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with naming(self._place):
+            self._file.close()
 
 
 def check_writable(flag: str, path: str) -> None:

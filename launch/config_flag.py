@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import archivist
+from launch import cli
 from launch.cli import UsageError
 from rapid_jax.config import EngineConfig
 from rapid_jax.config.methods import METHODS, Method, get_method
@@ -69,6 +70,8 @@ def parse(argv: list[str]) -> list[str]:
             raise ValueError(f"--config={path}: {str(e).strip().splitlines()[-1]}") from None
         raise
     except Exception as e:  # the config file's own code may raise anything
+        if cli.of_standard_output(e):  # of --help
+            raise
         raise ValueError(f"--config={path}: {type(e).__name__}: {e}") from None
 
 

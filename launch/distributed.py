@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from absl import flags
 from absl import logging as absl_logging
@@ -72,9 +72,9 @@ def is_main() -> bool:
     return hosts.is_main()
 
 
-def open_output(path: str | None) -> contextlib.AbstractContextManager[IO[str] | None]:
-    """A text file to write, replaced if it exists; None on the other hosts, or without a path."""
-    return open(path, "w", encoding="utf-8") if path and is_main() else contextlib.nullcontext()
+def open_output(flag: str, path: str | None) -> contextlib.AbstractContextManager[cli.OutputFile | None]:
+    """As `cli.OutputFile`; None on the other hosts, or without a path."""
+    return cli.OutputFile(flag, path) if path and is_main() else contextlib.nullcontext()
 
 
 def from_main(function: Callable[[], T]) -> T:

@@ -74,7 +74,7 @@ def main() -> None:
     distributed.on_all(lambda: engine.require(methods))
     answers: list[Answer] = []
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(distributed.open_output(_OUTPUT.value))
+        output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         document = engine.read(text, prefill=False, progress=progress)
         reference = embedded.reference_answer(query) if _CONTEXT.value is None else None
@@ -89,7 +89,6 @@ def main() -> None:
             answers.append(answer)
             if output is not None:
                 output.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
-                output.flush()
     if _PASSAGES.value:
         printing.print_passages(answers)
     printing.print_table(answers, reference)

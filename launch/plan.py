@@ -14,8 +14,7 @@ Tables go to standard output. Exit status 0, 2 (a wrong flag) or 1 (also where t
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -131,7 +130,7 @@ def _plan(method: Method) -> None:
     _print("Figures of one chip", *shown)
     if _JSON.value is not None:
         about = {"preset": _PRESET.value, **tables.to_dict(predicted, piece.name)}
-        Path(_JSON.value).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        _write_json(_JSON.value, about)
 
 
 def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
@@ -175,7 +174,12 @@ def _measure(method: Method) -> None:
         checked = measure.check(engine, method, _CONTEXT.value or 16_384, _BATCH.value, progress=progress)
     _print("Check of the cost model", measure.table(checked))
     if _JSON.value is not None:
-        Path(_JSON.value).write_text(json.dumps(measure.to_dict(checked), indent=1) + "\n", encoding="utf-8")
+        _write_json(_JSON.value, measure.to_dict(checked))
+
+
+def _write_json(path: str, figures: dict[str, Any]) -> None:
+    with cli.OutputFile("json", path) as file:
+        file.write(json.dumps(figures, indent=1) + "\n")
 
 
 def _print(heading: str, *tables: Table) -> None:

@@ -19,6 +19,7 @@ from absl import flags
 
 from launch import cli
 from rapid_jax.config import embedded
+from rapid_jax.evaluation.writing import naming, write_text
 
 _MODELS = ("archivist", "archivist-large", "archivist-small")
 _MODEL = flags.DEFINE_enum("model", _MODELS[0], _MODELS, "Which one of the family; see rapid_jax/training/recipe.py.")
@@ -61,15 +62,19 @@ def main() -> None:
     from rapid_jax.training.initialisation import initial_parameters
     from rapid_jax.training.resizing import resized
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    with naming(f"--workdir={workdir}"):
+        workdir.mkdir(parents=True, exist_ok=True)
     model, training = recipe.RECIPES[_MODEL.value].model, recipe.RECIPES[_MODEL.value].training
-    begun.write_text(_MODEL.value, encoding="utf-8")
+    write_text(begun, _MODEL.value)
     if not pieces.exists():
-        pieces.write_bytes(given or tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
+        data = given or tokenizer.train_sentencepiece(recipe.VOCAB_SIZE)
+        with naming(pieces):
+            pieces.write_bytes(data)
     rows = RowMaker(tokenizer.to_transformers(pieces.read_bytes(), model.max_position))
 
     def report(entry: dict) -> None:
-        with (workdir / "log.jsonl").open("a", encoding="utf-8") as log:
+        path = workdir / "log.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
         shown = ("step", "tokens", "loss", "fact", "choice", "dossier", "whole", "tokens_per_second")
         print("  ".join(f"{name} {entry[name]:.6g}" for name in shown if name in entry), flush=True)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from models.fields import shown
 from rapid_jax.config.checks import require
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -33,14 +34,14 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.arguments, Mapping):
-            object.__setattr__(self, "arguments", json.dumps(dict(self.arguments)) if self.arguments else "")
+            object.__setattr__(self, "arguments", _as_json(self.arguments))
         self.variables()
-        require(isinstance(self.date, str), f"chat.date must be a day such as 2024-07-26, got {self.date!r}")
+        require(isinstance(self.date, str), f"chat.date must be a day such as 2024-07-26, got {shown(self.date)}")
         if self.date:
-            require(_is_day(self.date), f"chat.date must be a day such as 2024-07-26, got {self.date!r}")
+            require(_is_day(self.date), f"chat.date must be a day such as 2024-07-26, got {shown(self.date)}")
         require(
             isinstance(self.special_tokens_in_text, bool),
-            f"chat.special_tokens_in_text must be True or False, got {self.special_tokens_in_text!r}",
+            f"chat.special_tokens_in_text must be True or False, got {shown(self.special_tokens_in_text)}",
         )
 
     def variables(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class ChatConfig:
           ValueError: they are no JSON object, or a name is none that a template can use.
         """
         wanted = 'chat.arguments must be a JSON object such as {"enable_thinking": false}'
-        require(isinstance(self.arguments, str), f"{wanted}, got {self.arguments!r}")
+        require(isinstance(self.arguments, str), f"{wanted}, got {shown(self.arguments)}")
         if not self.arguments.strip():
             return {}
         try:
@@ -77,11 +78,11 @@ def check_prompt_template(template: Any, name: str = "prompt") -> None:
     Raises:
       ValueError: it does not.
     """
-    require(isinstance(template, str), f"{name} must be a string, got {template!r}")
+    require(isinstance(template, str), f"{name} must be a string, got {shown(template)}")
     document, question = template.find("{document}"), template.find("{question}")
     require(
         0 <= document < question and template.count("{document}") == 1 and template.count("{question}") == 1,
-        f"{name} must hold {{document}} once, then {{question}} once, got {template!r}",
+        f"{name} must hold {{document}} once, then {{question}} once, got {shown(template)}",
     )
 
 
@@ -94,8 +95,15 @@ def check_keep(keep: Any) -> None:
     numbers = isinstance(keep, tuple | list) and len(keep) == 2 and all(type(n) is int and n >= 0 for n in keep)
     require(
         bool(numbers and sum(keep)),
-        f"keep must be two numbers of tokens, at the document's start and at its end, got {keep!r}",
+        f"keep must be two numbers of tokens, at the document's start and at its end, got {shown(keep)}",
     )
+
+
+def _as_json(arguments: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(arguments)) if arguments else ""
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"chat.arguments must hold what JSON can hold, got {shown(arguments)} ({error})") from None
 
 
 def _is_day(text: str) -> bool:

@@ -17,7 +17,7 @@ from rapid_jax.config.retrieval import RetrievalConfig
 from rapid_jax.config.sampling import SamplingConfig
 from rapid_jax.config.speculation import SpeculationConfig
 
-_MOST_DEVICES = 2**20
+_MOST_DEVICES, _MOST_STEPS = 2**20, 2**20
 TRUNCATIONS = ("middle", "error")
 _SECTIONS: dict[str, type] = {
     "chat": ChatConfig,
@@ -94,11 +94,9 @@ class EngineConfig:
                 isinstance(value, str) and value in tuple(known),
                 f"{name} must be {choices(known)} (or empty), got {shown(value)}",
             )
-        for name, mesh in (("mesh", self.mesh), ("drafter_mesh", self.drafter_mesh or (1, 1, 1))):
-            require(
-                isinstance(mesh, tuple) and len(mesh) == 3 and all(is_integer(n) and n >= 1 for n in mesh),
-                f"{name} must be three positive numbers (data, context, model), got {shown(mesh)}",
-            )
+        _check_mesh("mesh", self.mesh)
+        if not isinstance(self.drafter_mesh, tuple) or self.drafter_mesh:
+            _check_mesh("drafter_mesh", self.drafter_mesh)
         chunk = self.prefill_chunk
         require(
             is_integer(chunk) and chunk >= 32 and chunk & (chunk - 1) == 0,
@@ -112,10 +110,9 @@ class EngineConfig:
             is_integer(self.max_context_tokens) and self.max_context_tokens >= 0,
             f"max_context_tokens must be 0 (the model's limit) or positive, got {shown(self.max_context_tokens)}",
         )
-        for name, most in (("prefill_chunk", MOST_TOKENS), ("max_context_tokens", MOST_TOKENS), ("burst_steps", 2**20)):
-            check_most(name, getattr(self, name), most)
-        for name, size in (("mesh", math.prod(self.mesh)), ("drafter_mesh", math.prod(self.drafter_mesh))):
-            check_most(f"the devices of {name}", size, _MOST_DEVICES)
+        check_most("prefill_chunk", chunk, MOST_TOKENS, "tokens (no model has more positions)")
+        check_most("burst_steps", self.burst_steps, _MOST_STEPS, "(no answer takes more)")
+        check_most("max_context_tokens", self.max_context_tokens, MOST_TOKENS, "tokens (no model has more positions)")
         require(
             self.truncation in TRUNCATIONS,
             f"truncation must be one of {', '.join(TRUNCATIONS)}, got {shown(self.truncation)}",
@@ -123,7 +120,8 @@ class EngineConfig:
         check_prompt_template(self.prompt)
         check_prompt_template(self.drafter_prompt or self.prompt, "drafter_prompt")
         for name, kind in _SECTIONS.items():
-            require(isinstance(getattr(self, name), kind), f"{name} must be a {kind.__name__}")
+            value = getattr(self, name)
+            require(isinstance(value, kind), f"{name} must be a {kind.__name__}, got {shown(value)}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> EngineConfig:
@@ -146,7 +144,7 @@ class EngineConfig:
         theirs = {field.name for field in dataclasses.fields(self.sampling)}
         unknown = sorted(set(overrides) - ours - theirs)
         if unknown:
-            raise ValueError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(ours | theirs))}")
+            raise ValueError(f"unknown setting {shown(unknown[0])}; known: {', '.join(sorted(ours | theirs))}")
         return (
             dataclasses.replace(self.speculation, **{k: v for k, v in overrides.items() if k in ours}),
             dataclasses.replace(self.sampling, **{k: v for k, v in overrides.items() if k in theirs}),
@@ -155,6 +153,15 @@ class EngineConfig:
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of all field values; `from_mapping` reads them back."""
         return dataclasses.asdict(self)
+
+
+def _check_mesh(name: str, mesh: Any) -> None:
+    """Raises ValueError where a mesh is not three positive numbers, or has more devices than there are anywhere."""
+    require(
+        isinstance(mesh, tuple) and len(mesh) == 3 and all(is_integer(n) and n >= 1 for n in mesh),
+        f"{name} must be three positive numbers (data, context, model), got {shown(mesh)}",
+    )
+    require(math.prod(mesh) <= _MOST_DEVICES, f"{name} must be of at most {_MOST_DEVICES:,} devices, got {shown(mesh)}")
 
 
 def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:

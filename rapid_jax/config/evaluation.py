@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.fields import shown
 from rapid_jax.config.checks import require
 
 RETRIEVAL_QUERIES = ("question", "question_and_choices")
@@ -36,5 +37,6 @@ class EvaluationConfig:
         ):
             value = getattr(self, name)
             require(
-                isinstance(value, str) and value in known, f"{name} must be one of {', '.join(known)}, got {value!r}"
+                isinstance(value, str) and value in known,
+                f"{name} must be one of {', '.join(known)}, got {shown(value)}",
             )

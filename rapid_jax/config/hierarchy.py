@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from models.fields import shown
-from rapid_jax.config.checks import MOST_ROWS, check_most, is_integer
+from rapid_jax.config.checks import MOST_LOOPS, MOST_ROWS, check_most, is_integer
 
 _MOST_NGRAM, _MOST_VALUES, _MOST_BYTES = 64, 1024, 2**50
 DATABASES = ("history", "context", "model", "statistics")
@@ -52,26 +52,26 @@ class HierarchyConfig:
         named = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
         if not named or not names or not set(names) <= set(DATABASES) or len({*names}) < len(names):
             raise ValueError(f"databases must be different names of {known}, at least one, got {shown(names)}")
-        for name, least, most in (
-            ("candidates", 1, MOST_ROWS),
-            ("length", 1, MOST_ROWS),
-            ("ngram", 2, _MOST_NGRAM),
-            ("values", 1, _MOST_VALUES),
-            ("min_match", 1, _MOST_NGRAM),
-            ("match", 1, _MOST_NGRAM),
-            ("window", 0, MOST_ROWS),
-            ("device_bytes", 0, _MOST_BYTES),
+        for name, least, most, why in (
+            ("candidates", 1, MOST_LOOPS, "each is compiled into the step"),
+            ("length", 1, MOST_ROWS, "a verification reads all of them"),
+            ("ngram", 2, _MOST_NGRAM, "the context database keeps so many for each value"),
+            ("values", 1, _MOST_VALUES, "the context database keeps so many for each token"),
+            ("min_match", 1, _MOST_NGRAM, "each is compiled into the step"),
+            ("match", 1, _MOST_NGRAM, "each is compiled into the step"),
+            ("window", 0, MOST_ROWS, "a verification reads every column at every level"),
+            ("device_bytes", 0, _MOST_BYTES, "no device has a pebibyte"),
         ):
-            self._check(name, least, most)
-        self._check("match", self.min_match, _MOST_NGRAM)
+            self._check(name, least, most, why)
+        self._check("match", self.min_match, _MOST_NGRAM, "each is compiled into the step")
         rows = self.candidates * self.length + (self.ngram - 1) * self.window
         check_most("candidates x length + (ngram - 1) x window", rows, MOST_ROWS, "rows of a verification")
         for name in ("model_database", "statistics_database"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a directory, got {shown(getattr(self, name))}")
 
-    def _check(self, name: str, least: int, most: int) -> None:
+    def _check(self, name: str, least: int, most: int, why: str) -> None:
         value = getattr(self, name)
         if not is_integer(value) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
-        check_most(name, value, most)
+        check_most(name, value, most, f"({why})")

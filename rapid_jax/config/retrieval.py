@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.fields import shown
 from rapid_jax.config.checks import is_integer, is_number, require
 
 HASHING = "hashing"
@@ -25,7 +26,9 @@ def parse_embedder(spec: str) -> tuple[str, str]:
     kind, _, path = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if spec == HASHING or (kind == ENCODER and path and not {"\n", "\0"} & set(path)):
         return kind, path
-    raise ValueError(f"unknown embedder {spec!r}: known are {HASHING!r} and '{ENCODER}:<path of a sentence encoder>'")
+    raise ValueError(
+        f"unknown embedder {shown(spec)}: known are {HASHING!r} and '{ENCODER}:<path of a sentence encoder>'"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,33 +67,37 @@ class RetrievalConfig:
     count_from: str = "retrieved"
 
     def __post_init__(self) -> None:
-        require(isinstance(self.embedder, str), f"embedder must be a string, got {self.embedder!r}")
+        require(isinstance(self.embedder, str), f"embedder must be a string, got {shown(self.embedder)}")
         kind, _ = parse_embedder(self.embedder)
         for name in ("query_prompt", "passage_prompt"):
             value = getattr(self, name)
             require(
                 value is None or (isinstance(value, str) and len(value) <= MAX_PROMPT_CHARACTERS),
-                f"{name} must be a text of at most {MAX_PROMPT_CHARACTERS} characters or None, got {repr(value)[:80]}",
+                f"{name} must be a text of at most {MAX_PROMPT_CHARACTERS} characters or None, got {shown(value)}",
             )
-            require(not value or kind == ENCODER, f"{name} {value!r} needs a sentence encoder: embedder=encoder:<path>")
+            require(
+                not value or kind == ENCODER, f"{name} {shown(value)} needs a sentence encoder: embedder=encoder:<path>"
+            )
         require(
             is_integer(self.chunk_tokens) and MIN_CHUNK_TOKENS <= self.chunk_tokens <= MAX_CHUNK_TOKENS,
             f"chunk_tokens must be at least {MIN_CHUNK_TOKENS} and at most {MAX_CHUNK_TOKENS} tokens, got "
-            f"{self.chunk_tokens!r}",
+            f"{shown(self.chunk_tokens)}",
         )
         require(
             self.threshold is None or (is_number(self.threshold) and -1 <= self.threshold <= 1),
-            f"threshold must be a cosine in [-1, 1] or None, got {self.threshold!r}",
+            f"threshold must be a cosine in [-1, 1] or None, got {shown(self.threshold)}",
         )
         require(
             self.max_chunks is None or (is_integer(self.max_chunks) and 1 <= self.max_chunks <= MAX_CHUNKS),
-            f"max_chunks must be at least 1 and at most {MAX_CHUNKS}, or None, got {self.max_chunks!r}",
+            f"max_chunks must be at least 1 and at most {MAX_CHUNKS}, or None, got {shown(self.max_chunks)}",
         )
         require(
-            isinstance(self.from_truncated, bool), f"from_truncated must be True or False, got {self.from_truncated!r}"
+            isinstance(self.from_truncated, bool),
+            f"from_truncated must be True or False, got {shown(self.from_truncated)}",
         )
         for name, known in (("below_threshold", BELOW_THRESHOLD), ("count_from", COUNT_FROM)):
             value = getattr(self, name)
             require(
-                isinstance(value, str) and value in known, f"{name} must be one of {', '.join(known)}, got {value!r}"
+                isinstance(value, str) and value in known,
+                f"{name} must be one of {', '.join(known)}, got {shown(value)}",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from models.fields import shown
-from rapid_jax.config.checks import MOST_ROWS, MOST_TOKENS, check_most, is_integer, is_number, require
+from rapid_jax.config.checks import MOST_LOOPS, MOST_ROWS, MOST_TOKENS, check_most, check_number, is_integer, require
 
 TAIL_RULES = ("teacher", "augmented")  # see verification.target_mixing
 RESIDUALS = ("rapid", "exact")  # see verification.chain
@@ -31,7 +31,7 @@ class AcceptanceRule:
         require(
             self.residual in RESIDUALS, f"residual must be one of {', '.join(RESIDUALS)}, got {shown(self.residual)}"
         )
-        require(is_number(self.alpha) and 0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {shown(self.alpha)}")
+        check_number("alpha", self.alpha, 0, 1, "in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,31 +80,26 @@ class SpeculationConfig(AcceptanceRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(is_integer(self.gamma) and self.gamma >= 1, f"gamma must be at least 1 token, got {shown(self.gamma)}")
-        require(is_number(self.eta) and self.eta >= 0, f"eta must be a number of at least 0, got {shown(self.eta)}")
-        check_most("gamma", self.gamma, MOST_ROWS, "tokens")
-        check_most("eta", self.eta, 1e6)
+        check_most("gamma", self.gamma, MOST_ROWS, "tokens (a verification reads all of them)")
+        limit = "the paper's largest value is 50"
+        check_number("eta", self.eta, 0, 1e6, "a number of at least 0", limit=limit)
         for name in ("early_stop", "length_rule", "choose_gamma"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} must be True or False, got {shown(value)}")
-        require(
-            is_number(self.expected_acceptance) and 0 <= self.expected_acceptance <= 1,
-            f"expected_acceptance must be in [0, 1], got {shown(self.expected_acceptance)}",
-        )
-        for name in ("stop_threshold", "stop_confidence"):
-            value = getattr(self, name)
-            require(is_number(value) and 0 <= value <= 1, f"{name} must be in [0, 1], got {shown(value)}")
+        for name in ("expected_acceptance", "stop_threshold", "stop_confidence"):
+            check_number(name, getattr(self, name), 0, 1, "in [0, 1]")
         require(
             is_integer(self.first_candidates) and self.first_candidates >= 1,
             f"first_candidates must be at least 1 token, got {shown(self.first_candidates)}",
         )
-        check_most("first_candidates", self.first_candidates, MOST_ROWS, "tokens")
+        check_most("first_candidates", self.first_candidates, MOST_LOOPS, "tokens (each is compiled into the step)")
         require(is_integer(self.sinks) and self.sinks >= 1, f"sinks must be at least 1 token, got {shown(self.sinks)}")
         require(
             is_integer(self.window) and self.window > self.gamma,
             f"window must be more tokens than a draft's {self.gamma}, got {shown(self.window)}",
         )
-        for name in ("sinks", "window"):
-            check_most(name, getattr(self, name), MOST_TOKENS, "tokens")
+        check_most("sinks", self.sinks, MOST_ROWS, "tokens (they are copied; 4 are usual)")
+        check_most("window", self.window, MOST_TOKENS, "tokens (no model has more positions)")
         require(
             self.first_candidates == 1 or self.residual == "exact" or self.eta == 0,
             f"first_candidates {self.first_candidates} needs residual exact (or eta 0), got residual {self.residual}",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.fields import shown
+from rapid_jax.config import Method
 
 _ROLES = ("system", "user", "assistant")
 
@@ -37,7 +38,8 @@ def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
       made_by: what gives such a value, for the message.
     """
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be a {kind.__name__}, as {made_by} gives it, got {shown(value)}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"{name} must be {article} {kind.__name__}, as {made_by} gives it, got {shown(value)}")
 
 
 def check_texts(name: str, values: Any, what: str) -> None:
@@ -51,6 +53,24 @@ def check_texts(name: str, values: Any, what: str) -> None:
         raise ValueError(f"{name} must be a list of at least one {what}, got {shown(values)}")
     for value in values:
         check_text(f"each of {name}", value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises ValueError where a value is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+
+
+def check_progress(value: Any) -> None:
+    """Raises ValueError where a value is neither None nor something to call."""
+    if value is not None and not callable(value):
+        raise ValueError(f"progress must be a function of (done, all) or None, got {shown(value)}")
+
+
+def check_methods(values: Any) -> None:
+    """Raises ValueError where values are not a list of methods."""
+    if not isinstance(values, list | tuple) or not all(isinstance(value, Method) for value in values):
+        raise ValueError(f"methods must be a list of Method, as get_method gives them, got {shown(values)}")
 
 
 def check_messages(messages: Any) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
 from models.cache import ContextCache
 from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from rapid_jax.config import get_method
+from rapid_jax.config.overrides import Overrides
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.arguments import check_max_chunks, check_texts
+from rapid_jax.engine.arguments import check_max_chunks, check_optional_text, check_text, check_texts
 from rapid_jax.engine.batch import Request
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument
@@ -91,8 +92,17 @@ class Document:
         """Time the prefill took, compilation excluded; 0 before it."""
         return self.prefilled.seconds if "prefilled" in self.__dict__ else 0.0
 
+    def read_by(self, target: LanguageModel) -> bool:
+        """Whether it is this model that has read it, or will read it."""
+        return self._session.target is target
+
     def retrieving_from(self, text: str) -> Document:
-        """The same document in the same cache, with passages of another text: what unrelated retrieval does."""
+        """The same document in the same cache, with passages of another text: what unrelated retrieval does.
+
+        Raises:
+          ValueError: the text is no string.
+        """
+        check_text("text", text)
         self.prefilled  # noqa: B018  (computed once, for both)
         view = copy.copy(self)
         view.__dict__.pop("index", None)
@@ -118,7 +128,12 @@ class Document:
         return index
 
     def ask(
-        self, question: str, method: str = "rapid", *, retrieval_query: str | None = None, **overrides: Any
+        self,
+        question: str,
+        method: str = "rapid",
+        *,
+        retrieval_query: str | None = None,
+        **overrides: Unpack[Overrides],
     ) -> Answer:
         """Answers a question.
 
@@ -137,9 +152,16 @@ class Document:
         return stream.answer
 
     def stream(
-        self, question: str, method: str = "rapid", *, retrieval_query: str | None = None, **overrides: Any
+        self,
+        question: str,
+        method: str = "rapid",
+        *,
+        retrieval_query: str | None = None,
+        **overrides: Unpack[Overrides],
     ) -> Stream:
         """As `ask`, piece by piece: iterate over the result for text, then read its `answer`."""
+        check_text("question", question)
+        check_optional_text("retrieval_query", retrieval_query)
         queries = None if retrieval_query is None else [retrieval_query]
         return Stream(Run(self._session, self.request([question], method, queries, overrides)))
 
@@ -148,7 +170,7 @@ class Document:
         questions: Sequence[str],
         method: str,
         retrieval_queries: Sequence[str] | None = None,
-        overrides: dict[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         max_chunks: int | None = None,
     ) -> Request:
         """Questions about this document with the session's settings.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from absl import logging
 
@@ -13,8 +13,17 @@ from models.progress import ProgressCallback
 from models.tokenizer import clean_text
 from rapid_jax.config import EngineConfig, Method
 from rapid_jax.config.chat import check_keep, check_prompt_template
+from rapid_jax.config.overrides import Overrides
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.arguments import check_kind, check_messages, check_optional_text, check_text
+from rapid_jax.engine.arguments import (
+    check_flag,
+    check_kind,
+    check_messages,
+    check_methods,
+    check_optional_text,
+    check_progress,
+    check_text,
+)
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
@@ -32,6 +41,7 @@ class Engine:
     """
 
     def __init__(self, session: Session):
+        check_kind("session", session, Session, "Engine.load(path).session")
         self._session = session
 
     def __repr__(self) -> str:
@@ -57,9 +67,11 @@ class Engine:
           progress: called with (bytes read, bytes in all).
 
         Raises:
-          ValueError: a checkpoint that cannot be used, vocabularies that differ, a mesh that does not divide the model.
+          ValueError: a checkpoint that cannot be used, vocabularies that differ, a mesh that does not divide the model,
+            an argument of a wrong type.
           FileNotFoundError: no such checkpoint.
         """
+        check_progress(progress)
         check_optional_text("target", target)
         check_optional_text("drafter", drafter)
         config = EngineConfig() if config is None else config
@@ -115,6 +127,7 @@ class Engine:
         Raises:
           ValueError, FileNotFoundError: an encoder or a database that is not there, or not for this tokenizer.
         """
+        check_methods(methods)
         self._session.require(methods)
 
     def read(
@@ -140,9 +153,11 @@ class Engine:
           progress: called with (tokens read, tokens in all) after every chunk.
 
         Raises:
-          ValueError: the document is empty, or too long where truncation is "error".
+          ValueError: the document is empty, or too long where truncation is "error"; an argument of a wrong type.
         """
         check_text("text", text)
+        check_flag("prefill", prefill)
+        check_progress(progress)
         template, chat = self.config.prompt if template is None else template, self.config.chat
         check_prompt_template(template, "template")
         passages_template = self.config.drafter_prompt if drafter_template is None else drafter_template
@@ -174,7 +189,7 @@ class Engine:
             document.context  # noqa: B018  (computed on first use)
         return document
 
-    def converse(self, messages: Sequence[dict[str, str]], *, after: Document | None = None) -> Document:
+    def converse(self, messages: Sequence[Mapping[str, str]], *, after: Document | None = None) -> Document:
         """A conversation as a document of its own, answered with document.ask(the last message); nothing to retrieve.
 
         Args:
@@ -183,13 +198,18 @@ class Engine:
             their databases, where they would begin with the messages alone.
 
         Raises:
-          ValueError: no turn, a template that refuses it, or more tokens than the model has room for.
+          ValueError: no turn, a template that refuses it, more tokens than the model has room for, or an argument of a
+            wrong type.
         """
         check_messages(messages)
+        turns = [dict(message) for message in messages]  # of its own: the caller's list may grow with the conversation
         if after is not None:
-            check_kind("after", after, Document, "converse")
+            check_kind("after", after, Document, "Engine.converse")
+            self._check_own("after", after)
+            if not after.is_conversation:
+                raise ValueError("after must be a conversation, as Engine.converse gives it, got a document")
         chat = self.config.chat
-        head = Conversation(self.target.tokenizer, messages, chat).head()
+        head = Conversation(self.target.tokenizer, turns, chat).head()
         room = self._document_limit(0)
         if len(head) > room:
             raise ValueError(f"the conversation has {len(head) + 2} tokens, the model has room for {room + 2}")
@@ -198,9 +218,14 @@ class Engine:
             self._session,
             "",
             nothing,
-            lambda m: Conversation(m.tokenizer, messages, chat_for(m.tokenizer, chat)),
+            lambda m: Conversation(m.tokenizer, turns, chat_for(m.tokenizer, chat)),
             earlier=None if after is None else after.remembered,
         )
+
+    def _check_own(self, name: str, document: Document) -> None:
+        """Raises ValueError for a document that another model has read: its keys and values are not this one's."""
+        if not document.read_by(self.target):
+            raise ValueError(f"{name} must be a document that this engine has read, got one of another engine's")
 
     def _document_limit(self, head: int) -> int:
         """Tokens that a document may have behind a head of so many tokens."""
@@ -223,7 +248,7 @@ class Engine:
         *,
         retrieval_queries: Sequence[str] | None = None,
         max_chunks: int | None = None,
-        **overrides: Any,
+        **overrides: Unpack[Overrides],
     ) -> list[Answer]:
         """Answers several questions about one document in one batch; its cache is read once for all of them.
 
@@ -237,9 +262,11 @@ class Engine:
           **overrides: fields of SpeculationConfig and SamplingConfig for this call.
 
         Raises:
-          ValueError: no question, an empty one, another number of queries, or a bad override.
+          ValueError: no question, an empty one, another number of queries, a document of another engine's, or a bad
+            override.
         """
         check_kind("document", document, Document, "Engine.read")
+        self._check_own("document", document)
         run = Run(self._session, document.request(questions, method, retrieval_queries, overrides, max_chunks))
         for _ in run.texts():
             pass

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rapid_jax.evaluation import archive_text as text
 from rapid_jax.evaluation.benchmarks.files import Record, read_records
+from rapid_jax.evaluation.writing import naming, write_text
 
 TASKS = ("fact", "choice", "dossier", "whole")
 MIN_TOKENS = 64
@@ -290,11 +291,15 @@ def with_choices(question: Question) -> str:
 
 
 def write_archive(archive: Archive, directory: Path) -> None:
-    """Write document.txt and questions.jsonl (one JSON object a question) into `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "document.txt").write_text(archive.document + "\n", encoding="utf-8")
+    """Write document.txt and questions.jsonl (one JSON object a question) into `directory`.
+
+    Raises OSError where one of them cannot be written, as on a full disk; it names the file.
+    """
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "document.txt", archive.document + "\n")
     lines = (json.dumps(asdict(question), ensure_ascii=False) for question in archive.questions)
-    (directory / "questions.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_text(directory / "questions.jsonl", "".join(line + "\n" for line in lines))
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rapid_jax.evaluation import archive_text as text
 from rapid_jax.evaluation.archive import draw_value
+from rapid_jax.evaluation.writing import write_text
 
 # {name} is the person; every word is one of an archive's.
 ACKNOWLEDGEMENTS = (
@@ -79,6 +80,6 @@ def make_dialogues(number: int, seed: int) -> list[dict[str, Any]]:
 
 
 def write_dialogues(dialogues: Iterable[dict[str, Any]], path: Path | str) -> None:
-    """Write one JSON object a line; a file that is there is replaced."""
+    """Write one JSON object a line; a file that is there is replaced. Raises OSError that names the file."""
     lines = (json.dumps(dialogue, ensure_ascii=False) + "\n" for dialogue in dialogues)
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_text(Path(path), "".join(lines))

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from models.transformers_import import PreTrainedTokenizerFast
 from rapid_jax.evaluation import archive_text
 from rapid_jax.evaluation.archive import make_archive, with_choices
+from rapid_jax.evaluation.writing import naming
 
 BOS, EOS, UNK, ANSWER = "<s>", "</s>", "<unk>", "<answer>"
 _SPACE = "\u2581"
@@ -110,6 +111,7 @@ def to_transformers(model: bytes, max_length: int) -> PreTrainedTokenizerFast:
 
 def save_tokenizer(model: bytes, directory: Path, max_length: int) -> None:
     """Write tokenizer.model, tokenizer.json, tokenizer_config.json and the chat template."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tokenizer.model").write_bytes(model)
-    to_transformers(model, max_length).save_pretrained(directory)
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "tokenizer.model").write_bytes(model)
+        to_transformers(model, max_length).save_pretrained(directory)

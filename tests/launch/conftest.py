@@ -35,6 +35,13 @@ def _forget_flags() -> None:
 
 
 @pytest.fixture(scope="session")
+def forget_flags():
+    """A function that undoes what importing and running a launcher did to the flags of this process."""
+    yield _forget_flags
+    _forget_flags()
+
+
+@pytest.fixture(scope="session")
 def launch():
     """A function: name of a launcher, flags and bytes of standard input -> Outcome."""
 

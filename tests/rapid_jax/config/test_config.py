@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
+from models.fields import shown
 from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.config.evaluation import EvaluationConfig
 
@@ -81,6 +83,88 @@ BAD = [
     (HierarchyConfig, "min_match", 4, "match must be a whole number of at least 4, got 3"),
     (HierarchyConfig, "device_bytes", -1, "device_bytes must be"),
     (HierarchyConfig, "model_database", None, "model_database must be a directory, got None"),
+    (SpeculationConfig, "eta", 1e39, r"eta must be at most 1e\+06 .the paper's largest value is 50., got 1e\+39"),
+    (
+        SpeculationConfig,
+        "eta",
+        1e-300,
+        "eta must be 0 or at least 1.2e-38, the smallest number that float32 holds, got 1e-300",
+    ),
+    (SpeculationConfig, "alpha", 1e-40, "alpha must be 0 or at least 1.2e-38"),
+    (SpeculationConfig, "alpha", float("nan"), r"alpha must be in \[0, 1\], got nan"),
+    (SpeculationConfig, "stop_threshold", 5e-324, "stop_threshold must be 0 or at least 1.2e-38"),
+    (SpeculationConfig, "expected_acceptance", 1e-300, "expected_acceptance must be 0 or at least 1.2e-38"),
+    (SamplingConfig, "temperature", 1e39, r"temperature must be at most 1e\+06 .all tokens are equally likely there."),
+    (SamplingConfig, "temperature", float("inf"), r"temperature must be at most 1e\+06"),
+    (SamplingConfig, "temperature", float("nan"), "temperature must be 0 .greedy. or at least 1e-6, got nan"),
+    (SamplingConfig, "temperature", 10**400, r"temperature must be at most 1e\+06"),
+    (
+        SamplingConfig,
+        "top_p",
+        1e-300,
+        "top_p must be at least 1.2e-38, the smallest number that float32 holds, got 1e-300",
+    ),
+    (SamplingConfig, "top_p", float("nan"), r"top_p must be in \(0, 1\], got nan"),
+    (
+        SamplingConfig,
+        "top_k",
+        2**31,
+        "top_k must be at most 16,777,216 tokens .no vocabulary has more., got 2147483648",
+    ),
+    (
+        SamplingConfig,
+        "max_new_tokens",
+        10**18,
+        "max_new_tokens must be at most 16,777,216 tokens .no model has more positions.",
+    ),
+    (SamplingConfig, "max_new_tokens", 10**5000, "max_new_tokens must be at most .* got an integer of 16610 bits"),
+    (SamplingConfig, "stop", ("a",) * 65, "stop must be at most 64 strings of at most 1,024 characters each, got 65"),
+    (SamplingConfig, "stop", ("a" * 1025,), "stop must be at most 64 strings .* got 1 of up to 1,025"),
+    (
+        SpeculationConfig,
+        "gamma",
+        10**18,
+        "gamma must be at most 4,096 tokens .a verification reads all of them., got 10",
+    ),
+    (
+        SpeculationConfig,
+        "first_candidates",
+        10**18,
+        "first_candidates must be at most 256 tokens .each is compiled into the step.",
+    ),
+    (SpeculationConfig, "sinks", 10**18, "sinks must be at most 4,096 tokens .they are copied; 4 are usual."),
+    (SpeculationConfig, "window", 10**18, "window must be at most 16,777,216 tokens .no model has more positions."),
+    (EngineConfig, "prefill_chunk", 2**60, "prefill_chunk must be at most 16,777,216 tokens"),
+    (EngineConfig, "burst_steps", 10**18, "burst_steps must be at most 1,048,576 .no answer takes more."),
+    (EngineConfig, "max_context_tokens", 10**18, "max_context_tokens must be at most 16,777,216 tokens"),
+    (
+        EngineConfig,
+        "mesh",
+        (10**18, 1, 1),
+        "mesh must be of at most 1,048,576 devices, got .1000000000000000000, 1, 1.",
+    ),
+    (EngineConfig, "mesh", (2**16, 2**16, 2**32), "mesh must be of at most 1,048,576 devices"),
+    (EngineConfig, "drafter_mesh", (1, 1, 10**18), "drafter_mesh must be of at most 1,048,576 devices"),
+    (EngineConfig, "drafter_mesh", None, "drafter_mesh must be three positive numbers"),
+    (EngineConfig, "sampling", {"top_k": 3}, "sampling must be a SamplingConfig, got {'top_k': 3}"),
+    (EngineConfig, "speculation", None, "speculation must be a SpeculationConfig, got None"),
+    (EngineConfig, "dtype", ["float32"], "dtype must be bfloat16 or float32"),
+    (HierarchyConfig, "databases", ([],), r"databases must be different names of .*, got \(\[\],\)"),
+    (HierarchyConfig, "databases", (0,), "databases must be different names"),
+    (HierarchyConfig, "databases", 0, "databases must be different names"),
+    (HierarchyConfig, "candidates", 10**18, "candidates must be at most 256 .each is compiled into the step."),
+    (HierarchyConfig, "length", 10**18, "length must be at most 4,096 .a verification reads all of them."),
+    (HierarchyConfig, "ngram", 10**18, "ngram must be at most 64"),
+    (HierarchyConfig, "values", 10**18, "values must be at most 1,024"),
+    (HierarchyConfig, "match", 10**18, "match must be at most 64 .each is"),
+    (HierarchyConfig, "min_match", 10**18, "min_match must be at most 64"),
+    (HierarchyConfig, "window", 10**18, "window must be at most 4,096 .a verification"),
+    (
+        HierarchyConfig,
+        "device_bytes",
+        2**50 + 1,
+        "device_bytes must be at most 1,125,899,906,842,624 .no device has a pebibyte.",
+    ),
     (RetrievalConfig, "embedder", "bm25", "unknown embedder 'bm25'"),
     (RetrievalConfig, "chunk_tokens", 3, "chunk_tokens must be at least 16"),
     (RetrievalConfig, "threshold", 2.0, "threshold must be a cosine"),
@@ -88,12 +172,39 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("kind, field, value, message", BAD, ids=[f"{f}={v!r}" for _, f, v, _ in BAD])
+@pytest.mark.parametrize("kind, field, value, message", BAD, ids=[f"{f}={shown(v)}"[:60] for _, f, v, _ in BAD])
 def test_a_bad_value_is_refused_in_one_line(kind, field, value, message):
     """Before anything is loaded; the line names the field and the value."""
     with pytest.raises(ValueError, match=message) as error:
         kind(**{field: value})
     assert "\n" not in str(error.value)
+
+
+def test_candidates_and_the_lookahead_window_fit_one_verification_together():
+    """Each size alone is allowed, all of them together would make a mask of 80,000 x 80,000 tokens."""
+    with pytest.raises(ValueError, match=r"must be at most 4,096 rows of a verification, got 81664$"):
+        HierarchyConfig(candidates=256, length=256, ngram=64, window=256)
+    assert HierarchyConfig(candidates=16, length=256, window=0).length == 256
+
+
+def numeric_fields():
+    """Every field of every config whose default is a number, and True or False where that is what it takes."""
+    for kind in (EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig):
+        for field in dataclasses.fields(kind):
+            if isinstance(field.default, (int, float)):
+                yield pytest.param(kind, field.name, id=field.name)
+
+
+@pytest.mark.parametrize("kind, name", list(numeric_fields()))
+@pytest.mark.parametrize(
+    "value", [10**18, -(10**18), 10**400, 10**5000, 1e39, -1e39, 1e-300, math.nan, math.inf, -math.inf, "1", None, [1], {}],
+    ids=lambda value: repr(value) if not isinstance(value, int) else f"{'-' * (value < 0)}2**{value.bit_length()}",
+)  # fmt: skip
+def test_no_number_is_without_bounds(kind, name, value):
+    """A size that overflows int32, or a number that float32 cannot hold, ends here and not in a hang or in token 0."""
+    with pytest.raises(ValueError, match=rf"^{name} must be ") as error:
+        kind(**{name: value})
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(

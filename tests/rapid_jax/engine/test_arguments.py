@@ -1,22 +1,26 @@
 """What users hand to the Engine with the wrong type or value is refused in one line that says what would be right."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from models.fields import shown
 from rapid_jax import Engine
-from rapid_jax.config import get_method
+from rapid_jax.config import SamplingConfig, SpeculationConfig, get_method
+from rapid_jax.config.overrides import Overrides
 
 HUGE = 10**5000
 ASKED = "What is in house 9?"
+TURN = [{"role": "user", "content": ASKED}]
 
 LOAD = [
     (dict(target=3), "target must be a string"),
     (dict(target=Path("x")), "target must be a string"),
     (dict(drafter=[]), "drafter must be a string"),
-    (dict(config={}), "config must be a EngineConfig"),
-    (dict(config="x"), "config must be a EngineConfig"),
+    (dict(config={}), "config must be an EngineConfig, as EngineConfig(...) gives it, got {}"),
+    (dict(config="x"), "config must be an EngineConfig"),
+    (dict(progress=3), "progress must be a function of (done, all) or None, got 3"),
 ]
 READ = [
     (dict(text=None), "text must be a string"),
@@ -35,6 +39,12 @@ READ = [
     (dict(text="a", keep=(1,)), "keep must be two numbers of tokens"),
     (dict(text="a", keep=(1.5, 2)), "keep must be two numbers of tokens"),
     (dict(text="a", keep="12"), "keep must be two numbers of tokens"),
+    (dict(text="a", keep=(-HUGE, 1)), "keep must be two numbers of tokens"),
+    (dict(text="a", keep=(True, 1)), "keep must be two numbers of tokens"),
+    (dict(text="a", template="{document}{question}" + "{question}" * 9), "template must hold"),
+    (dict(text="a", drafter_template="{document}"), "drafter_template must hold"),
+    (dict(text="a", prefill="no"), "prefill must be True or False, got 'no'"),
+    (dict(text="a", progress="bar"), "progress must be a function of (done, all) or None, got 'bar'"),
 ]
 CONVERSE = [
     (None, "messages must be a list"),
@@ -50,15 +60,16 @@ CONVERSE = [
     ([{"role": "assistant", "content": "a"}], "must end with a message of the user"),
 ]
 ASK = [
-    (dict(question=None), "must be a string"),
-    (dict(question=3), "must be a string"),
+    (dict(question=None), "question must be a string, got None"),
+    (dict(question=3), "question must be a string, got 3"),
+    (dict(question=b"Who?"), "question must be a string, got b'Who?'; decode it first"),
     (dict(question=""), "the question is empty"),
     (dict(question=[ASKED]), "must be a string"),
     (dict(question=ASKED, method=None), "unknown method None"),
     (dict(question=ASKED, method=3), "unknown method 3"),
     (dict(question=ASKED, method=["lc"]), "unknown method"),
     (dict(question=ASKED, method="LC"), "unknown method 'LC'"),
-    (dict(question=ASKED, retrieval_query=3), "must be a string"),
+    (dict(question=ASKED, retrieval_query=3), "retrieval_query must be a string, got 3"),
     (dict(question=ASKED, retrieval_query=" "), "the retrieval query is empty"),
     (dict(question=ASKED, gama=3), "unknown setting 'gama'"),
     (dict(question=ASKED, gamma="3"), "gamma must be"),
@@ -77,6 +88,10 @@ ASK = [
     (dict(question=ASKED, tail=["teacher"]), "tail must be one of"),
     (dict(question=ASKED, sinks=10**18), "sinks must be at most"),
     (dict(question=ASKED, alpha="x"), "alpha must be"),
+    (dict(question=ASKED, alpha=1e-300), "alpha must be 0 or at least 1.2e-38"),
+    (dict(question=ASKED, stop=["end"]), "stop must be a tuple"),
+    (dict(question=ASKED, max_chunks=3), "unknown setting 'max_chunks'"),
+    (dict(question=ASKED, method="lc", window=10**18), "window must be at most"),
 ]
 ASK_MANY = [
     (dict(questions=ASKED), "questions must be a list"),
@@ -135,6 +150,41 @@ def test_other_arguments(engine, document):
     refused(lambda: engine.with_drafter(None), "drafter must be a string")
     refused(lambda: engine.converse([{"role": "user", "content": "a"}], after="b"), "after must be a Document")
     refused(lambda: get_method(3), "unknown method 3")
+    refused(lambda: get_method(["lc"]), "unknown method ['lc']")
+    refused(lambda: engine.require("lc"), "methods must be a list of Method")
+    refused(lambda: engine.require(["lc"]), "methods must be a list of Method, as get_method gives them, got ['lc']")
+    refused(lambda: Engine("Qwen/Qwen2.5-7B-Instruct"), "session must be a Session, as Engine.load(path).session gives")
+    refused(lambda: document.retrieving_from(3), "text must be a string, got 3")
+
+
+def test_a_document_of_another_engine_is_refused(engine, engine_config, document, document_text):
+    """Its keys and values are another model's: answers would be made of noise."""
+    other = Engine.load(config=engine_config)
+    refused(lambda: other.ask_many(document, [ASKED]), "document must be a document that this engine has read")
+    conversation = engine.converse(TURN)
+    refused(lambda: other.converse(TURN, after=conversation), "after must be a document that this engine has read")
+    assert engine.with_drafter(str(other.target.path)).converse(TURN, after=conversation).is_conversation
+
+
+def test_a_turn_follows_a_conversation(engine, document):
+    """A document has taught the databases nothing that a conversation could go on with."""
+    refused(lambda: engine.converse(TURN, after=document), "after must be a conversation, as Engine.converse gives it")
+
+
+def test_a_conversation_keeps_its_messages_when_the_callers_list_grows(engine):
+    """A chat appends the answer to the list that it has asked with."""
+    messages = [dict(turn) for turn in TURN]
+    conversation = engine.converse(messages)
+    before = conversation.prompt(engine.target).head()
+    messages[0]["content"] = "Something else entirely?"
+    messages.append({"role": "assistant", "content": "Yes."})
+    assert conversation.prompt(engine.target).head() == before
+
+
+def test_the_overrides_that_a_type_checker_knows_are_those_that_there_are():
+    """A setting that is added must not be refused by mypy."""
+    fields = {f.name: f.type for kind in (SpeculationConfig, SamplingConfig) for f in dataclasses.fields(kind)}
+    assert fields == {name: kind.__forward_arg__ for name, kind in Overrides.__annotations__.items()}
 
 
 def test_objects_introduce_themselves_in_one_short_line(engine, document):
