@@ -55,20 +55,24 @@ def main() -> None:
     import jax
 
     import models
+    from rapid_jax.evaluation.writing import naming, write_text
     from rapid_jax.training import export, loop, recipe, tokenizer
     from rapid_jax.training.data import RowMaker
     from rapid_jax.training.initialisation import initial_parameters
     from rapid_jax.training.resizing import resized
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    with naming(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     model, training = recipe.RECIPES[_MODEL.value].model, recipe.RECIPES[_MODEL.value].training
-    begun.write_text(_MODEL.value, encoding="utf-8")
+    write_text(begun, _MODEL.value)
     if not pieces.exists():
-        pieces.write_bytes(given or tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
+        with naming(pieces):
+            pieces.write_bytes(given or tokenizer.train_sentencepiece(recipe.VOCAB_SIZE))
     rows = RowMaker(tokenizer.to_transformers(pieces.read_bytes(), model.max_position))
 
     def report(entry: dict) -> None:
-        with (workdir / "log.jsonl").open("a", encoding="utf-8") as log:
+        path = workdir / "log.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
         shown = ("step", "tokens", "loss", "fact", "choice", "dossier", "whole", "tokens_per_second")
         print("  ".join(f"{name} {entry[name]:.6g}" for name in shown if name in entry), flush=True)
