@@ -208,7 +208,7 @@ def _check_positions(config: EngineConfig, longest: int) -> None:
     if _RANDOM.value:
         limit = registry.preset(_PRESET.value or "").max_position
     else:
-        model = checkpoint.read_config(hub.resolve(config.target or embedded.model_path()))
+        model = checkpoint.read_config(hub.resolve(embedded.checkpoint(config.target)))
         limit = model.max_position - QUESTION_RESERVE - config.sampling.max_new_tokens - config.speculation.gamma - 1
     if longest > limit:
         raise cli.UsageError(f"--context_lengths: {longest} tokens are more than the model has room for, {limit}")

@@ -141,7 +141,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
     directory = Path(_OUTPUT.value)
     if not method.drafts_from_passages:
         config = dataclasses.replace(config, drafter="")
-    paths = [config.target or embedded.model_path(), *([config.drafter] if config.drafter else [])]
+    paths = [embedded.checkpoint(config.target), *([config.drafter] if config.drafter else [])]
     distributed.on_all(lambda: check_checkpoints(paths, config))
     tokenizer = _tokenizer(config)
     benchmark: Benchmark = prompts or _archives(config, tokenizer)
@@ -237,9 +237,7 @@ def _archives(config: EngineConfig, tokenizer: Tokenizer) -> Benchmark:
     from rapid_jax.engine.engine import QUESTION_RESERVE
     from rapid_jax.evaluation.benchmarks.archive import ArchiveBenchmark
 
-    room = (
-        checkpoint.read_config(hub.resolve(config.target or embedded.model_path())).max_position - 2 * QUESTION_RESERVE
-    )
+    room = checkpoint.read_config(hub.resolve(embedded.checkpoint(config.target))).max_position - 2 * QUESTION_RESERVE
     if _TOKENS.value > room:
         raise ValueError(f"--tokens: {_TOKENS.value} tokens are more than the model has room for, {room}")
     return ArchiveBenchmark.made(
@@ -250,7 +248,7 @@ def _archives(config: EngineConfig, tokenizer: Tokenizer) -> Benchmark:
 def _tokenizer(config: EngineConfig) -> Tokenizer:
     from models.tokenizer import load_tokenizer
 
-    return load_tokenizer(config.target or embedded.model_path())
+    return load_tokenizer(embedded.checkpoint(config.target))
 
 
 def _counter(tokenizer: Tokenizer) -> Any:

@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
+_LONGEST_LINE = 2000  # characters of an error
 _SECONDS_BETWEEN_LINES = 10  # of progress, where standard error is no terminal
 _SECONDS_BEFORE_THE_OTHERS = 2  # that the first host gives the others to say what is wrong with them
 
@@ -33,10 +34,16 @@ class UsageError(Exception):
 def fail(message: object, status: int) -> NoReturn:
     """Prints one line on standard error and exits; of several hosts all but the first give their number."""
     host = _host()
-    sys.stderr.write((f"host {host}: " if host else "") + "error: " + " ".join(str(message).split()) + "\n")
+    sys.stderr.write((f"host {host}: " if host else "") + "error: " + _line(message) + "\n")
     if host == 0:  # its end takes the others along, before they have said what is wrong with them
         time.sleep(_SECONDS_BEFORE_THE_OTHERS)
     leave(status, at_once=host is not None)
+
+
+def _line(message: object) -> str:
+    """A message in one line, without the middle of what would fill the screen."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 300]} ... {line[-200:]}"
 
 
 def leave(status: int, *, at_once: bool) -> NoReturn:

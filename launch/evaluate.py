@@ -112,7 +112,7 @@ def main() -> None:
     from rapid_jax.evaluation.runner import EvaluationPlan
 
     made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
-    paths = [config.target or embedded.model_path(), *_drafters(config, variations)]
+    paths = [embedded.checkpoint(config.target), *_drafters(config, variations)]
     distributed.on_all(lambda: check_checkpoints(paths, config))
     if made:
         _check_room(config, max(lengths))
@@ -239,7 +239,7 @@ def _benchmark(length: int, count_tokens: Callable[[str], int], settings: Evalua
     from rapid_jax.evaluation.benchmarks.selection import Selection
     from rapid_jax.evaluation.benchmarks.spec_bench import SpecBench
 
-    name, data, limit = _BENCHMARK.value, _DATA.value or "", _LIMIT.value
+    name, data, limit = _BENCHMARK.value, embedded.located(_DATA.value or ""), _LIMIT.value
     choices = settings.retrieval_query == "question_and_choices"
     of_archives: dict[str, Any] = {"query_with_choices": choices, "tasks": _TASKS.value or ARCHIVE_TASKS}
     if name == "archive" and data:
@@ -316,9 +316,7 @@ def _check_room(config: EngineConfig, length: int) -> None:
     from models import checkpoint, hub
     from rapid_jax.engine.engine import QUESTION_RESERVE
 
-    room = (
-        checkpoint.read_config(hub.resolve(config.target or embedded.model_path())).max_position - 2 * QUESTION_RESERVE
-    )
+    room = checkpoint.read_config(hub.resolve(embedded.checkpoint(config.target))).max_position - 2 * QUESTION_RESERVE
     if length > room:
         raise ValueError(f"--context_lengths: {length} tokens are more than the model has room for, {room}")
 
@@ -326,7 +324,7 @@ def _check_room(config: EngineConfig, length: int) -> None:
 def _tokenizer(config: EngineConfig) -> Any:
     from models.tokenizer import load_tokenizer
 
-    return load_tokenizer(config.target or embedded.model_path())
+    return load_tokenizer(embedded.checkpoint(config.target))
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def _document() -> str:
     if path == "-":
         data, name = sys.stdin.buffer.read(), "standard input"
     else:
-        file, name = Path(path), f"--context_file={path}"
+        file, name = Path(embedded.located(path)), f"--context_file={path}"
         if file.is_dir():
             raise IsADirectoryError(f"{name} is a directory; name a text file")
         if not file.exists():

@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from rapid_jax.config import embedded
 
 _MODELS = ("archivist", "archivist-large", "archivist-small")
 _MODEL = flags.DEFINE_enum("model", _MODELS[0], _MODELS, "Which one of the family; see rapid_jax/training/recipe.py.")
@@ -34,7 +35,7 @@ def main() -> None:
     for flag in (_WORKDIR, _EXPORT):
         if flag.value and Path(flag.value).exists() and not Path(flag.value).is_dir():
             raise NotADirectoryError(f"--{flag.name}={flag.value} is a file; name a directory")
-    initial = Path(_INITIAL.value) if _INITIAL.value else None
+    initial = Path(embedded.located(_INITIAL.value)) if _INITIAL.value else None
     if initial and not (initial / "tokenizer.model").is_file():
         raise FileNotFoundError(f"--initial={initial} holds no tokenizer.model; name a model of the family")
     if not initial and _MODEL.value != _MODELS[0]:

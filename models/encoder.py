@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import transformers
 from flax import linen as nn
 from flax import traverse_util
 
 from models.encoder_config import EncoderConfig
-from models.safetensors_io import SafetensorsDirectory, read_json
+from models.json_file import read_json
 from models.sentence_files import read_sentence_settings
+from models.sources import open_source
 
 _PREFIXES = ("bert.", "roberta.")
 _HEADS = ("pooler.", "cls.", "lm_head.")  # parts of published checkpoints that sentence vectors do not need
@@ -345,10 +345,10 @@ def load_encoder(path: str | Path, dtype: jnp.dtype = jnp.float32) -> SentenceEn
 def _load_tokenizer(directory: Path, vocab_size: int) -> Any:
     if not any((directory / name).exists() for name in _TOKENIZER_FILES):  # transformers would make an empty one
         raise FileNotFoundError(f"{directory}: no tokenizer, none of {', '.join(_TOKENIZER_FILES)} is there")
+    from models.transformers_import import AutoTokenizer
+
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers, tokenizers and sentencepiece each have their own
         cause = " ".join(str(error).split())[:300]
         raise ValueError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {cause})") from None
@@ -361,7 +361,7 @@ def _load_parameters(directory: Path, encoder: Encoder) -> dict[str, Any]:
     """Reads the tensors of a checkpoint, one by one, into the encoder's parameter tree."""
     token_ids, mask = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.bool_)
     declared = traverse_util.flatten_dict(jax.eval_shape(encoder.init, jax.random.key(0), token_ids, mask)["params"])
-    with SafetensorsDirectory(directory) as files:
+    with open_source(directory).tensors() as files:
         stored = {_canonical(key): key for key in files.headers}
         unused = [key for name, key in stored.items() if name.startswith(_HEADS) or name in _BUFFERS]
         keys = {path: stored.get(".".join(path), ".".join(path)) for path in declared}

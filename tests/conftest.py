@@ -23,6 +23,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the directory
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests spend their time in compiling, not in running
@@ -30,6 +31,7 @@ jax.config.update("jax_traceback_in_locations_limit", 0)  # nor in noting where 
 
 # Modules and processes share what they compile. Launchers that are started as processes of their own do not.
 SHARED_PROGRAMS = {
+    "jax_enable_compilation_cache": True,
     "jax_compilation_cache_dir": os.environ["RAPID_JAX_TEST_PROGRAMS"],
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -37,31 +39,53 @@ SHARED_PROGRAMS = {
 for _name, _value in SHARED_PROGRAMS.items():
     jax.config.update(_name, _value)
 
+# The TPU's compiler serves one process at a time; in any other these tests would be skipped.
+COMPILED_FOR_TPUS = ("launch/test_plan.py", "models/test_attention_on_tpu.py", "rapid_jax/planning/test_tpu.py")
+
 gc.freeze()  # what has been imported stays: tracing makes many objects, and each collection would look at all of it
 gc.set_threshold(100_000, 50, 100)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With --dist loadfile: files that need the TPU's compiler go to one worker."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "TPU" if file.endswith(COMPILED_FOR_TPUS) else file
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
+def _forget_programs(request, share_programs):
     """Frees what a module has compiled: each program maps memory, and a process may map 65,530 pieces on Linux.
 
-    A module that needs the same program reads it from the directory of shared programs.
+    A module that needs the same program reads it from the directory of shared programs; JAX cannot read back what it has
+    compiled for a TPU that is not there.
     """
+    for_tpus = str(request.path).endswith(COMPILED_FOR_TPUS)
+    if for_tpus:
+        share_programs(jax_enable_compilation_cache=False)
     yield
+    if for_tpus:
+        share_programs()
     jax.clear_caches()
     gc.collect()
 
 
 @pytest.fixture(scope="session")
 def share_programs():
-    """A function that points JAX's compilation cache back to the tests' directory, after a test that used another."""
+    """A function that points JAX's compilation cache to the tests' directory, or sets what its arguments say."""
 
-    def share():
-        from jax.experimental.compilation_cache import compilation_cache
-
-        for name, value in SHARED_PROGRAMS.items():
+    def share(**other):
+        for name, value in {**SHARED_PROGRAMS, **other}.items():
             jax.config.update(name, value)
-        compilation_cache.reset_cache()
+        compilation_cache.reset_cache()  # it reads its settings once
 
     return share
 

@@ -35,7 +35,7 @@ def load_session(config: EngineConfig, progress: ProgressCallback | None = None)
     start = time.perf_counter()
     config = with_checkpoint_sampling(config)
     mesh = sharding.mesh_of(config.mesh)
-    paths = [config.target or embedded.model_path(), config.drafter or config.target or embedded.model_path()]
+    paths = [embedded.checkpoint(config.target), embedded.checkpoint(config.drafter or config.target)]
     check_checkpoints(paths if paths[0] != paths[1] else paths[:1], config)
     model = _load(paths[0], config, mesh, config.weights, progress)
     drafter = _load_drafter(config, paths[1], model if paths[0] == paths[1] else None, mesh, progress)
@@ -58,7 +58,7 @@ def with_drafter(session: Session, drafter: str) -> Session:
     own: LanguageModel | None = session.target
     if drafter and drafter != config.target:
         check_checkpoints([path, drafter], config)
-        path, own = drafter, None
+        path, own = embedded.checkpoint(drafter), None
     model = _load_drafter(config, path, own, session.mesh)
     seconds = session.load_seconds + time.perf_counter() - start
     return Session(config, session.target, model, session.mesh, seconds, session.programs)
@@ -130,7 +130,7 @@ def check_checkpoints(paths: Sequence[str], config: EngineConfig) -> None:
     """
     devices = sharding.mesh_of(config.mesh)
     own = make_drafter_mesh(config) if config.drafter_mesh else devices
-    directories = [hub.resolve(path) for path in paths]
+    directories = [hub.resolve(embedded.checkpoint(path)) for path in paths]
     numbers = [checkpoint.read_config(directory) for directory in directories]
     for model, split in [(numbers[0], devices), *((model, own) for model in numbers[1:] or numbers)]:
         if split is not None:

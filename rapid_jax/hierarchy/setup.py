@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import hosts
 from models.language_model import LanguageModel
+from rapid_jax.config import embedded
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
@@ -51,13 +52,15 @@ class StaticDatabases:
         Raises:
           FileNotFoundError, ValueError: none there, of another tokenizer, or larger than the configuration allows.
         """
-        table = NgramTable.open(Path(self.config.model_database), self.target.tokenizer)
+        table = NgramTable.open(Path(embedded.located(self.config.model_database)), self.target.tokenizer)
         check_bytes("model", table.nbytes, self.config.device_bytes)
         return hosts.put(table, self._everywhere())
 
     @functools.cached_property
     def _statistics(self) -> tuple[SuffixLookup, Any]:
-        database = StatisticsDatabase.open(Path(self.config.statistics_database), self.target.tokenizer)
+        database = StatisticsDatabase.open(
+            Path(embedded.located(self.config.statistics_database)), self.target.tokenizer
+        )
         return database.on_device(self.config.device_bytes, sharding=self._everywhere())
 
     def suffix_lookup(self, length: int) -> SuffixLookup:

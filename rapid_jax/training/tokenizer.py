@@ -14,8 +14,8 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
+from models.transformers_import import PreTrainedTokenizerFast
 from rapid_jax.evaluation import archive_text
 from rapid_jax.evaluation.archive import make_archive, with_choices
 

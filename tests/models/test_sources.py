@@ -230,7 +230,7 @@ def test_a_torch_that_does_not_work_stops_nothing(checkpoint, tmp_path, source, 
         )
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
-        "import models\n"
+        "import models, models.encoder, rapid_jax.training.tokenizer\n"
         f"model = models.load({str(checkpoint)!r})\n"
         "print(model.logits([model.tokenizer.encode('lamp')]).shape)\n"
         "from models.checkpoint import save_orbax\n"

@@ -56,7 +56,7 @@ def test_int8_contexts_of_all_readers(engine_config, engine, document_text, ques
         assert document.context.k_scale[0].sharding.spec[:3] == document.context.k[0].sharding.spec[:3]
     plain, drafted = (document.ask(questions[0], method) for method in ("lc", "sd"))
     assert plain.token_ids == drafted.token_ids
-    (passages,) = small.passages_read.values()
+    (passages,) = small.session.passages.values()
     assert passages.cache.k[0].dtype == jnp.int8
     assert document.ask(questions[0], "rapid").token_ids
 
