@@ -21,6 +21,7 @@ from rapid_jax.engine.engine import Engine
 from rapid_jax.evaluation.results import FAILED, check_result
 from rapid_jax.evaluation.runner import EvaluationPlan, run
 from rapid_jax.evaluation.store import open_store, read_results
+from rapid_jax.evaluation.writing import naming
 
 ANSWERS = "answers"  # directory of what the model wrote, inside the database's
 
@@ -120,7 +121,8 @@ def build_corpus_database(
       ValueError: shard_tokens out of range, or no tokens at all.
       OSError: the directory cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     remove_shards(directory)
     written = write_shards(map(tokenizer.encode, texts), directory, shard_tokens=shard_tokens)
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "transformers", "pydivsufsort")}
