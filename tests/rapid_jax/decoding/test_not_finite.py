@@ -88,9 +88,9 @@ def test_one_broken_weight_of_the_target_ends_the_run(lab, monkeypatch, number):
 
 
 def test_a_drafter_that_breaks_in_one_row_ends_the_run(lab):
-    """Its word 7 stands in one question alone; the other rows go on for the rest of the burst, which must not hide it."""
+    """Its word 7 stands in one question alone, whose row is over first; the others go on, which must not hide it."""
     drafter, spec = poisoned(lab.drafter, "embed", (7,), NAN), lab.spec(gamma=1)
-    reports = lab.bursts(spec, lab.start(spec, lab.questions, drafter=drafter), burst_steps=4)
+    reports = lab.bursts(spec, lab.start(spec, lab.questions, drafter=drafter, budget=[16, 1, 16, 16]))
     first = next(reports)
     assert not first.not_finite.any()
     with pytest.raises(NotFinite, match="the drafter"):
