@@ -88,12 +88,13 @@ def test_one_broken_weight_of_the_target_ends_the_run(lab, monkeypatch, number):
 
 
 def test_a_drafter_that_breaks_in_one_row_ends_the_run(lab):
-    """Its word 7 stands in one question alone, whose row is over first; the others go on, which must not hide it."""
+    """That row is over first, and the others, which never meet the broken word, must not hide what was found."""
     drafter, spec = poisoned(lab.drafter, "embed", (7,), NAN), lab.spec(gamma=1)
-    reports = lab.bursts(spec, lab.start(spec, lab.questions, drafter=drafter, budget=[16, 1, 16, 16]))
-    first = next(reports)
-    assert not first.not_finite.any()
+    broken, sound = lab.questions[1], lab.questions[3]  # 7, 7 and 4, 1, 2
+    start = dict(drafter=drafter, rows=[1, 3, 3, 3], seed=5)
+    finite = lab.run(spec, [broken, *[sound] * 3], budget=[0, 6, 6, 6], **start)
+    assert not finite.not_finite.any() and finite.num_tokens.tolist() == [0, 6, 6, 6] and 7 not in finite.output
+    reports = lab.bursts(spec, lab.start(spec, [broken, *[sound] * 3], budget=[1, 6, 6, 6], **start), burst_steps=4)
+    next(reports)
     with pytest.raises(NotFinite, match="the drafter"):
         next(reports)
-    finite = lab.run(spec, lab.questions, drafter=drafter, budget=[1, 0, 1, 1])
-    assert not finite.not_finite.any() and finite.num_tokens.tolist() == [1, 0, 1, 1], "a row that is over says nothing"
