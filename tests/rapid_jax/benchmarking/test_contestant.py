@@ -37,7 +37,7 @@ def apart(engine):
 @pytest.fixture(scope="module")
 def prompts():
     read = ModelPrompts(ids(1, 2, 150), QUESTIONS)
-    return BenchmarkPrompts(ids(0, 1, 400)[0], read, ModelPrompts(ids(2, 2, 160), [[5, *q] for q in QUESTIONS]))
+    return BenchmarkPrompts(ids(0, 1, 400)[0], read, ModelPrompts(ids(2, 2, 160), [[*q, 5] for q in QUESTIONS]))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,8 @@ def test_a_benchmark_decodes_what_an_answer_decodes(apart, make, prompts, name):
     if get_method(name).drafts_from_passages:
         tail = started.drafting.cache[0] if name == "rapid+hd" else started.drafting.cache
         assert tail.length.tolist() == [len(question) - 2 for question in prompts.drafter.questions]
-        assert started.drafting.model[0] is apart.drafter.params
+        assert batch.drafter.model is apart.drafter
+        assert started.state.last_tokens.tolist() == [[question[-1], 5] for question in QUESTIONS]
     assert started.spec.verify is verify_chain and batch.rows == CELL.batch
 
 

@@ -133,6 +133,12 @@ def test_a_tail_has_a_slot_for_every_token_of_question_and_answer(engine, planne
     assert started.state.output.shape == (1, 32)
 
 
+def test_rows_that_fill_a_batch_up_decode_nothing(engine, planned):
+    """Copies of the first row, for a mesh that splits rows evenly: they would keep the others waiting."""
+    state = start_batch(engine.session, dataclasses.replace(planned("lc", rows=3), rows=2)).state
+    assert state.budget.tolist() == [24, 24, 0] and state.done.tolist() == [False, False, True]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_only_methods_that_transfer_have_an_eta(engine, method):
     """sd is lossless because its eta is 0, whatever the configuration says."""

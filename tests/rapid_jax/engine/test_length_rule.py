@@ -113,9 +113,9 @@ def test_a_draft_that_gains_nothing_is_not_made(engine, priced):
         assert decision.speed_up == pytest.approx(1.5 / (1 + draft))
         told = decision.applied_to(method, speculation)
         assert told == ((method, speculation) if gamma else (method.without_drafts, speculation))
-    priced(plain=1.0, draft=0.5)
+    priced(plain=1.0, draft=5.0)
     kept = length_rule.decide(session, method, SpeculationConfig(choose_gamma=True), sized(), 250, 1)
-    assert kept.gamma >= 1, "only the length rule may turn drafts off"
+    assert kept.gamma == 1 and kept.speed_up < 1, "only the length rule may turn drafts off"
 
 
 def test_methods_without_a_drafting_model_are_left_alone(document, questions, priced):
