@@ -1,11 +1,15 @@
-"""Where a step's tokens are cut: the first stop id, the budget, and what was never emitted."""
+"""Where a step's tokens are cut, the first stop id, the budget, what was never emitted; and where a burst ends."""
 
+import dataclasses
 import types
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from rapid_jax.decoding.step import _append, _cut
+from rapid_jax.decoding import step as steps
+from rapid_jax.decoding.loop import initial_state
+from rapid_jax.decoding.step import _append, _cut, burst
 
 STOP, PAD = 7, -1
 
@@ -47,3 +51,20 @@ def test_what_is_kept_goes_behind_what_was_said_and_nowhere_else():
     emitted = jnp.array([[1, 2, 3]] * 3)
     written = _append(output, jnp.array([1, 3, 2]), emitted, jnp.array([2, 3, 0]))
     assert written.tolist() == [[0, 1, 2, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "budgets, stopped, taken",
+    [([3, 9], [False, False], 4), ([3, 2], [False, False], 3), ([3, 9], [False, True], 3), ([3, 9], [True, True], 0)],
+)
+def test_a_burst_ends_with_its_steps_or_with_its_last_row(monkeypatch, budgets, stopped, taken):
+    """The host reads every so many steps; a device that decodes on for nobody is a device that others wait for."""
+
+    def count(spec, params, context, drafter_model, controls, state):
+        said = state.num_tokens + 1  # of every row, done or not
+        return dataclasses.replace(state, num_tokens=said, done=state.done | (said >= state.budget))
+
+    monkeypatch.setattr(steps, "step", count)
+    state = initial_state(np.zeros((2, 2), np.int32), (), (), budget=np.array(budgets), capacity=16, seed=0)
+    state, report = burst(None, 4, {}, (), (), None, jnp.array(stopped), state)
+    assert report.num_tokens.tolist() == state.num_tokens.tolist() == [taken] * 2
