@@ -6,29 +6,68 @@ document = engine.read(text)
 answer = document.ask("What does Mirel Tavos play?", method="rapid")
 """
 
-from typing import Any
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rapid_jax.config import (
+        METHODS,
+        ChatConfig,
+        EngineConfig,
+        HierarchyConfig,
+        RetrievalConfig,
+        SamplingConfig,
+        SpeculationConfig,
+    )
+    from rapid_jax.config.evaluation import EvaluationConfig
+    from rapid_jax.engine.answer import Answer
+    from rapid_jax.engine.document import Document, Stream
+    from rapid_jax.engine.engine import Engine
+    from rapid_jax.retrieval import Passage
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "Answer": "rapid_jax.engine.answer",
-    "Document": "rapid_jax.engine.document",
-    "Engine": "rapid_jax.engine.engine",
-    "EngineConfig": "rapid_jax.config",
-    "HierarchyConfig": "rapid_jax.config",
-    "METHODS": "rapid_jax.config.methods",
-    "RetrievalConfig": "rapid_jax.config",
-    "SamplingConfig": "rapid_jax.config",
-    "SpeculationConfig": "rapid_jax.config",
+__all__ = [
+    "METHODS",
+    "Answer",
+    "ChatConfig",
+    "Document",
+    "Engine",
+    "EngineConfig",
+    "EvaluationConfig",
+    "HierarchyConfig",
+    "Passage",
+    "RetrievalConfig",
+    "SamplingConfig",
+    "SpeculationConfig",
+    "Stream",
+]
+
+_HOMES = {
+    "METHODS": "config",
+    "Answer": "engine.answer",
+    "ChatConfig": "config",
+    "Document": "engine.document",
+    "Engine": "engine.engine",
+    "EngineConfig": "config",
+    "EvaluationConfig": "config.evaluation",
+    "HierarchyConfig": "config",
+    "Passage": "retrieval",
+    "RetrievalConfig": "config",
+    "SamplingConfig": "config",
+    "SpeculationConfig": "config",
+    "Stream": "engine.document",
 }
 
-__all__ = sorted(_PUBLIC)
+if not TYPE_CHECKING:  # a type checker would take every name for one that may be there
 
+    def __getattr__(name: str) -> Any:
+        """Imports public names when they are first used, so that `import rapid_jax` alone starts no JAX backend."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'rapid_jax' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"rapid_jax.{_HOMES[name]}"), name)
 
-def __getattr__(name: str) -> Any:
-    """Imports public names when they are first used, so that `import rapid_jax` alone starts no JAX backend."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'rapid_jax' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
