@@ -1,6 +1,6 @@
 """The embedded model, 2.1 million parameters, drafting for itself; runs on anything.
 
-    python -m launch.generate --method=lc,rag,sd,rapid
+    python -m launch.generate --method=lc,rag,rapid,hd
 
 answers a dossier question about the embedded archive and prints the four methods side by side. eta was chosen among
 2, 4, 8 and 16 on other archives than those on which the methods are compared (README): 8 gives up too many of the logs

@@ -22,8 +22,9 @@ from absl import flags
 
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.config.checks import MOST_ROWS, MOST_TOKENS
 from rapid_jax.config.methods import Method, get_method
-from rapid_jax.databases.limits import KEPT, MAX_SHARD_TOKENS, SHARD_TOKENS
+from rapid_jax.databases.limits import KEPT, MAX_SHARD_TOKENS, MOST_NGRAMS, SHARD_TOKENS
 from rapid_jax.evaluation.archive import MIN_TOKENS
 
 if TYPE_CHECKING:
@@ -32,18 +33,28 @@ if TYPE_CHECKING:
     from rapid_jax.databases.manifest import Manifest
     from rapid_jax.evaluation.benchmarks.base import Benchmark
 
+MOST_ARCHIVES = 1_000_000
+
 _KIND = flags.DEFINE_enum("kind", None, ("model", "corpus"), "Which database is built.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the database; made if need be.", required=True)
 _TARGET = flags.DEFINE_string("target", None, "Checkpoint of the target model: a directory or a hub name.")
-_ARCHIVES = flags.DEFINE_integer("archives", 16, "Archives that are generated where no files are given.", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("tokens", 2048, "Tokens of each of them at most.", lower_bound=MIN_TOKENS)
+_ARCHIVES = flags.DEFINE_integer(
+    "archives", 16, "Archives that are generated where no files are given.", lower_bound=1, upper_bound=MOST_ARCHIVES
+)
+_TOKENS = flags.DEFINE_integer(
+    "tokens", 2048, "Tokens of each of them at most.", lower_bound=MIN_TOKENS, upper_bound=MOST_TOKENS
+)
 
 _PROMPTS = flags.DEFINE_string("prompts", None, "model: file of prompts.")
 _DOCUMENT = flags.DEFINE_string("document", None, "model: text file that all prompts are questions about.")
 _METHOD = flags.DEFINE_string("method", "lc", "model: how the target answers.")
-_BATCH = flags.DEFINE_integer("batch", 8, "model: questions about a document decoded together.", lower_bound=1)
-_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "model: tokens of an answer at most.", lower_bound=1)
-_KEEP = flags.DEFINE_integer("ngrams", KEPT, "model: n-grams kept at most.", lower_bound=1)
+_BATCH = flags.DEFINE_integer(
+    "batch", 8, "model: questions about a document decoded together.", lower_bound=1, upper_bound=MOST_ROWS
+)
+_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", None, "model: tokens of an answer at most.", lower_bound=1, upper_bound=MOST_TOKENS
+)
+_KEEP = flags.DEFINE_integer("ngrams", KEPT, "model: n-grams kept at most.", lower_bound=1, upper_bound=MOST_NGRAMS)
 
 _CORPUS = flags.DEFINE_list("corpus", None, "corpus: files, one after another.")
 _SHARD = flags.DEFINE_integer(

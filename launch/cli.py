@@ -19,6 +19,7 @@ from rapid_jax.evaluation.writing import encoded, naming
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
+_LONGEST_LINE = 2000  # characters of an error
 _CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _SECONDS_BETWEEN_LINES = 10  # of progress, where standard error is no terminal
@@ -38,10 +39,16 @@ class UsageError(Exception):
 def fail(message: object, status: int) -> NoReturn:
     """Prints one line on standard error and exits; of several hosts all but the first give their number."""
     host = _host()
-    sys.stderr.write((f"host {host}: " if host else "") + "error: " + " ".join(str(message).split()) + "\n")
+    sys.stderr.write((f"host {host}: " if host else "") + "error: " + _line(message) + "\n")
     if host == 0:  # its end takes the others along, before they have said what is wrong with them
         time.sleep(_SECONDS_BEFORE_THE_OTHERS)
     leave(status, at_once=host is not None)
+
+
+def _line(message: object) -> str:
+    """A message in one line, without the middle of what would fill the screen."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 300]} ... {line[-200:]}"
 
 
 def of_standard_output(error: Exception) -> bool:

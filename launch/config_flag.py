@@ -85,10 +85,11 @@ def values() -> dict[str, Any]:
     if not isinstance(config, ml_collections.ConfigDict):
         raise ValueError(f"--config: get_config() must return a ml_collections.ConfigDict, got {type(config).__name__}")
     fields = config.to_dict()
-    hierarchy = fields.get("hierarchy")
-    names = hierarchy.get("databases") if isinstance(hierarchy, dict) else None
-    if isinstance(names, tuple) and all(isinstance(name, str) for name in names):  # a,b comes as one string
-        hierarchy["databases"] = tuple(name for item in names for name in item.split(","))
+    for section, name in (("hierarchy", "databases"), ("sampling", "from_checkpoint")):
+        part = fields.get(section)
+        listed = part.get(name) if isinstance(part, dict) else None
+        if isinstance(listed, tuple) and all(isinstance(item, str) for item in listed):
+            part[name] = tuple(word for item in listed for word in item.split(","))  # "a,b" comes as one string
     return fields
 
 

@@ -26,7 +26,9 @@ from absl import flags, logging
 
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.config.checks import MOST_ROWS, MOST_TOKENS
 from rapid_jax.config.methods import METHODS
+from rapid_jax.evaluation.archive import MIN_TOKENS
 from rapid_jax.evaluation.benchmarks import BENCHMARKS
 from rapid_jax.evaluation.results import FAILED
 from rapid_jax.evaluation.variation import NAMES, Variation, parse_sweep
@@ -47,11 +49,17 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory of the results; none ke
 _LENGTHS = flags.DEFINE_list(
     "context_lengths", None, "Tokens of archives and histories, or of the prompts that longer ones are cut to."
 )
-_LIMIT = flags.DEFINE_integer("limit", None, "Questions of each task (and archive) at most.", lower_bound=1)
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "Questions of each task (and archive) at most.", lower_bound=1, upper_bound=MOST_TOKENS
+)
 _TASKS = flags.DEFINE_list("tasks", None, "Tasks or groups that are asked, all if not given.")
-_ARCHIVES = flags.DEFINE_integer("archives", 4, "Archives of each length.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 8, "Questions about one document that are decoded together.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", None, "Seed of the first archive, or of the histories.", lower_bound=0)
+_ARCHIVES = flags.DEFINE_integer("archives", 4, "Archives of each length.", lower_bound=1, upper_bound=MOST_TOKENS)
+_BATCH = flags.DEFINE_integer(
+    "batch", 8, "Questions about one document that are decoded together.", lower_bound=1, upper_bound=MOST_ROWS
+)
+_SEED = flags.DEFINE_integer(
+    "seed", None, "Seed of the first archive, or of the histories.", lower_bound=0, upper_bound=2**62
+)
 _SWEEP = flags.DEFINE_multi_string("sweep", [], f"NAME=VALUE,... with a NAME of {', '.join(NAMES)}; may come again.")
 _SAMPLING = flags.DEFINE_enum("sampling", "benchmark", ("benchmark", "config"), "Whose temperature and top_p hold.")
 _COT = flags.DEFINE_bool("cot", False, "longbench_v2: let the model reason first, then answer.")
@@ -281,14 +289,19 @@ def _variations() -> list[Variation]:
         raise cli.UsageError(f"--sweep: {e}") from e
 
 
-def _lengths() -> list[int]:
-    from rapid_jax.evaluation.archive import MIN_TOKENS
+def _is_length(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10 and MIN_TOKENS <= int(text) <= MOST_TOKENS
 
+
+def _lengths() -> list[int]:
     if _LENGTHS.value is None:
         return [0] if _BENCHMARK.value == "archive" and _DATA.value else list(_DEFAULT_LENGTHS[_BENCHMARK.value])
     texts = [length.strip() for length in _LENGTHS.value]
-    if not texts or not all(text.isdigit() and int(text) >= MIN_TOKENS for text in texts):
-        raise cli.UsageError(f"--context_lengths must be whole numbers of at least {MIN_TOKENS} tokens, got {texts}")
+    if not texts or not all(_is_length(text) for text in texts):
+        raise cli.UsageError(
+            f"--context_lengths must be whole numbers of at least {MIN_TOKENS} tokens and at most {MOST_TOKENS:,}, got "
+            f"{texts}"
+        )
     return list(dict.fromkeys(map(int, texts)))
 
 

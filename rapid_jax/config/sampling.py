@@ -9,6 +9,8 @@ from rapid_jax.config.checks import MOST_TOKENS, check_most, check_number, is_in
 
 _MOST_STOPS, _LONGEST_STOP = 64, 1024  # every new token is searched for all of their beginnings
 
+CHECKPOINT_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")  # of a generation_config.json
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -21,6 +23,9 @@ class SamplingConfig:
       max_new_tokens: tokens generated at most.
       seed: of all random numbers; row b of a batch folds in b.
       stop: strings that end the answer; they are not part of it. At most 64 of at most 1,024 characters.
+      from_checkpoint: names of settings, out of CHECKPOINT_SETTINGS, whose value the target's generation_config.json
+        gives when it is loaded, in the place of the one here (see engine.generation_config). A repetition_penalty other
+        than 1 is refused.
     """
 
     temperature: float = 0.0
@@ -29,6 +34,7 @@ class SamplingConfig:
     max_new_tokens: int = 256
     seed: int = 0
     stop: tuple[str, ...] = ()
+    from_checkpoint: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         right, limit = "0 (greedy) or at least 1e-6", "all tokens are equally likely there"
@@ -52,6 +58,11 @@ class SamplingConfig:
         require(
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             f"stop must be a tuple of strings that are not empty, got {shown(self.stop)}",
+        )
+        require(
+            isinstance(self.from_checkpoint, tuple)
+            and all(name in CHECKPOINT_SETTINGS for name in self.from_checkpoint),
+            f"from_checkpoint must be names of {', '.join(CHECKPOINT_SETTINGS)}, got {shown(self.from_checkpoint)}",
         )
         require(
             len(self.stop) <= _MOST_STOPS and all(len(s) <= _LONGEST_STOP for s in self.stop),

@@ -47,6 +47,8 @@ class SpeculationConfig(AcceptanceRule):
         drafting.early_stop); gamma is then the most that is drafted.
       stop_threshold: of early_stop, lower bound of the acceptance below which the first drafts end, in [0, 1]; it then
         follows each row's acceptance, by 0.001 a step.
+      stop_confidence: a row ends its draft behind a token to which the drafter gave a smaller probability, in [0, 1];
+        0 ends none so. RAPID's published evaluation has 0.1. It works beside early_stop.
       first_candidates: tokens drafted without replacement for a draft's first position: the chain's own, and others
         that are tried where it is rejected (multi-candidate speculative decoding, see verification.multi_candidate).
         More than 1 need residual "exact", unless eta is 0.
@@ -62,6 +64,7 @@ class SpeculationConfig(AcceptanceRule):
     eta: float = 10.0
     early_stop: bool = False
     stop_threshold: float = 0.4
+    stop_confidence: float = 0.0
     first_candidates: int = 1
     sinks: int = 4
     window: int = 4096
@@ -83,7 +86,7 @@ class SpeculationConfig(AcceptanceRule):
         for name in ("early_stop", "length_rule", "choose_gamma"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} must be True or False, got {shown(value)}")
-        for name in ("expected_acceptance", "stop_threshold"):
+        for name in ("expected_acceptance", "stop_threshold", "stop_confidence"):
             check_number(name, getattr(self, name), 0, 1, "in [0, 1]")
         require(
             is_integer(self.first_candidates) and self.first_candidates >= 1,

@@ -18,8 +18,10 @@ from rapid_jax.database_building.suffix_arrays import remove_shards, write_shard
 from rapid_jax.databases.limits import KEPT, NGRAM, SHARD_TOKENS
 from rapid_jax.databases.manifest import FILE, Manifest
 from rapid_jax.engine.engine import Engine
+from rapid_jax.evaluation.results import FAILED, check_result
 from rapid_jax.evaluation.runner import EvaluationPlan, run
 from rapid_jax.evaluation.store import open_store, read_results
+from rapid_jax.evaluation.writing import naming
 
 ANSWERS = "answers"  # directory of what the model wrote, inside the database's
 
@@ -65,7 +67,10 @@ def _count_answers(
     engine: Engine, directory: Path, target_name: str, settings: Mapping[str, Any], keep: int
 ) -> Manifest:
     """Counts the n-grams of the answers that a directory holds, and writes them beside."""
-    answers = [turn["token_ids"] for record in read_results(directory / ANSWERS) for turn in record["turns"]]
+    records = [record for record in read_results(directory / ANSWERS, check_result) if FAILED not in record]
+    if not records:
+        raise ValueError(f"every prompt failed, so there is nothing to count; {directory / ANSWERS} says why")
+    answers = [turn["token_ids"] for record in records for turn in record["turns"]]
     ngrams, _ = count_ngrams(answers, NGRAM, keep=keep)
     table = make_table(ngrams, vocab_size=engine.target.config.vocab_size)
     save_table(directory, table)
@@ -116,7 +121,8 @@ def build_corpus_database(
       ValueError: shard_tokens out of range, or no tokens at all.
       OSError: the directory cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     remove_shards(directory)
     written = write_shards(map(tokenizer.encode, texts), directory, shard_tokens=shard_tokens)
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "transformers", "pydivsufsort")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,12 @@ from typing import Any
 from models.tokenizer import Tokenizer
 from rapid_jax.config.mapping import flatten
 from rapid_jax.databases.manifest import FILE, Manifest, read_manifest
+from rapid_jax.evaluation.writing import replace_text
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Marks a database as finished, once everything else of it is on disk."""
-    draft = directory / f"{FILE}.part"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(manifest), file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(directory / FILE)
+    replace_text(directory / FILE, json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False))
 
 
 def finished(directory: Path, kind: str, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Manifest | None:

@@ -2,6 +2,7 @@
 
 NGRAM = 5  # tokens of an n-gram in the model database, its key included
 KEPT = 100_000  # n-grams in it
+MOST_NGRAMS = 2**30  # the table's offsets are int32
 VALUES = 7  # of them, those of one key
 
 LENGTH = 4  # tokens of a continuation in the statistics database

@@ -49,7 +49,7 @@ class DecodeState:
       num_tokens: int32 [B], how many.
       budget: int32 [B], how many at most; no larger than M.
       done: bool [B].
-      not_finite: int32 [B], TARGET and DRAFTER added up: whose numbers were not finite in a row, which ends with that.
+      not_finite: int32 [B], TARGET and DRAFTER added up: whose numbers were not finite in a step of the row.
       keys: one random key a row [B]; never changes.
       counters: see there.
     """

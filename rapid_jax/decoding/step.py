@@ -76,7 +76,7 @@ def judge(
             output=_append(state.output, state.num_tokens, emitted, count),
             num_tokens=state.num_tokens + count,
             budget=state.budget,
-            done=state.done | ended | (not_finite > 0),
+            done=state.done | ended,
             not_finite=state.not_finite | not_finite,
             keys=state.keys,
             counters=_counted(state, draft, accepted),
@@ -148,8 +148,7 @@ def _counted(state: DecodeState, draft: Draft, accepted: Accepted) -> Counters:
 def _cut(emitted: jax.Array, count: jax.Array, state: DecodeState, stop_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens that each row keeps, up to its first stop id (kept) and its budget, and whether it ends: both [B]."""
     size = emitted.shape[1]
-    offset = jnp.arange(size)[None, :]
-    stops = jnp.any(emitted[:, :, None] == stop_ids[None, None, :], axis=-1) & (offset < count[:, None])
+    stops = jnp.any(emitted[:, :, None] == stop_ids[None, None, :], axis=-1)
     first_stop = jnp.where(jnp.any(stops, axis=1), jnp.argmax(stops, axis=1) + 1, size + 1)
     room = state.budget - state.num_tokens
     kept = jnp.minimum(jnp.minimum(count, first_stop), room)

@@ -1,15 +1,19 @@
-"""Early draft stop: a row's draft ends where its next tokens would hardly be accepted (AdaEDL, arXiv 2410.18351).
+"""Early draft stop: a row's draft ends where its next tokens would hardly be accepted. There are two rules.
 
-The acceptance of a token drawn from q has the lower bound 1 - sqrt(0.2 H(q)), H the entropy in nats. After a token is
-drawn, the draft goes on only if the bound of the distribution that it was drawn from is at least a threshold lambda: a
-token that will be rejected takes what follows it along. So q is the newest distribution that the drafter has computed,
-the first token is always drafted, and the doubtful token itself is kept, because it costs no further forward.
+By entropy (AdaEDL, arXiv 2410.18351): the acceptance of a token drawn from q has the lower bound 1 - sqrt(0.2 H(q)), H
+the entropy in nats. After a token is drawn, the draft goes on only if the bound of the distribution that it was drawn
+from is at least a threshold lambda: a token that will be rejected takes what follows it along. So q is the newest
+distribution that the drafter has computed, the first token is always drafted, and the doubtful token itself is kept,
+because it costs no further forward. Lambda follows the acceptance of the row's own drafts.
+
+By confidence (the rule of transformers' assisted generation, which RAPID's published evaluation uses with 0.1): the
+draft goes on only if q gave the drafted token at least a fixed probability. The doubtful token is kept here too.
 
 q is what the acceptance test knows as q, after temperature, top-k and top-p; at temperature 0 the softmax at 1.
 
-Lambda follows the acceptance of the row's own drafts. The drafted tokens that are proposed keep their distribution,
-because stopping looks at no token behind the last one: what is lossless (eta = 0) stays lossless. At eta > 0 the token
-behind a whole draft is drawn from p, there being no q: shorter drafts transfer less, as a smaller gamma does.
+The drafted tokens that are proposed keep their distribution under both rules, because stopping looks at no token behind
+the last one: what is lossless (eta = 0) stays lossless. At eta > 0 the token behind a whole draft is drawn from p:
+no q is there, and shorter drafts transfer less, as a smaller gamma does.
 """
 
 from __future__ import annotations
@@ -109,11 +113,13 @@ class EarlyStopDrafter:
 
     Attributes:
       model: the drafting model and its warping; gamma is the most that is drafted.
-      threshold: lambda of the first step.
+      threshold: lambda of the first step; -inf leaves the rule by entropy out.
+      confidence: least probability of a drafted token behind which the draft goes on; 0 leaves this rule out.
     """
 
     model: LanguageModelDrafter
     threshold: float
+    confidence: float = 0.0
     sources: tuple[str, ...] = ()
 
     @property
@@ -140,6 +146,7 @@ class EarlyStopDrafter:
 
         def appended(progress: GrowingDraft, token: jax.Array, probs: jax.Array) -> GrowingDraft:
             place, going = progress.forwards, progress.going
+            trusted = jnp.take_along_axis(probs, token[:, None], axis=1)[:, 0] >= self.confidence
             token, kept = jnp.where(going, token, 0), jnp.where(going[:, None], probs, 0.0)
             return dataclasses.replace(
                 progress,
@@ -147,7 +154,7 @@ class EarlyStopDrafter:
                 tokens=jax.lax.dynamic_update_index_in_dim(progress.tokens, token, place, axis=1),
                 probs=jax.lax.dynamic_update_index_in_dim(progress.probs, kept, place, axis=1),
                 lengths=progress.lengths + going,
-                going=going & (acceptance_bound(probs) >= cache.stop.threshold),
+                going=going & trusted & (acceptance_bound(probs) >= cache.stop.threshold),
                 forwards=place + 1,
             )
 

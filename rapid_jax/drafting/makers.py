@@ -6,6 +6,7 @@ There is one maker for each kind of draft. What a kind needs, cannot do and read
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -189,9 +190,10 @@ class PassagesMaker(NothingMaker):
         held, speculation = self.caches(inputs), inputs.speculation
         chain = self.chain(held.model.decoder, speculation, inputs.vocab_size)
         read = (held.model.params, held.context)
-        if not speculation.early_stop:
+        if not (speculation.early_stop or speculation.stop_confidence):
             return Drafting(chain, read, held.tail)
-        stopping = EarlyStopDrafter(chain, speculation.stop_threshold)
+        threshold = speculation.stop_threshold if speculation.early_stop else -math.inf
+        stopping = EarlyStopDrafter(chain, threshold, speculation.stop_confidence)
         return Drafting(stopping, read, stopping.initial_cache(held.tail))
 
 
@@ -246,7 +248,7 @@ class AssistedMaker(PassagesMaker):
                 f"{method.name} does not take a drafter_mesh: its databases are on the target's devices; "
                 f"ask {plain} or leave drafter_mesh empty"
             )
-        for name, off in (("early_stop", False), ("first_candidates", 1)):
+        for name, off in (("early_stop", False), ("stop_confidence", 0), ("first_candidates", 1)):
             if getattr(speculation, name) != off:
                 raise ValueError(f"{method.name} does not take {name}: ask {plain} or set it to {off}")
 

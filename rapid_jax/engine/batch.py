@@ -269,11 +269,10 @@ def start_batch(session: Session, batch: Batch) -> Started:
       ValueError, FileNotFoundError: a database that is not there or does not fit.
     """
     config, sampling, programs = session.config, batch.sampling, session.programs
-    room = sampling.max_new_tokens + batch.draft_length + 1
 
     def read(given: ModelInput, keep_out: int) -> tuple[ModelCaches, float]:
         context = given.context.cache
-        sizes = dict(keep_out=keep_out, room=room)
+        sizes = dict(keep_out=keep_out, new_tokens=sampling.max_new_tokens)
         tail, seconds = prefill_questions(programs, given.model, context, given.questions, config, **sizes)
         return ModelCaches(given.model, context, tail), seconds
 

@@ -75,7 +75,7 @@ def prefill_questions(
     config: EngineConfig,
     *,
     keep_out: int,
-    room: int,
+    new_tokens: int,
 ) -> tuple[TailCache, float]:
     """Prefills the tails of a batch with its questions.
 
@@ -84,7 +84,7 @@ def prefill_questions(
       context: the questions are read behind it.
       questions: each row's token ids.
       keep_out: how many of the last tokens stay for the first decoding step.
-      room: slots for an answer and a draft.
+      new_tokens: of an answer at most; they follow in the same tails.
 
     Returns:
       (the tails, seconds without compilation).
@@ -97,7 +97,7 @@ def prefill_questions(
             model.params,
             context,
             [question[: len(question) - keep_out] for question in questions],
-            capacity=token_bucket(max(map(len, questions)) + room),
+            capacity=token_bucket(max(map(len, questions)) + new_tokens),
             chunk=config.prefill_chunk,
             dtype=decoder.dtype,
             mesh=decoder.mesh,

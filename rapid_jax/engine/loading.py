@@ -18,6 +18,7 @@ from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from models.tokenizer import load_tokenizer, same_vocabulary
 from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.engine.generation_config import with_checkpoint_sampling
 from rapid_jax.engine.session import Session
 
 
@@ -32,6 +33,7 @@ def load_session(config: EngineConfig, progress: ProgressCallback | None = None)
       ValueError, FileNotFoundError: as `Engine.load`.
     """
     start = time.perf_counter()
+    config = with_checkpoint_sampling(config)
     mesh = sharding.mesh_of(config.mesh)
     paths = [embedded.checkpoint(config.target), embedded.checkpoint(config.drafter or config.target)]
     check_checkpoints(paths if paths[0] != paths[1] else paths[:1], config)

@@ -306,11 +306,13 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     """Read questions.jsonl. Raises FileNotFoundError, or ValueError naming the line that is not a question."""
     if not path.is_file():
         raise FileNotFoundError(f"no questions file at {path}")
-    return tuple(map(to_question, read_records(path)))
+    return tuple(map(to_question, read_records(path, keep_bad=True)))
 
 
 def to_question(record: Record) -> Question:
     """The question of a line. Raises ValueError naming the line."""
+    if record.problem:
+        raise record.error(f"not a question of an archive ({record.problem})")
     try:
         fields = {**record.fields, "choices": tuple(record.fields.get("choices", ()))}
         question = Question(**fields)
@@ -321,6 +323,6 @@ def to_question(record: Record) -> Question:
     sound = sound and isinstance(question.working, str) and bool(question.choices) == (question.task == "choice")
     if sound and question.choices:
         sound = question.answer in question.choices and len(question.choices) <= len(LETTERS)
-    if record.problem or not sound:
-        raise record.error(f"not a question of an archive ({record.problem or 'a field of the wrong kind'})")
+    if not sound:
+        raise record.error("not a question of an archive (a field of the wrong kind)")
     return question

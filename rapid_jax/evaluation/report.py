@@ -12,9 +12,9 @@ from rapid_jax.evaluation import tables
 from rapid_jax.evaluation.distribution_shift_table import read_shifts, shift_table
 from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.plots import Plot, plots
-from rapid_jax.evaluation.results import FAILED
+from rapid_jax.evaluation.results import FAILED, check_manifest, check_result
 from rapid_jax.evaluation.series import read_series, scored
-from rapid_jax.evaluation.store import read_manifest, read_results
+from rapid_jax.evaluation.store import MANIFEST, read_manifest, read_results
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.evaluation.writing import naming, write_text
 
@@ -36,12 +36,13 @@ class Report:
       timings: with everything that a clock has measured; two runs of the same evaluation agree in all but that.
 
     Raises:
-      FileNotFoundError, ValueError: no results there, or a line that is none.
+      FileNotFoundError, ValueError: no results there, or a manifest or a line that is none; names the file and line.
     """
 
     def __init__(self, directory: Path, *, timings: bool = True):
         self.manifest = read_manifest(directory)
-        records = read_results(directory)
+        check_manifest(self.manifest, directory / MANIFEST)
+        records = read_results(directory, check_result)
         if not records:
             raise ValueError(f"{directory} holds no results yet: the evaluation has not finished an answer")
         self.failures = [record for record in records if FAILED in record]

@@ -13,7 +13,7 @@ from absl import logging
 
 from rapid_jax.config.mapping import flatten
 from rapid_jax.evaluation.benchmarks.files import Record, parse_json, shown
-from rapid_jax.evaluation.results import check_manifest, check_result, identity, read_object
+from rapid_jax.evaluation.results import Check, check_key, check_result, identity, read_object
 from rapid_jax.evaluation.writing import encoded, naming, replace_text
 
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
@@ -25,6 +25,7 @@ class ResultStore:
     Args:
       directory: made if it does not exist.
       manifest: what all results have in common, JSON; written before the first result, compared afterwards.
+      check: raises ValueError for a record that is there and is none.
 
     Raises:
       ValueError: the directory holds results of another configuration, a manifest that is none, or a line that is not
@@ -32,7 +33,7 @@ class ResultStore:
       OSError: another process writes there, or the directory cannot be written.
     """
 
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]):
+    def __init__(self, directory: Path, manifest: Mapping[str, Any], check: Check = check_key):
         with naming(directory):
             directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / RESULTS
@@ -45,7 +46,7 @@ class ResultStore:
             raise OSError(f"{directory} is being written by another evaluation; wait for it or name another") from None
         try:
             self._check_manifest(directory / MANIFEST, json.loads(json.dumps(manifest)))
-            self._done = {record["key"] for _, record, _ in _numbered_results(directory)}
+            self._done = {record["key"] for _, record, _ in _numbered_results(directory, check)}
             self._cut_last_line()
         except BaseException:
             self._file.close()
@@ -140,7 +141,7 @@ def open_store(directory: Path, manifest: Mapping[str, Any]) -> ResultStore | El
     opened: list[ResultStore] = []
 
     def there() -> list[str]:
-        opened.append(ResultStore(directory, manifest))
+        opened.append(ResultStore(directory, manifest, check_result))
         return opened[0].keys
 
     keys = hosts.from_main(there)
@@ -153,7 +154,7 @@ def complete_bytes(path: Path) -> int:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """What all results of a directory have in common: "benchmark", "config" and "versions".
+    """What all results of a directory have in common.
 
     Raises:
       FileNotFoundError: there is none.
@@ -164,22 +165,24 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise IsADirectoryError(f"{path} is a directory; it should be the manifest of an evaluation")
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no results: there is no {MANIFEST} in it")
-    manifest = read_object(path, "the manifest of an evaluation")
-    check_manifest(manifest, path)
-    return manifest
+    return read_object(path, "the manifest of an evaluation")
 
 
-def read_results(directory: Path) -> list[dict[str, Any]]:
+def read_results(directory: Path, check: Check = check_key) -> list[dict[str, Any]]:
     """All results, in the order in which they were written; a last line without its end is left out.
 
     A result that stands twice counts once, the first time, and that is said.
+
+    Args:
+      directory: of the results.
+      check: raises ValueError for a record that is none, such as `results.check_result`.
 
     Raises:
       FileNotFoundError: there is no file of results.
       ValueError: a line that is not a result, named by its number.
     """
     results = []
-    for number, record, first in _numbered_results(directory):
+    for number, record, first in _numbered_results(directory, check):
         if first:
             logging.warning("%s, line %d repeats line %d and is left out", directory / RESULTS, number, first)
         else:
@@ -187,7 +190,7 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     return results
 
 
-def _numbered_results(directory: Path) -> Iterator[tuple[int, dict[str, Any], int]]:
+def _numbered_results(directory: Path, check: Check) -> Iterator[tuple[int, dict[str, Any], int]]:
     """Number and fields of every line, and the number of the line that it repeats, 0 for none."""
     path = directory / RESULTS
     if path.is_dir():
@@ -209,7 +212,7 @@ def _numbered_results(directory: Path) -> Iterator[tuple[int, dict[str, Any], in
             raise ValueError(f"{where}: {error}") from None
         if not isinstance(record, dict):
             raise ValueError(f"{where}: {shown(record)} is no object")
-        check_result(Record(where, record))
+        check(Record(where, record))
         names = (record["key"], identity(record))
         first = next((seen[name] for name in names if name in seen), 0)
         for name in names:

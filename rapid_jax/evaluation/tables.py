@@ -62,8 +62,11 @@ def differences(series: Sequence[Series], metric: str) -> Table | None:
             shared = one.by_item.keys() & other.by_item.keys()
             if not shared:
                 continue
-            ours, theirs = (s.restricted(shared).scores(metric) for s in (one, other))
-            paired = {task: (ours[task], theirs[task]) for task in ours}
+            paired: dict[str, tuple[list[float], list[float]]] = {}
+            for result in one.restricted(shared).records:
+                ours, theirs = paired.setdefault(result["task"], ([], []))
+                ours.append(result["scores"][metric])
+                theirs.append(other.by_item[result["item"]]["scores"][metric])
             cells = [_interval({task: paired[task]}) if task in paired else "-" for task in tasks]
             if len(tasks) > 1:
                 cells.append(_interval(paired))

@@ -13,7 +13,7 @@ from rapid_jax.config.methods import OWN_CACHE, Method
 from rapid_jax.config.speculation import AcceptanceRule
 
 _TRANSFER = ("eta", *(field.name for field in dataclasses.fields(AcceptanceRule)))
-_DRAFT = ("gamma", "early_stop", "stop_threshold", "first_candidates")
+_DRAFT = ("gamma", "early_stop", "stop_threshold", "stop_confidence", "first_candidates")
 _OWN_CACHE = ("sinks", "window")
 _RETRIEVAL = ("retrieval_tokens", "unrelated")
 _SAMPLING = ("temperature", "top_k", "top_p", "seed", "max_new_tokens")

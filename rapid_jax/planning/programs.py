@@ -70,7 +70,7 @@ class Workload:
     @property
     def tail(self) -> int:
         """Slots for the question and the answer."""
-        return token_bucket(QUESTION + self.new_tokens + self.gamma + 1)
+        return token_bucket(QUESTION + self.new_tokens)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

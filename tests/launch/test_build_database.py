@@ -265,6 +265,19 @@ WRONG_FLAGS = [
     ([MODEL, "--tokens=63"], "--tokens=63"),
     ([CORPUS, "--shard_tokens=1"], "--shard_tokens=1"),
     ([CORPUS, f"--shard_tokens={2**31}"], f"--shard_tokens={2**31}"),
+    *(
+        ([kind, f"--{name}={10**20}"], f"--{name}={10**20}")
+        for kind, name in (
+            (MODEL, "batch"),
+            (MODEL, "max_new_tokens"),
+            (MODEL, "ngrams"),
+            (MODEL, "archives"),
+            (MODEL, "tokens"),
+            (CORPUS, "archives"),
+            (CORPUS, "tokens"),
+            (CORPUS, "shard_tokens"),
+        )
+    ),
     ([MODEL, "--config.nothing=1"], "unknown config field nothing"),
     ([MODEL, "stray"], "unexpected argument 'stray'"),
 ]

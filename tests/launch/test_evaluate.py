@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,18 @@ def run(*flags, module="launch.evaluate"):
         (["--context_lengths=200000"], 1, "200000 tokens are more than the model has room for"),
         (["--sweep=drafter=no/such"], 1, "no/such"),
         (["--tasks=riddle"], 1, "tasks must be some of fact, choice, dossier, whole"),
+        (
+            ["--context_lengths=99999999999999999999"],
+            2,
+            "--context_lengths must be whole numbers of at least 64 tokens",
+        ),
+        (["--context_lengths=\u00b2"], 2, "--context_lengths must be whole numbers"),
+        (["--batch=99999999999999999999"], 2, "--batch=99999999999999999999"),
+        (["--limit=99999999999999999999"], 2, "--limit=99999999999999999999"),
+        (["--seed=99999999999999999999"], 2, "--seed=99999999999999999999"),
+        (["--prompts=x"], 2, "--prompts is for infinitebench and longbench_v2, this is --benchmark=archive"),
+        (["--config.evaluation.retrieval_query=x"], 2, "retrieval_query must be one of question, question_and_choices"),
+        (["--config.sampling.from_checkpoint=top_k,top_q"], 2, "from_checkpoint must be names of temperature"),
         (["--output=setup.cfg"], 1, "--output=setup.cfg is a file"),
     ],
 )
@@ -59,6 +72,105 @@ def test_a_report_of_nothing_is_one_line(arguments, status, message):
     done = run(*arguments, module="launch.report")
     assert done.returncode == status and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def evaluate(launch, tiny_checkpoint, tmp_path):
+    """A function: name of the results and flags -> Outcome of a small evaluation with the tiny checkpoint."""
+    sizes = ("--config.prefill_chunk=256", "--config.retrieval.chunk_tokens=128", "--batch=2")
+
+    def run(name, *flags):
+        return launch("evaluate", f"--target={tiny_checkpoint}", f"--output={tmp_path / name}", *sizes, *flags)
+
+    return run
+
+
+def test_one_bad_record_does_not_end_an_evaluation(evaluate, launch, tmp_path):
+    """The others are answered; the bad ones are recorded by their line, counted, and the exit status says so."""
+    good = {"context": "A lamp is in house 7. " * 9, "input": "Where is the lamp?", "answer": ["house 7"]}
+    lines = [good, {**good, "input": " "}, {**good, "input": "What is lit \ud800?"}, {**good, "context": "?! ..."}]
+    data = tmp_path / "longbook_qa_eng.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines) + "{cut off\n")
+    flags = ("--benchmark=infinitebench", f"--data={data}", "--methods=lc,rag", "--sampling=config")
+    outcome = evaluate("out", *flags)
+    assert outcome.status == 1
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    failed = {record["item"]: record["failed"] for record in records if "failed" in record}
+    assert len(records) == 10 and {"longbook_qa_eng-1", "longbook_qa_eng-4"} <= set(failed)
+    assert "longbook_qa_eng.jsonl, line 2: field 'input'" in failed["longbook_qa_eng-1"]
+    assert "longbook_qa_eng.jsonl, line 5: not JSON" in failed["longbook_qa_eng-4"]
+    answered = {record["item"] for record in records if "scores" in record}
+    assert {"longbook_qa_eng-0", "longbook_qa_eng-2"} <= answered
+    (last,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert "of 10 answers failed, the first: longbook_qa_eng-1 with lc: " in last
+    assert "Not answered" in outcome.out and "Traceback" not in outcome.err
+    again = evaluate("out", *flags)
+    assert again.status == 1 and len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 10
+    drawn = launch("report", tmp_path / "out", "--timings=false")
+    assert drawn.status == 0, drawn.err
+    assert "; failed: 4; " in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_nothing_but_bad_records_is_another_file(evaluate, tmp_path):
+    """A file of another benchmark must be refused before a model is loaded."""
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([{"id": 1, "text": "x"}] * 3))
+    outcome = evaluate("out", "--benchmark=longbench_v2", f"--data={data}")
+    assert outcome.status == 1 and "data.json, record 1: field 'question' is missing" in outcome.err
+    assert outcome.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_damaged_results_are_named_before_a_question_is_asked_again(evaluate, launch, tmp_path):
+    """By a resumed evaluation and by a report alike, in one line."""
+    flags = ("--context_lengths=300", "--archives=1", "--limit=1", "--tasks=fact", "--methods=lc")
+    assert evaluate("out", *flags).status == 0
+    results, manifest = tmp_path / "out" / "results.jsonl", tmp_path / "out" / "manifest.json"
+    line, settings = results.read_text(), manifest.read_text()
+    results.write_text(line + line)
+    assert evaluate("out", *flags).status == 0
+    assert results.read_text() == line + line
+    assert launch("report", tmp_path / "out").status == 0
+    assert "1 answers; items: 1;" in (tmp_path / "out" / "report.md").read_text()
+    results.write_text(line + json.dumps({**json.loads(line), "key": "x", "scores": {"score": float("nan")}}) + "\n")
+    for act in (lambda: evaluate("out", *flags), lambda: launch("report", tmp_path / "out")):
+        outcome = act()
+        assert outcome.status == 1 and f"{results}, line 2: not a result of an evaluation" in outcome.err
+        assert len([text for text in outcome.err.splitlines() if text.startswith("error")]) == 1
+    results.write_text(line)
+    for contents in ("[]", "{}", settings[:50]):
+        manifest.write_text(contents)
+        for act in (lambda: evaluate("out", *flags), lambda: launch("report", tmp_path / "out")):
+            outcome = act()
+            assert outcome.status == 1 and str(manifest) in outcome.err and "Traceback" not in outcome.err
+
+
+def test_the_published_evaluation_of_rapid_is_run_with_its_settings(launch, tiny_checkpoint, tmp_path):
+    """One config file sets all that differs; every setting is recorded with the results."""
+    record = {"_id": "a", "difficulty": "easy", "length": "short", "question": "Who sings?", "answer": "A",
+              "context": "Somebody sings in house 7. " * 30, **{f"choice_{x}": x * 3 for x in "ABCD"}}  # fmt: skip
+    (tmp_path / "data.json").write_text(json.dumps([record]))
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"do_sample": True, "top_k": 20}))
+    sizes = ("--config.prefill_chunk=256", "--config.retrieval.chunk_tokens=128", "--config.dtype=float32")
+    outcome = launch(
+        "evaluate",
+        "--config=configs/official_rapid.py",
+        f"--target={tmp_path / 'model'}",
+        *sizes,
+        "--benchmark=longbench_v2",
+        f"--data={tmp_path / 'data.json'}",
+        "--context_lengths=900",
+        "--methods=lc,rag,rapid",
+        f"--output={tmp_path / 'out'}",
+    )
+    assert outcome.status == 0, outcome.err
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [record["method"] for record in records] == ["lc", "rag", "rapid"]
+    settings = records[-1]["settings"]
+    assert (settings["top_k"], settings["temperature"], settings["stop_confidence"]) == (20, 0.1, 0.1)
+    config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
+    assert config["evaluation"]["retrieval_query"] == "question_and_choices"
+    assert config["sampling"]["top_k"] == 20 and config["retrieval"]["count_from"] == "truncated"
 
 
 SMALL = ("--context_lengths=300", "--archives=1", "--limit=2", "--batch=2", "--methods=lc,rapid")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -94,6 +95,7 @@ class Lab:
         stop_ids=(),
         first_candidates=1,
         stop_threshold=None,
+        stop_confidence=0.0,
         windowed=False,
     ):
         decoder = (drafter or self.drafter).decoder
@@ -102,8 +104,8 @@ class Lab:
             maker = LanguageModelDrafter(decoder, gamma, VOCAB, first_candidates=first_candidates)
         if windowed:
             maker = MagicDecDrafter(self.target.decoder, gamma, VOCAB, first_candidates=first_candidates)
-        if stop_threshold is not None:
-            maker = EarlyStopDrafter(maker, stop_threshold)
+        if stop_threshold is not None or stop_confidence:
+            maker = EarlyStopDrafter(maker, -math.inf if stop_threshold is None else stop_threshold, stop_confidence)
         rule = AcceptanceRule(tail, residual, 0.1)
         return LabSpec(self.target.decoder, maker, rule, warping=(temperature, top_k, top_p), stop_ids=stop_ids)
 

@@ -195,7 +195,7 @@ def _read_questions(file: Path, keep_bad: bool) -> tuple[tuple[Question, ...], l
         try:
             question = to_question(record)
             if question.id in questions:
-                raise record.error(f"id {question.id!r} appears twice")
+                raise record.error(f"not a question of an archive (its id {question.id!r} appears twice)")
         except ValueError as error:
             if not keep_bad:
                 raise

@@ -8,6 +8,7 @@ import pytest
 
 from models.fields import shown
 from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.config.evaluation import EvaluationConfig
 
 BAD = [
     (SpeculationConfig, "gamma", 0, "gamma must be at least 1 token, got 0"),
@@ -23,6 +24,8 @@ BAD = [
     (SpeculationConfig, "early_stop", 1, "early_stop must be True or False, got 1"),
     (SpeculationConfig, "stop_threshold", 1.1, r"stop_threshold must be in \[0, 1\], got 1.1"),
     (SpeculationConfig, "stop_threshold", True, "stop_threshold must be in"),
+    (SpeculationConfig, "stop_confidence", 1.5, r"stop_confidence must be in \[0, 1\], got 1.5"),
+    (SpeculationConfig, "stop_confidence", "0.1", "stop_confidence must be in"),
     (SpeculationConfig, "first_candidates", 0, "first_candidates must be at least 1 token, got 0"),
     (SpeculationConfig, "sinks", 0, "sinks must be at least 1 token, got 0"),
     (SpeculationConfig, "window", 10, "window must be more tokens than a draft's 10, got 10"),
@@ -60,6 +63,13 @@ BAD = [
     (EngineConfig, "prompt", "{question} {document}", "prompt must hold"),
     (EngineConfig, "prompt", "{document} {question} {question}", "prompt must hold"),
     (EngineConfig, "prompt", 5, "prompt must be a string"),
+    (EngineConfig, "drafter_prompt", "{question}", "drafter_prompt must hold"),
+    (EngineConfig, "drafter_prompt", 5, "drafter_prompt must be a string"),
+    (SamplingConfig, "from_checkpoint", ("top_q",), "from_checkpoint must be names of temperature, top_k, top_p"),
+    (SamplingConfig, "from_checkpoint", True, "from_checkpoint must be names of temperature"),
+    (EvaluationConfig, "retrieval_query", "answer", "retrieval_query must be one of question, question_and_choices"),
+    (EvaluationConfig, "passages_prompt", None, "passages_prompt must be one of document, passages"),
+    (EvaluationConfig, "longbench_answer", ["rapid"], "longbench_answer must be one of benchmark, rapid"),
     (HierarchyConfig, "databases", (), "databases must be different names of history, context, model, statistics"),
     (HierarchyConfig, "databases", ("context", "context"), "databases must be different names"),
     (HierarchyConfig, "databases", ("corpus",), r"at least one, got \('corpus',\)"),

@@ -32,12 +32,14 @@ SPECS = {
     "early": dict(stop_threshold=0.41),
     "early warped": dict(stop_threshold=0.41, temperature=0.7, top_k=5, top_p=0.9),
     "several early": dict(first_candidates=3, stop_threshold=0.41),
+    "confident early": dict(stop_confidence=0.2),
+    "several confident early": dict(first_candidates=3, stop_confidence=0.2, stop_threshold=0.3),
     "windowed": dict(windowed=True),
     "windowed warped": dict(windowed=True, temperature=0.7, top_k=5, top_p=0.9),
     "windowed several early": dict(windowed=True, first_candidates=3, stop_threshold=0.41),
 }
 # Options of the drafter that must not change what is said, only how fast.
-OPTIONS = {name: SPECS[name] for name in ("several", "early", "several early")}
+OPTIONS = {name: SPECS[name] for name in ("several", "early", "several early", "confident early")}
 
 
 def law(logits, *, temperature=1.0, top_k=0, top_p=1.0, **_):

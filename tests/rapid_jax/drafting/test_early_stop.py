@@ -114,6 +114,51 @@ def test_a_draft_ends_by_the_rule_and_is_the_beginning_of_the_whole_draft(
     assert len(set(lengths)) > (2 if temperature else 1)
 
 
+def confident_length(tokens, probs, confidence, threshold=-math.inf):
+    """Tokens of a draft that goes on behind a token only if the drafter gave it enough, and by the bound as well."""
+    length = 1
+    while length < len(probs):
+        place = length - 1
+        if probs[place][tokens[place]] < confidence or bound(probs[place]) < threshold:
+            break
+        length += 1
+    return length
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("threshold", [-math.inf, THRESHOLD])
+def test_a_draft_ends_behind_a_token_that_the_drafter_doubts(programs, model, temperature, threshold):
+    """The published evaluation's rule, alone and beside the bound: the doubted token is the last one, and is kept."""
+    drafter_model, tail, last = read(programs, model, ROWS)
+    whole = LanguageModelDrafter(model.decoder, GAMMA, VOCAB, 1)
+    confidence, lengths = (0.2 if temperature else 0.26), []
+    early = EarlyStopDrafter(whole, threshold, confidence)
+    for seed in range(6):
+        draft, _ = run(programs, early, drafter_model, early.initial_cache(tail), last, seed, temperature)
+        full, _ = run(programs, whole, drafter_model, tail, last, seed, temperature)
+        check_law(model, draft, ROWS)
+        rows = zip(full.tokens.tolist(), np.asarray(full.probs), strict=True)
+        expected = [confident_length(tokens, probs, confidence, threshold) for tokens, probs in rows]
+        assert draft.lengths.tolist() == expected and draft.forwards.tolist() == [max(expected)] * len(ROWS)
+        inside = np.arange(GAMMA)[None] < np.array(expected)[:, None]
+        np.testing.assert_array_equal(draft.tokens, np.where(inside, full.tokens, 0))
+        lengths += expected
+    assert len(set(lengths)) > 1
+
+
+def test_the_rule_by_confidence_does_not_move(programs, model):
+    """0.1 is 0.1 after any number of rejections; only a row that has ended stops at once."""
+    drafter_model, tail, last = read(programs, model, ROWS)
+    early = EarlyStopDrafter(LanguageModelDrafter(model.decoder, GAMMA, VOCAB, 1), -math.inf, 1e-6)
+    cache = early.initial_cache(tail)
+    for tokens in ([[1], [2]], [[3], []]):
+        draft, drafted = run(programs, early, drafter_model, cache, last)
+        assert draft.lengths.tolist() == [GAMMA, GAMMA]
+        cache = early.commit(cache, drafted, outcome(GAMMA, tokens))
+    draft, _ = run(programs, early, drafter_model, cache, last)
+    assert draft.lengths.tolist() == [GAMMA, 1]
+
+
 def test_the_ends_of_the_threshold(programs, model):
     """1 stops all but certain drafts after their first token; 0 never stops under five nats."""
     drafter_model, tail, last = read(programs, model, ROWS)

@@ -1,11 +1,14 @@
 """The length rule: drafts where they pay, none where they lose, and saying so."""
 
 import dataclasses
+import types
 
+import numpy as np
 import pytest
 
-from rapid_jax.config import SpeculationConfig
+from rapid_jax.config import SpeculationConfig, get_method
 from rapid_jax.engine import length_rule
+from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.speculation import StepSeconds
 
 
@@ -69,6 +72,50 @@ def test_acceptance_is_learned_from_answers(engine, document, questions, priced)
     assert first.settings["decision"]["acceptance"] == 0.6
     assert second.settings["decision"]["acceptance"] == first.acceptance.accepted / first.acceptance.tested
     assert len(measured) == 1
+
+
+def sized(capacity=2048, rows=1, length=1500):
+    """What a target has read, by its size alone."""
+    cache = types.SimpleNamespace(capacity=capacity, k=[np.zeros((rows, 1))])
+    return PrefilledContext([[0] * length] * rows, cache, 0.0)
+
+
+def test_costs_are_those_of_the_batch_at_hand(engine, priced):
+    """Costs of one row, of a short document or of another drafter would decide wrongly, and for every answer to come."""
+    measured, session = priced(plain=1.0, draft=0.5), engine.session
+    method, speculation = get_method("sd"), SpeculationConfig(length_rule=True)
+    usual = dict(context=sized(), passages=250, rows=1)
+
+    def ask(session=session, **change):
+        length_rule.decide(session, method, speculation, **{**usual, **change})
+        return len(measured)
+
+    assert ask() == ask() == 1
+    assert ask(passages=251) == ask(context=sized(length=1499)) == 1, "sizes of one bucket cost the same"
+    assert ask(rows=2) == 2
+    assert ask(rows=2, context=sized(rows=2)) == 3, "a document that rows share is read once"
+    assert ask(context=sized(capacity=4096)) == 4
+    assert ask(passages=257) == 5
+    other = dataclasses.replace(session, drafter=dataclasses.replace(session.drafter))
+    assert ask(session=other) == 6
+    assert ask() == ask(rows=2) == ask(passages=257) == 6, "none of them took another one's place"
+    assert [call[-2:] for call in measured[:2]] == [(250, 1), (250, 2)] and measured[-1][3] is other.drafter
+
+
+def test_a_draft_that_gains_nothing_is_not_made(engine, priced):
+    """At a speed-up of exactly 1 drafts only cost memory; a gamma that is not chosen is the one that was asked for."""
+    session, method = engine.session, get_method("sd")
+    for draft, gamma in ((0.5, 0), (0.49, 1)):  # one drafted token, accepted half of the time: 1.5 / (1 + draft)
+        priced(plain=1.0, draft=draft)
+        speculation = SpeculationConfig(gamma=1, length_rule=True, expected_acceptance=0.5)
+        decision = length_rule.decide(session, method, speculation, sized(), 250, 1)
+        assert (decision.gamma, decision.acceptance) == (gamma, 0.5)
+        assert decision.speed_up == pytest.approx(1.5 / (1 + draft))
+        told = decision.applied_to(method, speculation)
+        assert told == ((method, speculation) if gamma else (method.without_drafts, speculation))
+    priced(plain=1.0, draft=5.0)
+    kept = length_rule.decide(session, method, SpeculationConfig(choose_gamma=True), sized(), 250, 1)
+    assert kept.gamma == 1 and kept.speed_up < 1, "only the length rule may turn drafts off"
 
 
 def test_methods_without_a_drafting_model_are_left_alone(document, questions, priced):

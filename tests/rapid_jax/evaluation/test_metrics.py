@@ -1,5 +1,7 @@
 """Scores: a wrong metric would make a method look better or worse than it is."""
 
+import sys
+
 import pytest
 
 from rapid_jax.evaluation import metrics
@@ -169,3 +171,24 @@ def test_the_article_is_not_a_choice(answer, letter):
 def test_longbench_takes_its_sentence_only(answer, letter):
     """A letter found elsewhere would raise the score of models that do not follow the form."""
     assert metrics.longbench_letter(answer) == letter
+
+
+def test_the_published_evaluation_of_rapid_asks_for_fewer_words():
+    """There "the correct answer is (B)" counts; LongBench v2 itself wants "The" before it."""
+    for answer, benchmark, rapid in (
+        ("I think the correct answer is (B).", None, "B"),
+        ("So the correct answer is B", None, "B"),
+        ("The correct answer is (C)", "C", "C"),
+        ("**The correct answer is** (D)", "D", "D"),
+        ("the correct answer is A; The correct answer is (B)", "B", "B"),
+        ("Correct answer is (B)", None, None),
+        ("correct answer: (B)", None, None),
+    ):
+        assert metrics.longbench_letter(answer) == benchmark
+        assert metrics.longbench_letter(answer, "rapid") == rapid
+
+
+def test_rouge_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    with pytest.raises(ValueError, match=r'needs the package rouge_score: pip install "rapid_jax\[reports\]"$'):
+        metrics.rouge_l("a", "b")

@@ -1,6 +1,7 @@
 """Tables, pictures and pages: figures worked out by hand from hand-made results."""
 
 import re
+import sys
 
 import pytest
 
@@ -188,3 +189,37 @@ def test_bars_and_newlines_do_not_break_a_table():
     """A label with | would shift every column, a prompt with a newline would end the table."""
     table = tables.Table("", ("a|b", "c"), (("d\n\nf", "e"),))
     assert markdown_table(table).splitlines() == ["| a\\|b | c |", "| --- | ---: |", "| d\\n\\nf | e |"]
+
+
+@pytest.fixture
+def results(tmp_path, series):
+    with ResultStore(tmp_path, MANIFEST) as store:
+        store.append(record for one in series for record in one.records)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_a_report_on_a_full_disk_names_the_file(results, name):
+    (results / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"{name} cannot be written: No space left on device$"):
+        Report(results).write()
+
+
+def test_tables_need_no_package_of_reports_and_pages_say_which(results, monkeypatch):
+    """A machine that only measures has none of them; whoever draws a report is told what to install."""
+    for name in ("markdown_it", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    report = Report(results)
+    assert list(report.tables()) and report.markdown(pictures=[])
+    with pytest.raises(ValueError, match=r'HTML needs the package markdown_it: pip install "rapid_jax\[reports\]"$'):
+        report.write()
+    assert not (results / "report.md").exists()
+    records = [make_record("1", context_length=n) for n in (1024, 2048)]
+    with pytest.raises(ValueError, match=r'plots needs the package matplotlib: pip install "rapid_jax\[reports\]"$'):
+        plots(read_series(records), "score")
+
+
+def test_markup_in_a_name_stays_text(results):
+    """A task or a method of somebody's file must not become part of the page."""
+    page = html("# <script>\n\n<script>alert(1)</script>\n", [])
+    assert "<script>" not in page and "&lt;script&gt;" in page

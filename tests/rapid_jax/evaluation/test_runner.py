@@ -9,9 +9,11 @@ from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, Sam
 from rapid_jax.evaluation import distribution_shift
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.distribution_shift_table import shift_table
+from rapid_jax.evaluation.results import FAILED, check_result
 from rapid_jax.evaluation.runner import EvaluationPlan, run
-from rapid_jax.evaluation.store import ResultStore
+from rapid_jax.evaluation.store import ResultStore, read_results
 from rapid_jax.evaluation.variation import Variation, parse_sweep
+from rapid_jax.retrieval.retriever import IndexedDocument
 
 TEXT = " ".join(f"Sentence {n} says that stone {n} is heavy." for n in range(20))
 
@@ -82,6 +84,107 @@ def test_every_item_is_asked_with_every_way_and_turn(engine, tmp_path):
         {"first": "a2", "size": 2, "row": 0},
     ]
     assert len({record["prompt_hash"] for record in records}) == 5
+
+
+class Choices(Documents):
+    """Questions with options behind them, which are no part of what is retrieved with."""
+
+    def item(self, name):
+        return Item(name, "first", f"What of {name}?\nA. red\nB. blue", f"What of {name}?", "r", 4)
+
+
+def test_passages_are_retrieved_with_the_query_of_the_item(engine, tmp_path, monkeypatch):
+    """Options name wrong things too: retrieved with, they would bring passages about those."""
+    asked = []
+    retrieve = IndexedDocument.retrieve
+
+    def spy(self, question, **kwargs):
+        asked.append(question)
+        return retrieve(self, question, **kwargs)
+
+    monkeypatch.setattr(IndexedDocument, "retrieve", spy)
+    answers(engine, tmp_path, EvaluationPlan(Choices(), 0, ["rag", "sd"], [Variation()], 2))
+    assert set(asked) == {f"What of {name}?" for name in ("a0", "a1", "a2", "b0")}
+
+
+class OneBad(TwoDocuments):
+    """A long question among good ones, a document of blanks, a bad record, and a document that is too long."""
+
+    def sources(self):
+        long = dataclasses.replace(self.item("a1"), question="word " * 2000)
+        yield Source("a", TEXT, (self.item("a0"), long, dataclasses.replace(self.item("a2"), task="first")))
+        yield Source("b", " \n", (self.item("b0"), self.item("b1")))
+        yield Source("c", TEXT * 20, (self.item("c1"),))
+        yield Source("d", ". ! -- ?", (self.item("d0"),))
+        yield Source("e", TEXT.replace("stone", "river"), (self.item("e0"),))
+        yield Source("bad", "", (dataclasses.replace(self.item("f"), problem="data.jsonl, line 7: not JSON"),))
+
+
+def test_what_cannot_be_asked_is_recorded_as_failed_and_the_others_go_on(engine, tmp_path, caplog):
+    """Hours of answers must not end at one bad record; its neighbours in the batch are answered without it."""
+    strict = dataclasses.replace(engine.config, truncation="error")
+    strict = Engine.load(config=strict)
+    plan = EvaluationPlan(OneBad(), 0, ["lc", "rag"], [Variation()], 3)
+    records = answers(strict, tmp_path, plan)
+    assert len(records) == 2 * 9 == len(read_results(tmp_path, check_result))
+    failed = {record["item"]: record[FAILED] for record in records if record["method"] == "lc" and FAILED in record}
+    assert set(failed) == {"a1", "b0", "b1", "c1", "f"}
+    assert "positions" in failed["a1"] and "the document is empty" in failed["b0"]
+    assert "tokens, the limit is" in failed["c1"] and failed["f"] == "data.jsonl, line 7: not JSON"
+    assert "a1 with lc failed: " in caplog.text
+    good = {record["item"] for record in records if record["method"] == "lc" and FAILED not in record}
+    assert good == {"a0", "a2", "d0", "e0"}
+    assert {record["item"] for record in records if record["method"] == "rag" and FAILED not in record} >= {"a0", "e0"}
+    plain = {
+        r["item"]: r
+        for r in answers(strict, tmp_path / "plain", EvaluationPlan(Documents(), 0, ["lc"], [Variation()], 1))
+    }
+    for record in records:
+        if record["item"] == "a0" and record["method"] == "lc":
+            assert record["turns"][0]["token_ids"] == plain["a0"]["turns"][0]["token_ids"]
+    assert answers(strict, tmp_path, plan) == [], "a resumed run does not ask what has failed again"
+
+
+def test_a_fault_that_concerns_every_question_ends_the_run(engine, tmp_path, monkeypatch):
+    """A disk or a device that fails is no fault of a question: nothing may be recorded as failed for it."""
+
+    def broken(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(Engine, "ask_many", broken)
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        answers(engine, tmp_path, EvaluationPlan(Documents(), 0, ["lc"], [Variation()], 2))
+    assert read_results(tmp_path) == []
+
+
+class TwoPrompts(Documents):
+    """A source with templates of its own, around the document and around passages."""
+
+    def sources(self):
+        source = next(super().sources())
+        yield dataclasses.replace(
+            source, template="Whole: {document} {question}", passages_template="Parts, retrieved: {document} {question}"
+        )
+
+
+def test_a_source_has_its_own_prompts_around_document_and_passages(engine, tmp_path):
+    """RAPID's drafter is told that it reads retrieved chunks; so is the target where it reads them in rag."""
+    plan = EvaluationPlan(TwoPrompts(), 0, ["lc", "rag", "sd"], [Variation()], 1)
+    records = {r["method"]: r for r in answers(engine, tmp_path / "two", plan) if r["item"] == "a0"}
+    usual = {
+        r["method"]: r
+        for r in answers(engine, tmp_path / "one", dataclasses.replace(plan, benchmark=Documents()))
+        if r["item"] == "a0"
+    }
+
+    def tokens(records, method, who):
+        return records[method]["turns"][0]["context"][f"{who}_tokens"]
+
+    passages = len("Parts, retrieved: ") + len(" ") - len("Read. ") - len("\n\n")  # a token a byte
+    assert tokens(records, "rag", "target") - tokens(usual, "rag", "target") == passages
+    assert tokens(records, "sd", "drafter") - tokens(usual, "sd", "drafter") == passages
+    assert tokens(records, "sd", "target") - tokens(usual, "sd", "target") == len("Whole:  ") - len("Read. \n\n")
+    assert records["sd"]["turns"][0]["token_ids"] == records["lc"]["turns"][0]["token_ids"]
 
 
 def test_batched_answers_are_those_of_single_questions(engine, tmp_path):

@@ -1,11 +1,14 @@
 """Results on disk: what a killed run leaves behind, and what must never be mixed."""
 
+import errno
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -119,3 +122,48 @@ def test_a_writer_killed_ten_times_loses_and_repeats_nothing(tmp_path):
 def test_flatten_gives_dotted_names():
     """The message about a changed setting must name it as its flag does."""
     assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+
+
+def test_an_answer_is_on_disk_before_the_next_one_is_begun(tmp_path, monkeypatch):
+    """A power cut must not lose what was answered: the file is forced to the disk with all that was appended."""
+    forced = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: forced.append(os.fstat(descriptor)))
+    with ResultStore(tmp_path, MANIFEST) as store:
+        for key in "ab":
+            before = len(forced)
+            store.append([record(key, text="x" * 1000)])
+            results = [seen for seen in forced[before:] if seen.st_ino == (tmp_path / RESULTS).stat().st_ino]
+            assert [seen.st_size for seen in results] == [(tmp_path / RESULTS).stat().st_size]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_names_the_file_and_spoils_nothing(tmp_path, monkeypatch, call):
+    """The line says where room is needed; what was there before is there afterwards, and the run goes on from it."""
+    with ResultStore(tmp_path, MANIFEST) as store:
+        store.append([record("a")])
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with ResultStore(tmp_path, MANIFEST) as store:
+        if call == "fsync":
+            monkeypatch.setattr("os.fsync", mock.Mock(side_effect=full))
+        else:
+            store._file = mock.Mock(wraps=store._file, write=mock.Mock(side_effect=full))
+        with pytest.raises(OSError, match=rf"{RESULTS} cannot be written: No space left on device$"):
+            store.append([record("b")])
+        assert "b" not in store
+    monkeypatch.undo()
+    with ResultStore(tmp_path, MANIFEST) as store:
+        assert "a" in store
+
+
+def test_a_full_disk_names_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(OSError, match=r"manifest.json.part cannot be written: No space left on device"):
+        ResultStore(tmp_path, MANIFEST)
+
+
+def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path):
+    """A file name or a text that is not well-formed must not end the run; it is read back as U+FFFD."""
+    with ResultStore(tmp_path, MANIFEST) as store:
+        store.append([record("a", text="x\ud800y")])
+    assert b"x\\ud800y" in (tmp_path / RESULTS).read_bytes()
+    assert read_results(tmp_path)[0]["text"] == "x\N{REPLACEMENT CHARACTER}y"

@@ -64,7 +64,9 @@ def test_databases_are_bounded_by_the_configuration(engine, document_text):
         bounded.read(document_text).ask("Who keeps the kettle?", "hd")
 
 
-@pytest.mark.parametrize("option", [dict(early_stop=True), dict(first_candidates=2, residual="exact")])
+@pytest.mark.parametrize(
+    "option", [dict(early_stop=True), dict(stop_confidence=0.5), dict(first_candidates=2, residual="exact")]
+)
 def test_options_of_the_drafter_alone(looking_up, document_text, questions, option):
     """sd takes them and stays lossless; a drafter with databases refuses what it cannot do."""
     document = looking_up.read(document_text)

@@ -1,6 +1,7 @@
 """Archives as a benchmark: the questions that were drawn, with the references of the archive."""
 
 import json
+import sys
 
 import pytest
 
@@ -146,3 +147,33 @@ def test_the_fingerprint_follows_documents_and_questions():
     settings = [{}, {"seed": 6}, {"tokens": 900}, {"limit": 2}, {"tasks": ("fact",)}, {"archives": 1}]
     assert len({made(**arguments).fingerprint for arguments in settings}) == len(settings)
     assert made().fingerprint == made().fingerprint
+
+
+def test_bad_lines_of_a_written_archive_are_kept_apart(tmp_path):
+    """A questions.jsonl that was edited by hand; the sound questions are asked, the others named by their line."""
+    (tmp_path / "document.txt").write_text("Words.\n")
+    sound = {"id": "fact-0", "task": "fact", "question": "q \ud800", "answer": "a"}
+    lines = [sound, {**sound, "id": "fact-1", "answer": ""}, {**sound, "task": "poem"}, sound]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "questions.jsonl").write_text(text + "cut off {\n")
+    good, bad = ArchiveBenchmark.read(tmp_path, keep_bad=True).sources()
+    assert [item.question for item in good.items] == ["q \N{REPLACEMENT CHARACTER}"]
+    assert [item.id for item in bad.items] == ["line 2", "line 3", "line 4", "line 5"]
+    assert all("not a question of an archive" in item.problem for item in bad.items)
+    with pytest.raises(ValueError, match="questions.jsonl, line 2: not a question of an archive"):
+        ArchiveBenchmark.read(tmp_path)
+
+
+def test_a_database_needs_no_scores(monkeypatch):
+    """What only scores need may be missing where nothing is scored, and is named at once where it is."""
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    dossiers = dict(archives=1, limit=None, tasks=("dossier",))
+    unscored = made(**dossiers, scored=False)
+    assert unscored.score(next(unscored.sources()).items[0], ["x"]) == {}
+    with pytest.raises(ValueError, match=r"needs the package rouge_score: pip install"):
+        made(**dossiers)
+
+
+def test_the_query_may_hold_the_options():
+    item = next(made(tasks=("choice",), query_with_choices=True).sources()).items[0]
+    assert item.retrieval_query == item.question and "\nA. " in item.question

@@ -168,3 +168,19 @@ def test_the_fingerprint_follows_data_settings_and_lengths(path):
     settings.append({"count_tokens": len, "tokens": 1000})
     assert len({make(path, **arguments).fingerprint for arguments in settings}) == len(settings)
     assert make(path).fingerprint == make(path).fingerprint
+
+
+def test_bad_records_and_dialogues_that_are_too_long_are_kept_apart(write_records):
+    """They are recorded as failed by their line or name; histories are made of the others."""
+    long = told(98, id="long")
+    long["messages"][0]["content"] += " word" * 300
+    path = write_records("dialogues.jsonl", [{"id": "x"}, long, *(told(i) if i % 2 else talk(i) for i in range(60))])
+    *good, bad = make(path, keep_bad=True).sources()
+    assert len([item for source in good for item in source.items]) == 30
+    problems = {item.id: item.problem for item in bad.items}
+    assert list(problems) == ["line 1", "long"]
+    assert "dialogues.jsonl, line 1: field 'messages' is missing" in problems["line 1"]
+    assert "does not fit into a history of 200" in problems["long"]
+    path.write_text("7\n")
+    with pytest.raises(ValueError, match="dialogues.jsonl, line 1: not an object"):
+        make(path, keep_bad=True)

@@ -132,3 +132,71 @@ def test_the_fingerprint_follows_the_data(directory, write_records):
     assert InfiniteBench(directory / "longbook_qa_eng.jsonl").fingerprint != before
     write_records("data/longbook_qa_eng.jsonl", [question(), question("Book two!")])
     assert InfiniteBench(directory).fingerprint != before
+
+
+OFFICIAL_FORM = {
+    "longbook_qa_eng": "Read.\n{context}\n\nQ: {question}\nA:",
+    "longbook_choice_eng": "Pick.\n{context}\n\nQ: {input}\n{OPTION_A}|{OPTION_B}|{OPTION_C}|{OPTION_D}",
+    "longbook_sum_eng": "Summarize.\n{context}\nSummary:",
+}
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    for task, text in OFFICIAL_FORM.items():
+        (folder / f"{task}.txt").write_text(text)
+    return folder
+
+
+def test_prompts_can_be_read_from_a_directory(write_records, directory, prompts):
+    """As LongBench's are; a book is read once for each wording before it, and values are not filled again."""
+    write_records("data/longbook_qa_eng.jsonl", [question(input="Who {OPTION_A}?")])
+    sources = list(InfiniteBench(directory, prompts=prompts).sources())
+    asked = {item.id: (source.template, item.question) for source in sources for item in source.items}
+    assert asked["longbook_qa_eng-0"] == ("Read.\n{document}{question}", "\n\nQ: Who {OPTION_A}?\nA:")
+    assert asked["longbook_choice_eng-0"] == (
+        "Pick.\n{document}{question}",
+        "\n\nQ: Which hat?\na red hat|a blue hat|Based on tales|no hat",
+    )
+    assert asked["longbook_sum_eng-0"] == ("Summarize.\n{document}{question}", "\nSummary:")
+    assert len({source.id for source in sources}) == len(sources)
+    assert InfiniteBench(directory).fingerprint != InfiniteBench(directory, prompts=prompts).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("longbook_qa_eng", "{context} Q", r"missing or do not belong there: \{question\}"),
+        ("longbook_qa_eng", "{question} {context} now", r"\{context\} must stand once, before all other"),
+        ("longbook_qa_eng", "{context} {context} {question}", r"\{context\} must stand once"),
+        ("longbook_qa_eng", "{context} {question} {OPTION_A}", r"do not belong there: \{OPTION_A\}"),
+        ("longbook_choice_eng", "{context} {question} {OPTION_A}", r"\{OPTION_B\} \{OPTION_C\} \{OPTION_D\}"),
+        ("longbook_sum_eng", "Sum up. {context}", r"some words must follow \{context\}"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_named(directory, prompts, task, text, message):
+    (prompts / f"{task}.txt").write_text(text)
+    with pytest.raises(ValueError, match=f"{task}.txt: .*{message}"):
+        InfiniteBench(directory, prompts=prompts)
+
+
+def test_a_missing_template_is_named(directory, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no template at .*longbook_qa_eng.txt"):
+        InfiniteBench(directory, prompts=tmp_path)
+
+
+def test_the_query_may_hold_the_options(directory):
+    sources = InfiniteBench(directory, query_with_choices=True).sources()
+    queries = {item.id: item.retrieval_query for source in sources for item in source.items}
+    assert queries["longbook_choice_eng-0"] == "Which hat?\nA. a red hat\nB. a blue hat\nC. Based on tales\nD. no hat"
+    assert queries["longbook_qa_eng-0"] == "Who wears it?" and queries["longbook_sum_eng-0"] == SUMMARY_QUERY
+
+
+def test_a_bad_record_keeps_its_number_and_the_others_theirs(write_records):
+    path = write_records("longbook_qa_eng.jsonl", [question(), question(context=""), question("Book two.")])
+    *good, bad = InfiniteBench(path, keep_bad=True).sources()
+    assert [item.id for source in good for item in source.items] == ["longbook_qa_eng-0", "longbook_qa_eng-2"]
+    (item,) = bad.items
+    assert item.id == "longbook_qa_eng-1" and "longbook_qa_eng.jsonl, line 2: field 'context'" in item.problem

@@ -3,6 +3,7 @@
 import pytest
 
 from rapid_jax.config import EngineConfig, SamplingConfig
+from rapid_jax.config.evaluation import EvaluationConfig
 from rapid_jax.evaluation.benchmarks.longbench_v2 import TEMPLATES, LongBenchV2
 
 OFFICIAL_FORM = {
@@ -163,3 +164,66 @@ def test_the_fingerprint_follows_data_and_templates(write_records, prompts):
     data = write_records("data.jsonl", [record(answer="A")])
     values.append(LongBenchV2(data).fingerprint)
     assert len(set(values)) == 5
+
+
+RAPID = EvaluationConfig(retrieval_query="question_and_choices", passages_prompt="passages", longbench_answer="rapid")
+
+
+def test_the_published_evaluation_of_rapid_can_be_asked(write_records, prompts):
+    """Its query holds the options, its drafter reads "retrieved text chunks", its pattern wants no "The"."""
+    wording = "Please read the following text and answer.\n<text>\n$DOC$\n</text>\nQ: $Q$\n$C_A$ $C_B$ $C_C$ $C_D$"
+    (prompts / "0shot.txt").write_text(wording)
+    data = write_records("data.json", [record(choice_D="$Q$")])
+    usual, published = (LongBenchV2(data, prompts=prompts, settings=s) for s in (EvaluationConfig(), RAPID))
+    source, item = only_item(published)
+    assert item.retrieval_query == "What is it?\nChoices:\n(A) one\n(B) two\n(C) three\n(D) $Q$"
+    assert source.passages_template == (
+        "Please read the following retrieved text chunks and answer.\n<text>\n{document}{question}"
+    )
+    assert published.template == usual.template and item.question == only_item(usual)[1].question
+    assert published.score(item, ["So the correct answer is (C)"]) == {"score": 1.0, "answered": 1.0}
+    assert usual.score(item, ["So the correct answer is (C)"]) == {"score": 0.0, "answered": 0.0}
+    assert only_item(usual)[0].passages_template == ""
+    assert published.fingerprint != usual.fingerprint == LongBenchV2(data, prompts=prompts).fingerprint
+
+
+@pytest.mark.parametrize("cot", [False, True])
+def test_our_own_templates_have_words_for_passages(write_records, cot):
+    source, _ = only_item(LongBenchV2(write_records("data.json", [record()]), cot=cot, settings=RAPID))
+    assert "parts of a text that were retrieved" in source.passages_template
+    EngineConfig(drafter_prompt=source.passages_template)
+
+
+def test_a_template_without_the_words_to_change_is_refused(write_records, prompts):
+    """A drafter that is told nothing of chunks would be another experiment under the published one's name."""
+    with pytest.raises(ValueError, match=r"prompts: passages_prompt 'passages' needs a template with the words"):
+        LongBenchV2(write_records("data.json", [record()]), prompts=prompts, settings=RAPID)
+
+
+def test_a_bad_record_among_good_ones_is_an_item_with_its_problem(write_records, tmp_path):
+    """Its line is named, the others are asked; a file of nothing but bad records is refused."""
+    path = write_records(
+        "data.jsonl", [record(0), record(1, question=" "), record(2), record(0), record(3, answer="E")]
+    )
+    text = path.read_text().splitlines()
+    path.write_text("\n".join([text[0], "{broken", *text[1:], "[]", '{"_id": "\\ud800"}', ""]))
+    with pytest.raises(ValueError, match="line 2: not JSON"):
+        LongBenchV2(path)
+    good, bad = LongBenchV2(path, keep_bad=True).sources()
+    assert [item.id for item in good.items] == ["id0", "id2"] and not any(item.problem for item in good.items)
+    problems = {item.id: item.problem for item in bad.items}
+    assert list(problems) == [f"line {n}" for n in (2, 3, 5, 6, 7, 8)]
+    assert all(f"data.jsonl, {name}: " in problem and "\n" not in problem for name, problem in problems.items())
+    assert "field 'question' must be a string that is not empty" in problems["line 3"]
+    assert "id 'id0' appears twice" in problems["line 5"]
+    path.write_text("{broken\n[]\n")
+    with pytest.raises(ValueError, match="data.jsonl, line 1: not JSON"):
+        LongBenchV2(path, keep_bad=True)
+
+
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(write_records):
+    """No tokenizer takes one; the record is asked all the same."""
+    path = write_records("data.jsonl", [record(question="Who is \ud800?", context="A \udfff long text.")])
+    source, item = only_item(LongBenchV2(path))
+    assert source.text == "A \N{REPLACEMENT CHARACTER} long text."
+    assert item.retrieval_query == "Who is \N{REPLACEMENT CHARACTER}?"

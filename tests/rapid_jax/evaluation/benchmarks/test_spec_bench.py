@@ -68,3 +68,12 @@ def test_the_fingerprint_follows_the_data(write_records):
     first = SpecBench(write_records("question.jsonl", [record(1)])).fingerprint
     assert SpecBench(write_records("copy.jsonl", [record(1)])).fingerprint == first
     assert SpecBench(write_records("question.jsonl", [record(1), record(2)])).fingerprint != first
+
+
+def test_a_bad_record_among_good_ones_is_an_item_with_its_problem(write_records):
+    """One conversation that is none must not end the other 479."""
+    path = write_records("question.jsonl", [record(1), record(2, turns=[" "]), record(3, category="cooking")])
+    good, bad = SpecBench(path, keep_bad=True).sources()
+    assert [item.id for item in good.items] == ["1"]
+    assert [(item.id, item.task) for item in bad.items] == [("line 2", "specbench"), ("line 3", "specbench")]
+    assert "field 'turns' must hold strings" in bad.items[0].problem
