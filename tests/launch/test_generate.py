@@ -198,7 +198,7 @@ def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_pat
     assert answer["method"] == "rapid"
     expected = dict(gamma=3, eta=4, tail="augmented", residual="exact", alpha=0.3, max_new_tokens=8, temperature=0.7)
     expected |= dict(early_stop=False, stop_threshold=0.4, stop_confidence=0.0, first_candidates=1)
-    expected |= dict(top_p=0.9, top_k=40, seed=5, stop=["zzz"], mesh=[1, 1, 1], dtype="float32")
+    expected |= dict(top_p=0.9, top_k=40, seed=5, stop=["zzz"], from_checkpoint=[], mesh=[1, 1, 1], dtype="float32")
     expected |= dict(length_rule=False, choose_gamma=False, expected_acceptance=0.8, drafter_mesh=[])
     expected |= dict(weights="", drafter_weights="", kv="")
     assert answer["settings"] == expected
