@@ -33,7 +33,7 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.arguments, Mapping):
-            object.__setattr__(self, "arguments", json.dumps(dict(self.arguments)) if self.arguments else "")
+            object.__setattr__(self, "arguments", _as_json(self.arguments))
         self.variables()
         require(isinstance(self.date, str), f"chat.date must be a day such as 2024-07-26, got {self.date!r}")
         if self.date:
@@ -96,6 +96,13 @@ def check_keep(keep: Any) -> None:
         bool(numbers and sum(keep)),
         f"keep must be two numbers of tokens, at the document's start and at its end, got {keep!r}",
     )
+
+
+def _as_json(arguments: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(arguments)) if arguments else ""
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"chat.arguments must be a JSON object: {error}") from None
 
 
 def _is_day(text: str) -> bool:
