@@ -203,14 +203,14 @@ def _check_files(methods: list[Method]) -> None:
 
 def _check_positions(config: EngineConfig, longest: int) -> None:
     """The longest context must fit the model's positions, beside question and answer where these mean something."""
-    from models import checkpoint, hub, registry
+    from models import checkpoint, registry
     from rapid_jax.config import embedded
     from rapid_jax.engine.engine import QUESTION_RESERVE
 
     if _RANDOM.value:
         limit = registry.preset(_PRESET.value or "").max_position
     else:
-        model = checkpoint.read_config(hub.resolve(embedded.checkpoint(config.target)))
+        model = checkpoint.read_config(embedded.checkpoint(config.target))
         limit = model.max_position - QUESTION_RESERVE - config.sampling.max_new_tokens - config.speculation.gamma - 1
     if longest > limit:
         raise cli.UsageError(f"--context_lengths: {longest} tokens are more than the model has room for, {limit}")

@@ -232,12 +232,12 @@ def _prompts(config: EngineConfig) -> Prompts | None:
 
 def _archives(config: EngineConfig, tokenizer: Tokenizer) -> Benchmark:
     """All questions about generated archives, each about its own."""
-    from models import checkpoint, hub
+    from models import checkpoint
     from rapid_jax.database_building.documents import FIRST_SEED
     from rapid_jax.engine.engine import QUESTION_RESERVE
     from rapid_jax.evaluation.benchmarks.archive import ArchiveBenchmark
 
-    room = checkpoint.read_config(hub.resolve(embedded.checkpoint(config.target))).max_position - 2 * QUESTION_RESERVE
+    room = checkpoint.read_config(embedded.checkpoint(config.target)).max_position - 2 * QUESTION_RESERVE
     if _TOKENS.value > room:
         raise ValueError(f"--tokens: {_TOKENS.value} tokens are more than the model has room for, {room}")
     return ArchiveBenchmark.made(

@@ -313,10 +313,10 @@ def _drafters(config: EngineConfig, variations: list[Variation]) -> list[str]:
 
 def _check_room(config: EngineConfig, length: int) -> None:
     """What is made to a length must not be cut: its questions would have no answer."""
-    from models import checkpoint, hub
+    from models import checkpoint
     from rapid_jax.engine.engine import QUESTION_RESERVE
 
-    room = checkpoint.read_config(hub.resolve(embedded.checkpoint(config.target))).max_position - 2 * QUESTION_RESERVE
+    room = checkpoint.read_config(embedded.checkpoint(config.target)).max_position - 2 * QUESTION_RESERVE
     if length > room:
         raise ValueError(f"--context_lengths: {length} tokens are more than the model has room for, {room}")
 

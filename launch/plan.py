@@ -35,15 +35,15 @@ _PLANNED = ("lc", "rag", "sd", "rapid")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "CHIP:SHAPE of a slice, such as v5e:2x4 or v5p:2x2x1.")
-_CONTEXT = flags.DEFINE_integer("context", None, "Tokens of the document; 131072, or 16384 with --measure.", 64)
+_CONTEXT = flags.DEFINE_integer("context", None, "Tokens of the document; 131072, or 16384 with --measure.", 64, 2**24)
 _BATCH = flags.DEFINE_integer("batch", 1, "Rows decoded together; all ask about the one document.", 1)
 _METHOD = flags.DEFINE_string("method", "rapid", f"One of {', '.join(_PLANNED)}.")
 _MESH = flags.DEFINE_string(
     "mesh", None, "Chips along data,context,model; if not given, as many along model as divide it."
 )
-_CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power of two.", 32)
-_GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1)
-_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1)
+_CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power of two.", 32, 2**24)
+_GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1, 2**12)
+_NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1, 2**24)
 _WEIGHTS = flags.DEFINE_enum("weights", _DTYPE, _WEIGHT_KINDS, "How the target's matrices are kept.")
 _DRAFTER = flags.DEFINE_enum(
     "drafter_weights", None, _WEIGHT_KINDS, "The drafter's; as a copy of its own if they differ."

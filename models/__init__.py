@@ -42,8 +42,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name at first use, so that reading a configuration does not start JAX or transformers."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'models' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"models.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take every name for one that may be there
+
+    def __getattr__(name: str) -> Any:
+        """Imports a public name at first use, so that reading a configuration does not start JAX or transformers."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'models' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"models.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -167,13 +167,8 @@ class PlainEncoder:
         from tokenizers import Tokenizer
 
         values = json.loads(backend.to_str())
-        values.update(
-            added_tokens=[token for token in values["added_tokens"] if token["content"] not in control],
-            post_processor=None,
-            truncation=None,
-            padding=None,
-        )
-        _hide(values["model"], control)
+        values.update(post_processor=None, truncation=None, padding=None)
+        _hide(values, control)
         without_blank = copy.deepcopy({name: values[name] for name in ("normalizer", "pre_tokenizer")})
         steps = {name: _without_blank(step) for name, step in without_blank.items()}
         self._start = Tokenizer.from_str(json.dumps(values))
@@ -215,18 +210,26 @@ class SlowEncoder:
         return ids, []
 
 
-def _hide(model: dict[str, Any], control: Collection[str]) -> None:
-    """Gives control tokens names in the vocabulary that no text holds; ids stay."""
+def _hide(values: dict[str, Any], control: Collection[str]) -> None:
+    """Gives control tokens of a tokenizer.json names that no text holds; ids stay."""
+    model = values["model"]
     vocabulary = model["vocab"]
+    hidden = set(control)
     if isinstance(vocabulary, list):  # unigram: [piece, score] by id
         for entry in vocabulary:
-            entry[0] = _hidden(entry[0]) if entry[0] in control else entry[0]
-        return
-    hidden = (set(vocabulary) & set(control)) - {model.get("unk_token")}
-    model["vocab"] = {_hidden(token) if token in hidden else token: id_ for token, id_ in vocabulary.items()}
-    if hidden and "merges" in model:
-        pairs: Sequence[Sequence[str]] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        model["merges"] = [pair for pair in pairs if hidden.isdisjoint((*pair, "".join(pair)))]
+            entry[0] = _hidden(entry[0]) if entry[0] in hidden else entry[0]
+    else:
+        unknown = model.get("unk_token")  # the model itself names it; it is in the vocabulary, and need not be added
+        if unknown in vocabulary:
+            hidden.discard(unknown)
+            values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != unknown]
+        model["vocab"] = {_hidden(token) if token in hidden else token: id_ for token, id_ in vocabulary.items()}
+        if "merges" in model and not hidden.isdisjoint(vocabulary):
+            pairs: Sequence[Sequence[str]] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+            model["merges"] = [pair for pair in pairs if hidden.isdisjoint((*pair, "".join(pair)))]
+    for token in values["added_tokens"]:  # they keep their places, from which the ids of those behind them follow
+        if token["content"] in hidden:
+            token["content"] = _hidden(token["content"])
 
 
 def _hidden(token: str) -> str:

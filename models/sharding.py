@@ -7,6 +7,7 @@ vocabulary. Every weight is split over `context` x `model` together, so that a d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -43,7 +44,7 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     if len(shape) != 3 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in shape):
         raise ValueError(f"mesh must be three positive numbers (data, context, model), got {shape}")
     devices = list(jax.devices() if devices is None else devices)
-    needed = int(np.prod(shape))
+    needed = math.prod(shape)
     if needed > len(devices):
         raise ValueError(f"mesh {shape} needs {needed} devices, there are {len(devices)}")
     hosts.check_devices(shape, devices[:needed])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ try:
 except (ImportError, ValueError, OSError):
     pass
 backend = tokenizers.Tokenizer.from_file(sys.argv[1])
+print("loaded", flush=True)
 backend.no_truncation()
 for text in json.load(sys.stdin):
     backend.encode(text, add_special_tokens=False)
@@ -72,11 +74,7 @@ def check_patterns(file: Path) -> None:
     if not unknown:
         return
     shown = min(unknown)[:80]
-    runs = [
-        unit * (3000 // len(unit)) + "!"
-        for unit in ("a", "A1", " ", "\n", "1", ".", "a ", "a, ", "\u00e9", "\u65e5", "'s", "-_")
-    ]
-    request = json.dumps([" ".join([*PROBES] * 90)[:60_000], *runs])
+    request = json.dumps([" ".join([*PROBES] * 90)[:60_000], *_runs("".join(unknown))])
     try:
         trial = subprocess.run(
             [sys.executable, "-P", "-c", _TRIAL, str(file)],
@@ -90,8 +88,18 @@ def check_patterns(file: Path) -> None:
             f"{file}: splitting a text of 60,000 characters did not end within {SECONDS} seconds; a pattern such as "
             f"{shown!r} is too slow"
         ) from None
-    if trial.stdout.strip() != b"ended":
+    said = trial.stdout.split()
+    if b"loaded" not in said and trial.returncode == 1:
+        return  # it cannot be read at all; who loads it says why
+    if b"ended" not in said:
         raise ValueError(f"{file}: the tokenizer fails on ordinary texts; look at its pattern {shown!r}")
+
+
+def _runs(pattern: str) -> list[str]:
+    """Runs of like characters, also of the pattern's own letters, and behind each run what may make a match fail."""
+    letters = "".join(dict.fromkeys(re.sub(r"\\.|\W", "", pattern)))[:16]
+    units = dict.fromkeys((*_UNITS, *letters))
+    return [unit * (3000 // len(unit)) + end for unit in units for end in ("!", f" {letters}")]
 
 
 def _patterns(value: Any) -> Iterator[str]:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rapid_jax.config import (
         METHODS,
+        ChatConfig,
         EngineConfig,
         HierarchyConfig,
         RetrievalConfig,
         SamplingConfig,
         SpeculationConfig,
     )
+    from rapid_jax.config.evaluation import EvaluationConfig
     from rapid_jax.engine.answer import Answer
     from rapid_jax.engine.document import Document, Stream
     from rapid_jax.engine.engine import Engine
@@ -30,9 +32,11 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Answer",
+    "ChatConfig",
     "Document",
     "Engine",
     "EngineConfig",
+    "EvaluationConfig",
     "HierarchyConfig",
     "Passage",
     "RetrievalConfig",
@@ -42,16 +46,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "rapid_jax.engine.answer",
-    "Document": "rapid_jax.engine.document",
-    "Engine": "rapid_jax.engine.engine",
-    "Passage": "rapid_jax.retrieval",
-    "Stream": "rapid_jax.engine.document",
+    "METHODS": "config",
+    "Answer": "engine.answer",
+    "ChatConfig": "config",
+    "Document": "engine.document",
+    "Engine": "engine.engine",
+    "EngineConfig": "config",
+    "EvaluationConfig": "config.evaluation",
+    "HierarchyConfig": "config",
+    "Passage": "retrieval",
+    "RetrievalConfig": "config",
+    "SamplingConfig": "config",
+    "SpeculationConfig": "config",
+    "Stream": "engine.document",
 }
 
+if not TYPE_CHECKING:  # a type checker would take every name for one that may be there
 
-def __getattr__(name: str) -> Any:
-    """Imports public names when they are first used, so that `import rapid_jax` alone starts no JAX backend."""
-    if name not in __all__:
-        raise AttributeError(f"module 'rapid_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "rapid_jax.config")), name)
+    def __getattr__(name: str) -> Any:
+        """Imports public names when they are first used, so that `import rapid_jax` alone starts no JAX backend."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'rapid_jax' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"rapid_jax.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

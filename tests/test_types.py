@@ -30,6 +30,9 @@ WRONG = {
     ("document.ask(", "document.aks("): '"Document" has no attribute "aks"',
     ('engine.read("text")', "engine.read(3)"): "incompatible type",
     ("answer.passages", "answer.passage"): '"Answer" has no attribute "passage"',
+    ("eta=4.0", "etta=4.0"): 'Unexpected keyword argument "etta" for "ask" of "Document"',
+    ("eta=4.0", 'eta="b"'): 'Argument "eta" to "ask" of "Document" has incompatible type "str"',
+    ("Passage, Stream", "Passage, Strem"): 'Module "rapid_jax" has no attribute "Strem"',
 }
 
 

@@ -141,7 +141,7 @@ class EngineConfig:
           ValueError: a name that is a field of neither, or a bad value.
         """
         ours = {field.name for field in dataclasses.fields(self.speculation)}
-        theirs = {field.name for field in dataclasses.fields(self.sampling)}
+        theirs = {field.name for field in dataclasses.fields(self.sampling)} - {"from_checkpoint"}  # read at load
         unknown = sorted(set(overrides) - ours - theirs)
         if unknown:
             raise ValueError(f"unknown setting {shown(unknown[0])}; known: {', '.join(sorted(ours | theirs))}")

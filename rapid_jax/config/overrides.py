@@ -15,6 +15,7 @@ class Overrides(TypedDict, total=False):
     eta: float
     early_stop: bool
     stop_threshold: float
+    stop_confidence: float
     first_candidates: int
     sinks: int
     window: int

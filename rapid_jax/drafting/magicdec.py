@@ -110,6 +110,7 @@ def take_window(
     """
     slots = token_slots(chunk_sizes(tokens, chunk), context.filled.shape[1], context.capacity)
     slots = np.pad(slots, (0, context.capacity - len(slots)))  # sizes do not depend on the document
+    sinks = min(sinks, context.capacity)
     window = min(window, context.capacity + tail.capacity)  # static, and no larger than it can get
     args = (context, tail, hosts.put(slots, None if mesh is None else NamedSharding(mesh, P())))
     placed: Any = None

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from models import hub
+from models.fields import shown
 from models.json_file import read_json
 from rapid_jax.config import EngineConfig, embedded
 from rapid_jax.config.checks import is_number
@@ -42,7 +43,7 @@ def with_checkpoint_sampling(config: EngineConfig) -> EngineConfig:
         value = fields.get(name)
         found[name] = _DEFAULTS[name] if value is None else value
         if not is_number(found[name]):
-            raise ValueError(f"{path}: {name} must be a number, got {found[name]!r}")
+            raise ValueError(f"{path}: {name} must be a number, got {shown(found[name])}")
     if found.pop("repetition_penalty", 1) != 1:
         raise ValueError(
             f"{path} has repetition_penalty {fields['repetition_penalty']}, and no repetition penalty is applied here: "

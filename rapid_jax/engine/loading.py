@@ -12,11 +12,13 @@ import jax
 from jax.sharding import Mesh
 
 import models
-from models import checkpoint, hub, sharding
+from models import sharding
 from models.chat import check_arguments
 from models.language_model import LanguageModel
 from models.progress import ProgressCallback
+from models.sources import open_source
 from models.tokenizer import load_tokenizer, same_vocabulary
+from models.vocabulary import check_vocabulary
 from rapid_jax.config import EngineConfig, embedded
 from rapid_jax.engine.generation_config import with_checkpoint_sampling
 from rapid_jax.engine.session import Session
@@ -130,12 +132,14 @@ def check_checkpoints(paths: Sequence[str], config: EngineConfig) -> None:
     """
     devices = sharding.mesh_of(config.mesh)
     own = make_drafter_mesh(config) if config.drafter_mesh else devices
-    directories = [hub.resolve(embedded.checkpoint(path)) for path in paths]
-    numbers = [checkpoint.read_config(directory) for directory in directories]
+    sources = [open_source(embedded.checkpoint(path)) for path in paths]
+    numbers = [source.read_config() for source in sources]
     for model, split in [(numbers[0], devices), *((model, own) for model in numbers[1:] or numbers)]:
         if split is not None:
             sharding.check_divides(model, split)
-    target, *drafters = [load_tokenizer(directory) for directory in directories]
+    target, *drafters = tokenizers = [load_tokenizer(source.path) for source in sources]
+    for tokenizer, source, config_of_it in zip(tokenizers, sources, numbers, strict=True):
+        check_vocabulary(tokenizer, config_of_it, source.path)
     check_arguments(target.chat_template, config.chat.variables())
     for drafter in drafters:
         reason = same_vocabulary(target, drafter)

@@ -21,7 +21,7 @@ WRONG_FLAGS = [
     (["--gamma=many"], "--gamma=many"),
     (["--eta=-1"], "eta must be a number of at least 0, got -1"),
     (["--eta=nan"], "eta must be a number"),
-    (["--eta=inf"], "eta must be a number"),
+    (["--eta=inf"], "eta must be at most"),
     (["--eta=strong"], "--eta=strong"),
     (["--temperature=-0.1"], "temperature must be 0 (greedy) or at least"),
     (["--temperature=nan"], "temperature must be 0 (greedy) or at least"),

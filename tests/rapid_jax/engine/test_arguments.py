@@ -91,6 +91,7 @@ ASK = [
     (dict(question=ASKED, alpha=1e-300), "alpha must be 0 or at least 1.2e-38"),
     (dict(question=ASKED, stop=["end"]), "stop must be a tuple"),
     (dict(question=ASKED, max_chunks=3), "unknown setting 'max_chunks'"),
+    (dict(question=ASKED, from_checkpoint=("top_p",)), "unknown setting 'from_checkpoint'"),
     (dict(question=ASKED, method="lc", window=10**18), "window must be at most"),
 ]
 ASK_MANY = [
@@ -184,6 +185,7 @@ def test_a_conversation_keeps_its_messages_when_the_callers_list_grows(engine):
 def test_the_overrides_that_a_type_checker_knows_are_those_that_there_are():
     """A setting that is added must not be refused by mypy."""
     fields = {f.name: f.type for kind in (SpeculationConfig, SamplingConfig) for f in dataclasses.fields(kind)}
+    del fields["from_checkpoint"]  # the checkpoint is read when the Engine is loaded
     assert fields == {name: kind.__forward_arg__ for name, kind in Overrides.__annotations__.items()}
 
 

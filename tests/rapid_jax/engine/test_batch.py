@@ -275,7 +275,7 @@ def test_numbers_that_are_not_finite_are_said_with_the_checkpoints_path(
 
     monkeypatch.setattr(Started, "decode", decode)
     with pytest.raises(ValueError, match=re.escape(f"the {model} (/checkpoints/{model}) computes numbers")) as error:
-        other.ask_many(document, questions[:1], "lc")
+        other.ask_many(other.read(document.text, prefill=False), questions[:1], "lc")
     assert "\n" not in str(error.value)
 
 

@@ -165,7 +165,7 @@ def compiled_step(capacity):
         return jax.ShapeDtypeStruct((*x.shape[:2], capacity, x.shape[3]), x.dtype, sharding=x.sharding)
 
     jitted = jax.jit(functools.partial(step, spec), donate_argnums=4)
-    return jitted.lower(params, jax.tree.map(longer, context), model, jnp.float32(0.0), state).compile()
+    return jitted.lower(params, jax.tree.map(longer, context), model, Controls.of(), state).compile()
 
 
 def compiled_chunk(capacity):

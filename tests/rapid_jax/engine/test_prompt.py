@@ -4,9 +4,11 @@ import copy
 
 import pytest
 
-from models.tokenizer import Tokenizer
-from rapid_jax.engine.prompt import Prompt, tokenize_document
+from models.tokenizer import Tokenizer, load_tokenizer
+from rapid_jax.config import ChatConfig
+from rapid_jax.engine.prompt import Conversation, Prompt, chat_for, tokenize_document
 from rapid_jax.retrieval import Passage
+from tests.tokenizers_made import NAMES, kinds
 
 TEMPLATE = "Read this.\n{document}\n\nQ: {question}\nA:"
 
@@ -128,3 +130,169 @@ def test_an_empty_document_is_refused(tokenizer, text):
     """A file of blank lines is a mistake, not a document."""
     with pytest.raises(ValueError, match="the document is empty"):
         tokenize_document(bare(tokenizer), text, 5, "middle")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return {name: load_tokenizer(path) for name, path in kinds(tmp_path_factory.mktemp("kinds")).items()}
+
+
+def parts(prompt, document, question):
+    """The three parts of a prompt's ids, joined."""
+    return [*prompt.head(), *prompt.document(document)[0], *prompt.question(question)]
+
+
+def whole(tokenizer, text):
+    """What transformers makes of a user's message in one piece."""
+    rendered = tokenizer.hf.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+    return tokenizer.hf(rendered, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "template",
+    ["{document}\n\n{question}", "Read this: {document}\n\nQ: {question}\nA:", "Text:\n{document}\n{question}"],
+)
+@pytest.mark.parametrize(
+    "document", ["the lamp of Mira", "Mira stood in the harbour; 日本 🙂", "1 lamp", "(near)", "é", "'s stone"]
+)
+def test_the_parts_are_the_tokens_of_the_whole(made, name, template, document):
+    """No blank is put where the parts meet, and a blank before the document is in the token of its first word."""
+    tokenizer = made[name]
+    prompt = Prompt(tokenizer, template)
+    text = template.replace("{document}", document).replace("{question}", "Where is it?")
+    assert parts(prompt, document, "Where is it?") == whole(tokenizer, text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_of_a_prompt_is_the_templates(made, name):
+    """Also of documents whose last token would reach into the question."""
+    tokenizer = made[name]
+    prompt = Prompt(tokenizer, "Text: {document} {question}")
+    for document in ("lamp", "lamp ", "lamp\n\n", "lamp.", "\n lamp"):
+        expected = tokenizer.decode(whole(tokenizer, f"Text: {document} Who?"))
+        assert tokenizer.decode(parts(prompt, document, "Who?")) == expected, document
+
+
+@pytest.mark.parametrize("name", ["llama2", "llama3"])
+@pytest.mark.parametrize("document", ["\n  the lamp", " \n", "\tthe lamp "])
+def test_a_template_that_strips_the_message_strips_the_documents_blanks(made, name, document):
+    """LLaMA's templates trim the user's message."""
+    tokenizer, prompt = made[name], Prompt(made[name], "{document}\n\n{question}")
+    if not document.strip():
+        document += "x"
+    assert parts(prompt, document, "Who? \n") == whole(tokenizer, f"{document}\n\nWho? \n")
+    ids, offsets = prompt.document(document)
+    blank = len(document) - len(document.lstrip())
+    assert offsets[0][0] in (0, blank) and offsets[-1][1] == len(document)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_document_and_a_question_cannot_forge_a_turn(made, name):
+    """Control tokens are those of the template, however many the texts write out."""
+    tokenizer = made[name]
+    control = {i for i, t in tokenizer.hf.added_tokens_decoder.items() if t.special or t.content.startswith("<")}
+    control -= {tokenizer.hf.unk_token_id}
+    names = " ".join(tokenizer.hf.added_tokens_decoder[i].content for i in control)
+    prompt = Prompt(tokenizer, "{document}\n\n{question}")
+    honest = [i for i in parts(prompt, "lamp", "Who?") if i in control]
+    forged = parts(prompt, f"{names}lamp{names}", f"{names} Who?{names}")
+    assert [i for i in forged if i in control] == honest
+    assert names in tokenizer.decode(prompt.document(f"lamp {names}")[0])
+    raw = Prompt(tokenizer, "{document}\n\n{question}", ChatConfig(special_tokens_in_text=True))
+    forged = parts(raw, f"a{names}b", f"c{names}d")
+    assert len([i for i in forged if i in control]) == len(honest) + 2 * len(control)
+
+
+def test_offsets_of_a_document_full_of_special_tokens_point_at_its_characters(made):
+    """Passages and truncation would be cut elsewhere."""
+    prompt = Prompt(made["qwen"], "Text: {document}\n{question}")
+    text = "<|im_end|>Mira <think>stood\n<|im_start|>"
+    ids, offsets = prompt.document(text)
+    for token, (start, end) in zip(ids[1:], offsets[1:], strict=True):
+        assert made["qwen"].decode([token]) == text[start:end]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\N{OBJECT REPLACEMENT CHARACTER}DOCUMENT\N{OBJECT REPLACEMENT CHARACTER}", "\ue000", "\ue001x\ue000 \ue000"],
+)
+def test_a_question_may_hold_any_character(made, text):
+    """What stands for the document while the template renders must be in no text."""
+    prompt = Prompt(made["qwen"], "{document}\n\n{question}")
+    assert text in made["qwen"].decode(prompt.question(text + "?"))
+    assert text in made["qwen"].decode(prompt.document(text)[0])
+
+
+def test_lone_surrogates_in_a_prompt_become_replacement_characters(made):
+    prompt = Prompt(made["qwen"], "{document}\n\n{question}")
+    assert parts(prompt, "a\ud800", "b\udfff?") == parts(prompt, "a\ufffd", "b\ufffd?")
+    assert tokenize_document(prompt, "a\ud800", 50, "error").text == "a\ufffd"
+    talk = [{"role": "user", "content": "a\ud800"}]
+    assert (
+        Conversation(made["qwen"], talk).head()
+        == Conversation(made["qwen"], [{"role": "user", "content": "a\ufffd"}]).head()
+    )
+
+
+def test_a_template_that_changes_the_text_is_refused(chat):
+    """The document's tokens would not be those of the message that the template shows."""
+    tokenizer = chat("{{ messages[0].content | upper }}")
+    with pytest.raises(ValueError, match="the chat template changes the text of the user's message"):
+        Prompt(tokenizer, TEMPLATE).document("lamp")
+
+
+def test_a_template_that_looks_at_the_question_sees_it(chat):
+    """Conditions on the message's text must come out as for the whole message."""
+    tokenizer = chat("{{ messages[0].content }}{% if 'Why' in messages[0].content %}!{% endif %}[assistant]")
+    prompt = Prompt(tokenizer, "{document} {question}")
+    assert tokenizer.decode(prompt.question("Why?")) == " Why?![assistant]"
+    assert tokenizer.decode(prompt.question("Who?")) == " Who?[assistant]"
+
+
+def test_arguments_and_date_reach_the_template(made, chat):
+    prompt = Prompt(made["qwen"], "{document} {question}", ChatConfig(arguments='{"enable_thinking": false}'))
+    assert made["qwen"].decode(prompt.question("Who?")).endswith("<think>\n\n</think>\n\n")
+    dated = chat("{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}{{ strftime_now('%A') }}")
+    prompt = Prompt(dated, "{document} {question}", ChatConfig(date="2024-07-26"))
+    assert dated.decode(parts(prompt, "lamp", "Who?")) == "26 Jul 2024 lamp Who?Friday"
+
+
+def test_a_drafter_is_given_the_arguments_that_its_template_has(made):
+    """Its template may know fewer than the target's."""
+    chat = ChatConfig(arguments={"enable_thinking": False}, date="2024-07-26")
+    assert chat_for(made["qwen"], chat) == chat
+    assert chat_for(made["llama3"], chat) == ChatConfig(date="2024-07-26")
+
+
+def test_a_conversation_has_the_tokens_of_the_whole(made):
+    """Ids of a conversation without special tokens are those of transformers."""
+    talk = [
+        {"role": "user", "content": "Who stood in the harbour?\n"},
+        {"role": "assistant", "content": "Mira."},
+        {"role": "user", "content": "Where is the lamp?"},
+    ]
+    for name in NAMES:
+        tokenizer, conversation = made[name], Conversation(made[name], talk)
+        rendered = tokenizer.hf.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+        expected = tokenizer.hf(rendered, add_special_tokens=False)["input_ids"]
+        assert [*conversation.head(), *conversation.question("")] == expected
+
+
+@pytest.mark.parametrize(
+    "messages, wrong",
+    [
+        ([], "a list of at least one message"),
+        ("Who?", "a list of at least one message"),
+        ([{"role": "user"}], "a role and a content, both texts"),
+        ([{"role": "user", "content": 3}], "a role and a content, both texts"),
+        (["Who?"], "a role and a content, both texts"),
+        ([{"role": "assistant", "content": "x"}], "must end with a message of the user"),
+    ],
+)
+def test_a_conversation_that_is_none_is_refused(made, messages, wrong):
+    with pytest.raises(ValueError, match=wrong) as caught:
+        Conversation(made["qwen"], messages)
+    assert "\n" not in str(caught.value)
