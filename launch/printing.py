@@ -16,8 +16,8 @@ from rapid_jax.engine.answer import Answer
 from rapid_jax.evaluation.tables import Table as ReportTable
 
 _LEGEND = """\
-First token: retrieval, prefill and the first steps. All counts whatever a method
-reads, also what another method has read before it. Speed-up: of decoding alone.
+First token: retrieval, prefill and the first steps. A method is charged for all
+that it reads, also where another has read it before. Speed-up: decoding alone.
 Acceptance: drafted tokens kept, of those tested (up to the first rejection in
 a step) and of all drafted."""
 _WIDE = 240  # columns of a report's tables where nobody's terminal would break them

@@ -29,7 +29,7 @@ def test_arguments_are_json_or_a_mapping():
         ("arguments", '{"a b": 1}', "'a b' cannot be the name of an argument"),
         ("arguments", "[" * 100000, "chat.arguments must be a JSON object"),
         ("arguments", 3, "chat.arguments must be a JSON object"),
-        ("arguments", {"a": object()}, "chat.arguments must be a JSON object"),
+        ("arguments", {"a": object()}, "chat.arguments must hold what JSON can hold"),
         ("date", "26 Jul 2024", "chat.date must be a day such as 2024-07-26"),
         ("date", "2024-02-30", "chat.date must be a day such as 2024-07-26"),
         ("date", "20240726", "chat.date must be a day such as 2024-07-26"),
