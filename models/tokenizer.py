@@ -349,7 +349,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             raise
         cause = " ".join(str(error).split())[:300]
         wanted = asks_for_code(directory)
-        if wanted and "trust_remote_code" in cause:
+        if wanted and "trust_remote_code" in str(error):
             raise ValueError(
                 f"{directory}: {wanted} asks for code of the checkpoint's own, which is never run; give a "
                 "tokenizer.json and a tokenizer_class of transformers"

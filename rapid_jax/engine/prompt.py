@@ -74,7 +74,7 @@ class Prompt:
 
         Returns:
           (ids, the characters [start, end) of `text` that each was read from). The head's last characters are read with
-          the document where one token may hold both; such a token starts at character 0.
+          the document where one token may hold both; such a token starts where the document does.
 
         Raises:
           ValueError: the chat template changes the text, or the tokenizer gives no offsets.
@@ -94,8 +94,8 @@ class Prompt:
             opened = opened[head.read :]
             pieces = self.tokenizer.pieces(opened + shown, special_tokens=special)
             ids, offsets = self.tokenizer.encode_pieces(pieces, within=True)
-        shift = len(text) - len(shown) - len(opened)
-        return ids, [(max(start + shift, 0), max(end + shift, 0)) for start, end in offsets]
+        before, stripped = len(opened), len(text) - len(shown)
+        return ids, [(max(a - before, 0) + stripped, max(b - before, 0) + stripped) for a, b in offsets]
 
     def question(self, question: str) -> list[int]:
         """Tokens behind the document: the question and the start of the answer.

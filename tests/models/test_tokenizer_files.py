@@ -143,15 +143,14 @@ def test_files_that_disagree_about_ids_are_refused(tmp_path):
 def test_a_pattern_that_backtracks_without_end_is_refused(tmp_path, split):
     """Splitting a page of text would end in a panic or in no time at all."""
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"the tokenizer fails on ordinary texts|is too slow") as caught:
+    with pytest.raises(ValueError, match=r"the tokenizer fails on ordinary texts|takes too long") as caught:
         load_tokenizer(pattern_only(tmp_path / "model", split))
     assert "\n" not in str(caught.value) and time.monotonic() - start < 60
 
 
-def test_a_pattern_that_is_quadratic_is_refused(tmp_path, monkeypatch):
-    """No error comes: each position reads on to the end of the document."""
-    monkeypatch.setattr(tokenizer_files, "SECONDS", 4)
-    with pytest.raises(ValueError, match="did not end within 4 seconds; a pattern such as"):
+def test_a_pattern_that_is_quadratic_is_refused(tmp_path):
+    """No error comes: each position reads on to the end of the document, which takes minutes for a long one."""
+    with pytest.raises(ValueError, match="splitting a text of 60,000 characters takes too long; it is the pattern"):
         load_tokenizer(pattern_only(tmp_path / "model", r"(?m)(?=.*\x00).|\S"))
 
 

@@ -14,7 +14,7 @@ from rapid_jax.engine.batch import plan_batch, start_batch
 from rapid_jax.engine.engine import Engine
 
 TARGET = "<s>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]{{ strftime_now('%d') }}"
-DRAFTER = "<s>{% for m in messages %}U: {{ m.content }}{% endfor %}\nA: {% if brief %}({{ brief }}){% endif %}"
+DRAFTER = "<s>{% for m in messages %}U: {{ m.content }}{% endfor %}{{ '\nA: ' }}{% if brief %}({{ brief }}){% endif %}"
 DAY = "2024-07-26"
 
 
@@ -28,7 +28,7 @@ def with_template(checkpoint, directory, template):
 @pytest.fixture(scope="module")
 def config():
     return EngineConfig(
-        retrieval=RetrievalConfig(embedder="hash", chunk_tokens=96, max_chunks=2, threshold=-1.0),
+        retrieval=RetrievalConfig(embedder="hashing", chunk_tokens=96, max_chunks=2, threshold=-1.0),
         sampling=SamplingConfig(max_new_tokens=12),
         prefill_chunk=256,
         chat=ChatConfig(date=DAY),
@@ -103,7 +103,7 @@ def test_an_argument_that_the_targets_template_has_not_is_refused(engine, config
 
 
 def test_a_stop_string_that_is_a_special_token_ends_the_answer(engine, document):
-    """ "<unk>" is the one of these models that no stop id names; whatever token comes first is made special here."""
+    """It is never in the text. These models write no special token, so that one of their tokens is made special."""
     tokens = document.ask(QUESTION, "lc").token_ids
     special = engine.target.tokenizer.special_ids
     token = next(t for t in tokens if t not in special)
