@@ -192,7 +192,7 @@ def shape(printed: str) -> list[str]:
     headings = [line for line in lines[: start - 1] if re.fullmatch(r"[\w+]+:", line)]
     labels = [line.split()[0] for line in lines[: lines.index(headings[0])]]
     end = next(i for i, line in enumerate(lines) if line.startswith("Timings"))
-    rows = [re.split(r" {2,}", line.strip())[0] for line in lines[start + 1 : end]]
+    rows = [re.sub(r"[\d.,]+", "#", re.split(r" {2,}", line.strip())[0]) for line in lines[start + 1 : end]]
     notes = [re.sub(r"[\d.,]+", "#", line) for line in lines[end:]]
     return [*labels, *headings, *lines[start - 1].split(), *rows, *notes]
 
