@@ -129,7 +129,7 @@ def main() -> None:
         )
         for length in lengths
     ]
-    config = _with_sampling(config, plans)
+    config = _with_date(_with_sampling(config, plans))
     distributed.check_same("the benchmark's data", [plan.benchmark.fingerprint for plan in plans])
     cli.use_compilation_cache()
     with contextlib.ExitStack() as stack:
@@ -262,6 +262,17 @@ def _benchmark(length: int, count_tokens: Callable[[str], int], settings: Evalua
     else:
         made = SpecBench(data, keep_bad=True)
     return Selection(made, names=_TASKS.value or (), limit=limit)
+
+
+def _with_date(config: EngineConfig) -> EngineConfig:
+    """The config with the template's date of the results that are there, so that a run goes on on another day."""
+    from rapid_jax.evaluation.store import MANIFEST, read_manifest
+
+    if _OUTPUT.value is None or config.chat.date or not (Path(_OUTPUT.value) / MANIFEST).exists():
+        return config
+    chat = read_manifest(Path(_OUTPUT.value))["config"].get("chat", {})
+    date = chat.get("date", "") if isinstance(chat, dict) else ""
+    return dataclasses.replace(config, chat=dataclasses.replace(config.chat, date=date))
 
 
 def _with_sampling(config: EngineConfig, plans: list[EvaluationPlan]) -> EngineConfig:

@@ -111,6 +111,25 @@ def test_one_bad_record_does_not_end_an_evaluation(evaluate, launch, tmp_path):
     assert "; failed: 4; " in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_a_run_goes_on_on_another_day_with_the_date_of_its_prompts(evaluate, tmp_path):
+    """A chat template that writes the date would give half of the questions other prompts, or refuse the rest of them."""
+    data = tmp_path / "longbook_qa_eng.jsonl"
+    item = {"context": "A lamp is in house 7. " * 9, "input": "Where is the lamp?", "answer": ["house 7"]}
+    data.write_text(json.dumps(item) + "\n")
+    flags = (
+        "--benchmark=infinitebench",
+        f"--data={data}",
+        "--methods=lc",
+        "--sampling=config",
+        "--config.sampling.max_new_tokens=4",
+    )
+    assert evaluate("days", *flags, "--config.chat.date=2020-01-01").status == 0
+    again = evaluate("days", *flags)
+    assert again.status == 0, again.err
+    assert json.loads((tmp_path / "days" / "manifest.json").read_text())["config"]["chat"]["date"] == "2020-01-01"
+    assert "chat.date" in evaluate("days", *flags, "--config.chat.date=2021-01-01").err
+
+
 def test_nothing_but_bad_records_is_another_file(evaluate, tmp_path):
     """A file of another benchmark must be refused before a model is loaded."""
     data = tmp_path / "data.json"
