@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
-
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer as Backend
@@ -12,39 +9,10 @@ from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers import models as backends
 
 from models.tokenizer import IncrementalDecoder, load_tokenizer, same_vocabulary
+from tests.tokenizers_made import CHATML, SENTENCES, train_sentencepiece, write_json
 
-WORDS = ["the", "lamp", "of", "Mira", "stood", "in", "harbour", "Tolev", "keeps", "a", "blue", "stone", "near", "it's"]
 TEXT = "Mira stood in the harbour; 日本 ☃  two  spaces\nnaïve 🙂🙂 end."
-SENTENCES = [" ".join(random.Random(i).choices(WORDS, k=9)) + "." for i in range(200)]
-CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + (
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 BRIEF = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Who?"}]
-
-
-def write_json(path, value):
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def train_sentencepiece(directory, model_type):
-    """A directory with tokenizer.model, as LLaMA-2 has it."""
-    directory.mkdir()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES),
-        model_prefix=str(directory / "tokenizer"),
-        vocab_size=300,
-        hard_vocab_limit=False,
-        model_type=model_type,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    write_json(directory / "config.json", {"model_type": "llama", "eos_token_id": 2})
-    settings = dict(tokenizer_class="LlamaTokenizer", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    write_json(directory / "tokenizer_config.json", settings)
-    return directory
 
 
 def train_byte_level(directory, sentences=SENTENCES):
@@ -63,7 +31,7 @@ def train_byte_level(directory, sentences=SENTENCES):
     backend.save(str(directory / "tokenizer.json"))
     write_json(directory / "config.json", {"model_type": "qwen2", "eos_token_id": 0})
     write_json(directory / "generation_config.json", {"eos_token_id": [2, 0]})
-    settings = dict(tokenizer_class="PreTrainedTokenizerFast", eos_token="<|endoftext|>", chat_template=CHAT)
+    settings = dict(tokenizer_class="PreTrainedTokenizerFast", eos_token="<|endoftext|>", chat_template=CHATML)
     write_json(directory / "tokenizer_config.json", settings)
     return directory
 
