@@ -216,7 +216,7 @@ def check_request(session: Session, request: Request) -> None:
     for question, query in zip(request.questions, request.queries, strict=True):
         tokens = prompt.question(question)
         if method.reads_document:
-            _check_room(session, request, session.target, document.num_tokens, len(tokens))
+            _check_room(session, request, session.target, document.num_tokens, len(tokens), head=len(document.head))
         if method.retrieves and not query.strip():
             raise ValueError("the retrieval query is empty: retrieval needs its words")
 
@@ -353,8 +353,16 @@ def _padded(session: Session, rows: list[Any]) -> list[Any]:
     return rows + [rows[0]] * (-len(rows) % data)
 
 
-def _check_room(session: Session, request: Request, model: LanguageModel, context: int, question: int) -> None:
-    """The context, the question, the answer and one draft must fit the model's positions."""
+def _check_room(
+    session: Session, request: Request, model: LanguageModel, context: int, question: int, *, head: int | None = None
+) -> None:
+    """The context, the question, the answer and one draft must fit the model's positions.
+
+    Args:
+      session, request, model: who reads what.
+      context, question: tokens.
+      head: tokens before a document, which no setting shortens; None for passages.
+    """
     method, speculation = request.method, request.speculation
     length = maker_of(method).draft_length(speculation, method.hierarchy(session.config.hierarchy))
     if speculation.choose_gamma and method.drafts_from_passages:
@@ -363,7 +371,11 @@ def _check_room(session: Session, request: Request, model: LanguageModel, contex
     needed, limit = context + question + new, model.config.max_position
     if needed > limit:
         role = "target" if model is session.target else "drafter"
+        fits = limit - question - new - (head or 0)
+        remedy = f"set max_context_tokens to at most {fits}" if head is not None else "set retrieval.max_chunks lower"
+        if fits < 1:
+            remedy = "ask a shorter question, or for fewer new tokens"
         raise ValueError(
             f"the {role} would need {needed} positions (context {context}, question {question}, answer and draft "
-            f"{new}), it has {limit}: set max_context_tokens to at most {max(limit - question - new, 0)}"
+            f"{new}), it has {limit}: {remedy}"
         )

@@ -271,7 +271,7 @@ def test_a_document_that_does_not_fit_is_refused(generate, document, tiny_checkp
 
 def test_a_question_that_does_not_fit_is_refused(generate, document, tiny_checkpoint):
     outcome = generate(document, f"--query={'Who? ' * 1700}", f"--target={tiny_checkpoint}", "--max_new_tokens=4")
-    check(outcome, 1, "it has 8192: set max_context_tokens to at most 0")
+    check(outcome, 1, "it has 8192: ask a shorter question, or for fewer new tokens")
 
 
 def test_a_mesh_that_does_not_fit_is_refused(generate, unloaded, document, tiny_checkpoint):

@@ -72,8 +72,14 @@ def test_context_question_answer_and_a_draft_fit_to_the_last_position(engine, do
         if fits:
             batches._check_room(engine.session, request, model, 100, 7)
             continue
-        with pytest.raises(ValueError, match=f"would need {needed} positions .*, it has {limit}: set max_con") as error:
-            batches._check_room(engine.session, request, model, 100, 7)
+        passages, document_behind_a_head = {}, {"head": 5}
+        for given, remedy in (
+            (passages, "set retrieval.max_chunks lower"),
+            (document_behind_a_head, "set max_context_tokens to at most 94"),  # 5 + 94 + what follows are the limit
+        ):
+            refused = f"would need {needed} positions .*, it has {limit}: {remedy}"
+            with pytest.raises(ValueError, match=refused) as error:
+                batches._check_room(engine.session, request, model, 100, 7, **given)
         assert f"(context 100, question 7, answer and draft {40 + draft + 1})" in str(error.value)
 
 
