@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -53,10 +54,10 @@ def test_code_of_a_checkpoint_is_refused_at_a_terminal_too(tmp_path):
     """transformers asks there, and after "y" the file would run."""
     directory = with_code(tmp_path / "model")
     program = f"from models.tokenizer import load_tokenizer\ntry: load_tokenizer({str(directory)!r})\nexcept ValueError as e: print('REFUSED', e)"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "-c", program])
+    terminal, end = pty.openpty()
+    ends = dict(stdin=end, stdout=end, stderr=end, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **ends)
+    os.close(end)
     said, deadline = b"", time.monotonic() + 120
     while time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.5)[0]:
@@ -67,7 +68,8 @@ def test_code_of_a_checkpoint_is_refused_at_a_terminal_too(tmp_path):
             said += part
             if b"[y/N]" in said:
                 os.write(terminal, b"y\n")
-    os.waitpid(pid, 0)
+    os.close(terminal)
+    process.wait(timeout=60)
     assert b"REFUSED" in said and b"never run" in said and b"y/N" not in said
     assert not (tmp_path / "ran").exists()
 
