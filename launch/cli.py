@@ -174,10 +174,16 @@ class _OneLine(logging.Formatter):
 
 
 def use_compilation_cache() -> None:
-    """Points JAX's persistent compilation cache to --compilation_cache_dir."""
+    """Points JAX's persistent compilation cache to --compilation_cache_dir.
+
+    Raises:
+      UsageError: a name that no directory can have; JAX would fail at the first program.
+    """
     import jax
 
     if _CACHE.value:
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in _CACHE.value):
+            raise UsageError(f"--compilation_cache_dir={ascii(_CACHE.value)} is no name of a directory; give another")
         jax.config.update("jax_compilation_cache_dir", _CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -41,6 +41,7 @@ WRONG_FLAGS = [
     (["--tail=none"], "tail must be one of teacher, augmented"),
     (["--residual=best"], "residual must be one of rapid, exact"),
     (["--stream=maybe"], "--stream=maybe"),
+    (["--compilation_cache_dir=a\ud800"], "is no name of a directory"),
     (["stray"], "unexpected argument 'stray'"),
     (["--query="], "--query is empty"),
     (["--query=  "], "--query is empty"),

@@ -92,7 +92,7 @@ def run(launcher, argument, forget_flags):
 
 
 @pytest.fixture
-def stopped_before_anything_slow(monkeypatch, tmp_path):
+def stopped_before_anything_slow(monkeypatch, tmp_path, share_programs):
     def reach(*_, **__):
         raise Reached
 
@@ -100,6 +100,8 @@ def stopped_before_anything_slow(monkeypatch, tmp_path):
         monkeypatch.setattr(name, reach)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"A document.")))
+    yield
+    share_programs()  # a launcher has pointed the cache to an odd value
 
 
 def all_arguments(launcher, forget_flags):
