@@ -28,6 +28,7 @@ from absl import flags
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig
 from rapid_jax.config.methods import METHODS, Method
+from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.writing import naming
 
 if TYPE_CHECKING:
@@ -196,8 +197,7 @@ def _check_files(methods: list[Method]) -> None:
         raise cli.UsageError(f"--plot={_PLOT.value} must end in {' or '.join(_SUFFIXES)}")
     if len(methods) < 2 or "lc" not in [method.name for method in methods]:
         raise cli.UsageError("--plot draws speed-ups over lc: --methods needs lc and one more")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib, which is not installed: pip install matplotlib")
+    require_package("matplotlib", "--plot")
     distributed.check_writable("plot", _PLOT.value)
 
 

@@ -79,6 +79,12 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attn_norm(x)), k, v
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _layer(layer: Layer, params: dict, *args: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`Layer.__call__` with explicit parameters: traced and lowered once for all layers of the same shapes."""
+    return cast(Any, layer.apply({"params": params}, *args))
+
+
 class Decoder(nn.Module):
     """A decoder-only language model as a pure function over explicit caches.
 
@@ -128,9 +134,11 @@ class Decoder(nn.Module):
             rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         before = [cache for cache in caches if cache is not None]
         keys, values = [], []
+        alike = Layer(self.config, self.dtype, self.mesh, self.backend, self.weights, parent=None)
         for index, layer in enumerate(self.layers):
             past = tuple(cache.segment(index) for cache in before)
-            x, k, v = layer(x, rotation, past, mask)
+            args = (x, rotation, past, mask)
+            x, k, v = layer(*args) if self.is_initializing() else _layer(alike, layer.variables["params"], *args)
             keys.append(k)
             values.append(v)
         return self.final_norm(x), Block(tuple(keys), tuple(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -42,8 +43,9 @@ def _init(config: ModelConfig, dtype: np.dtype, seed: int, weights: str) -> Para
     return decoder.init(jax.random.key(seed), tokens, tokens, method="forward_logits")["params"]
 
 
+@functools.lru_cache(maxsize=8)  # tracing 80 layers takes seconds
 def logical_params(config: ModelConfig, dtype: np.dtype, weights: str = "") -> Params:
-    """Shapes of all weights, boxed with the logical names of their axes; uses no memory."""
+    """Shapes of all weights, boxed with the logical names of their axes; uses no memory. Not to be written to."""
     return jax.eval_shape(lambda: _init(config, dtype, 0, weights))
 
 

@@ -199,6 +199,12 @@ def spec_of(
     return StepSpec(target, drafter, speculation.rule, verify, apart)
 
 
+def longest_draft(method: Method, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+    """Tokens that a step of a method may draft, whichever length is chosen for it."""
+    length = maker_of(method).draft_length(speculation, method.hierarchy(hierarchy))
+    return max(length, *GAMMAS) if speculation.choose_gamma and method.drafts_from_passages else length
+
+
 def check_request(session: Session, request: Request) -> None:
     """Finds what is wrong with a request before anything slow.
 
@@ -363,11 +369,8 @@ def _check_room(
       context, question: tokens.
       head: tokens before a document, which no setting shortens; None for passages.
     """
-    method, speculation = request.method, request.speculation
-    length = maker_of(method).draft_length(speculation, method.hierarchy(session.config.hierarchy))
-    if speculation.choose_gamma and method.drafts_from_passages:
-        length = max(length, *GAMMAS)
-    new = request.sampling.max_new_tokens + length + 1
+    longest = longest_draft(request.method, request.speculation, session.config.hierarchy)
+    new = request.sampling.max_new_tokens + longest + 1
     needed, limit = context + question + new, model.config.max_position
     if needed > limit:
         role = "target" if model is session.target else "drafter"

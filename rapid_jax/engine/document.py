@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from models.cache import ContextCache
 from models.language_model import LanguageModel
+from models.plain_text import clean_text
 from models.progress import ProgressCallback
 from rapid_jax.config import get_method
 from rapid_jax.config.overrides import Overrides
@@ -195,7 +196,8 @@ class Document:
         check_max_chunks(max_chunks)
         config = self._session.config
         speculation, sampling = config.overridden(overrides or {})
-        queries = questions if retrieval_queries is None else retrieval_queries
+        questions = [clean_text(question) for question in questions]
+        queries = questions if retrieval_queries is None else [clean_text(query) for query in retrieval_queries]
         return Request(self, questions, queries, get_method(method), speculation, sampling, max_chunks)
 
 

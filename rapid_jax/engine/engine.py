@@ -11,7 +11,7 @@ from absl import logging
 from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from models.tokenizer import clean_text
-from rapid_jax.config import EngineConfig, Method
+from rapid_jax.config import METHODS, EngineConfig, Method
 from rapid_jax.config.chat import check_keep, check_prompt_template
 from rapid_jax.config.overrides import Overrides
 from rapid_jax.engine.answer import Answer
@@ -24,6 +24,7 @@ from rapid_jax.engine.arguments import (
     check_progress,
     check_text,
 )
+from rapid_jax.engine.batch import longest_draft
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
@@ -230,7 +231,8 @@ class Engine:
     def _document_limit(self, head: int) -> int:
         """Tokens that a document may have behind a head of so many tokens."""
         config = self._session.config
-        reserve = QUESTION_RESERVE + config.sampling.max_new_tokens + config.speculation.gamma + 1
+        drafts = (longest_draft(method, config.speculation, config.hierarchy) for method in METHODS.values())
+        reserve = QUESTION_RESERVE + config.sampling.max_new_tokens + max(drafts) + 1
         free = self.target.config.max_position - head - reserve
         limit = min(config.max_context_tokens or free, free)
         if limit < 1:

@@ -1,8 +1,8 @@
 """launch.benchmark: one-line refusals before anything slow, and figures that agree with each other."""
 
 import functools
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,8 +104,7 @@ def without(monkeypatch):
     """A function: name of a package that shall seem not to be installed."""
 
     def hide(package):
-        find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == package else find(n, *rest))
+        monkeypatch.setitem(sys.modules, package, None)
 
     return hide
 
@@ -154,12 +153,12 @@ def test_a_target_that_is_not_there_is_named(benchmark, unloaded, tmp_path):
 
 @pytest.fixture(scope="module")
 def real(launch, tiny_checkpoint, tmp_path_factory):
-    """Every method on the tiny checkpoint, two lengths and two batch sizes, with a plot."""
+    """Every method on the tiny checkpoint, two lengths, with a plot."""
     directory = tmp_path_factory.mktemp("benchmark")
     outcome = launch(
         "benchmark",
         *(f"--target={tiny_checkpoint}", "--methods=lc,rag,sd,rapid", "--context_lengths=1024,1536"),
-        *("--batch_sizes=1,2", "--gammas=3", "--new_tokens=8", "--repeats=1", "--nopeers"),
+        *("--batch_sizes=1", "--gammas=3", "--new_tokens=8", "--repeats=1", "--nopeers"),
         *("--retrieved_tokens=512", f"--output={directory}/out.jsonl", f"--plot={directory}/speed.svg"),
     )
     assert outcome.status == 0, outcome.err
@@ -170,7 +169,7 @@ def real(launch, tiny_checkpoint, tmp_path_factory):
 def test_one_object_a_cell_and_method_with_every_field(real):
     """Scripts read these; a row that is missing or named otherwise breaks them."""
     _, rows, _ = real
-    cells = [(length, batch) for length in (1024, 1536) for batch in (1, 2)]
+    cells = [(length, 1) for length in (1024, 1536)]
     expected = [(*cell, 3, method) for cell in cells for method in ("lc", "rag", "sd", "rapid")]
     assert [(row["context_length"], row["batch"], row["gamma"], row["method"]) for row in rows] == expected
     for row in rows:
@@ -220,9 +219,8 @@ def test_lengths_are_what_was_asked_for(real):
 def test_the_plot_and_the_tables_are_there(real):
     outcome, _, plot = real
     assert plot.read_text(encoding="utf-8").lstrip().startswith("<?xml")
-    for title in ("batch 1, gamma 3", "batch 2, gamma 3"):
-        assert title in outcome.out
-    assert outcome.out.count("rapid ") >= 4 and "forced" not in outcome.out.lower()
+    assert "batch 1, gamma 3" in outcome.out
+    assert outcome.out.count("rapid ") >= 2 and "forced" not in outcome.out.lower()
     lines = outcome.out[outcome.out.index("batch 1") :].splitlines()
     assert max(len(line) for line in lines if not line.startswith("WARNING")) <= 80
 

@@ -163,6 +163,7 @@ def test_damaged_results_are_named_before_a_question_is_asked_again(evaluate, la
             assert outcome.status == 1 and str(manifest) in outcome.err and "Traceback" not in outcome.err
 
 
+@pytest.mark.slow
 def test_the_published_evaluation_of_rapid_is_run_with_its_settings(launch, tiny_checkpoint, tmp_path):
     """One config file sets all that differs; every setting is recorded with the results."""
     record = {"_id": "a", "difficulty": "easy", "length": "short", "question": "Who sings?", "answer": "A",

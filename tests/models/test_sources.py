@@ -28,6 +28,7 @@ from models.sources import open_source
 from models.sources.base import Header, Tensors, WeightSource
 from models.sources.huggingface import HuggingFaceDirectory
 from models.sources.orbax import OrbaxDirectory
+from tests.marks import slow
 
 TOKENS = np.random.default_rng(0).integers(3, 250, (1, 24))
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,7 +218,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(
-    "source, has_metadata", [*((source, True) for source in BROKEN.values()), (BROKEN["a missing library"], False)]
+    "source, has_metadata",
+    [
+        (BROKEN["an odd error"], True),
+        *(slow(source, True) for source in BROKEN.values()),
+        slow(BROKEN["a missing library"], False),
+    ],
 )
 def test_a_torch_that_does_not_work_stops_nothing(checkpoint, tmp_path, source, has_metadata):
     """A torch with a missing CUDA library, next to this project, would end every command although nothing needs it."""

@@ -263,7 +263,8 @@ def test_the_cache_lies_where_the_tail_lies(model):
     assert stop.rate.sharding == stop.threshold.sharding == by_row
 
 
-@pytest.mark.parametrize("first_candidates", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("first_candidates", [1, 3])
 def test_many_steps_follow_the_plain_model(lab, first_candidates):
     """Thresholds, rates and lengths of the jitted step, row by row, against Python floats fed with the same drafts."""
     threshold, budget = 0.40, 16

@@ -25,6 +25,7 @@ from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.step import step
 from rapid_jax.drafting import EarlyStopDrafter, MagicDecDrafter
 from rapid_jax.drafting.magicdec import take_window
+from tests.marks import slow
 from tests.rapid_jax.conftest import VOCAB, make_model
 
 CHUNK, GAMMA, STEPS, SINKS = 32, 3, 5, 2
@@ -141,11 +142,11 @@ def run(rope, window, check, **options):
 @pytest.mark.parametrize(
     "rope, window, options",
     [
-        ("default", 8, {}),
-        pytest.param("llama3", 8, {}, marks=pytest.mark.slow),
-        pytest.param("yarn", 8, {}, marks=pytest.mark.slow),
+        slow("default", 8, {}),
+        slow("llama3", 8, {}),
+        slow("yarn", 8, {}),
         ("yarn", 4, dict(early_stop=True, first_candidates=3)),
-        ("llama3", 78, {}),  # some rows have not filled the ring at first, and wrap around later
+        slow("llama3", 78, {}),  # some rows have not filled the ring at first, and wrap around later
     ],
 )
 def test_q_is_the_law_over_sinks_and_window_at_positions_in_the_cache(rope, window, options):

@@ -13,7 +13,8 @@ from rapid_jax.engine import batch as batches
 from rapid_jax.engine.batch import ModelInput, Started, check_request, controls_of, plan_batch, start_batch
 from rapid_jax.engine.engine import Engine
 
-GAMMA, DATABASES, LONGEST = 4, 4, 16  # tokens of a draft: of this engine, of the databases, of a gamma that is chosen
+# Tokens of a draft: of this engine, of the databases, of prompt lookup, of a gamma that is chosen.
+GAMMA, DATABASES, LOOKUP, LONGEST = 4, 4, 10, 16
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ ROOM = {
     "a gamma that is chosen": ("sd", dict(choose_gamma=True), LONGEST),
     "nobody chooses one for its own cache": ("magicdec", dict(choose_gamma=True), GAMMA),
     "databases": ("hd", {}, DATABASES),
-    "prompt lookup": ("pld", {}, 10),
+    "prompt lookup": ("pld", {}, LOOKUP),
     "a drafter with databases": ("rapid+hd", {}, GAMMA),
 }
 
@@ -98,7 +99,7 @@ def test_a_request_is_checked_with_the_whole_document_and_its_own_question(engin
 
 def test_a_document_may_have_one_token_and_no_fewer(engine):
     """The bound on new tokens that its refusal states."""
-    for tokens, fits in ((8192 - 1 - 512 - GAMMA - 1 - 1, True), (8192 - 1 - 512 - GAMMA - 1, False)):
+    for tokens, fits in ((8192 - 1 - 512 - LOOKUP - 1 - 1, True), (8192 - 1 - 512 - LOOKUP - 1, False)):
         sampling = dataclasses.replace(engine.config.sampling, max_new_tokens=tokens)
         config = dataclasses.replace(engine.config, sampling=sampling)
         other = Engine(dataclasses.replace(engine.session, config=config))
@@ -107,6 +108,21 @@ def test_a_document_may_have_one_token_and_no_fewer(engine):
         else:
             with pytest.raises(ValueError, match="leaves no room for a document"):
                 other.read("some text", prefill=False)
+
+
+@pytest.mark.parametrize("speculation", [{}, dict(choose_gamma=True), dict(gamma=20)], ids=str)
+def test_a_document_that_was_cut_leaves_every_method_a_question_of_512_tokens(engine, speculation):
+    """Methods draft up to different lengths: a document cut for one of them would be refused by another."""
+    speculation = dataclasses.replace(engine.config.speculation, **speculation)
+    config = dataclasses.replace(engine.config, speculation=speculation)
+    document = Engine(dataclasses.replace(engine.session, config=config)).read("x" * 9000, prefill=False)
+    behind = len(document.prompt(engine.target).question("y")) - 1
+    question = "y" * (512 - behind)
+    for method in METHODS:
+        if method != "rest":  # its database is not here
+            check_request(engine.session, document.request([question], method))
+    longest = max(GAMMA, *(batches.longest_draft(m, speculation, config.hierarchy) for m in METHODS.values()))
+    assert document.num_tokens == 8192 - 512 - config.sampling.max_new_tokens - longest - 1, "no token more is left out"
 
 
 @pytest.mark.parametrize("method", ["lc", "rag", "sd", "rapid", "magicdec", "hd", "rapid+hd"])

@@ -13,6 +13,7 @@ from rapid_jax.config import RetrievalConfig, SamplingConfig
 from rapid_jax.decoding.apart import verify_draft
 from rapid_jax.engine.engine import Engine
 from rapid_jax.engine.prompt import Prompt
+from tests.marks import slow
 
 
 @pytest.fixture(scope="module")
@@ -271,9 +272,9 @@ def test_the_drafter_reads_what_was_cut_only_if_asked_to(reconfigured, document_
 
 
 def test_a_document_longer_than_the_model_is_cut_to_what_it_leaves_free(reconfigured):
-    """8,192 positions less head, question reserve, answer and draft."""
+    """8,192 positions less head, question reserve, answer and the longest draft of any method."""
     document = reconfigured().read("x" * 9000, prefill=False)
-    assert len(document.tokenized.tokens) == 8192 - 1 - 512 - 24 - 4 - 1
+    assert len(document.tokenized.tokens) == 8192 - 1 - 512 - 24 - 10 - 1
     assert document.tokenized.truncated_tokens == 9000 - len(document.tokenized.tokens)
 
 
@@ -408,7 +409,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, mesh, me
     assert "\n" not in str(error.value) and not read
 
 
-@pytest.mark.parametrize("methods", [("lc", "rapid+hd"), pytest.param(("rapid", "hd"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("methods", [("lc", "rapid"), slow(("rapid+hd", "hd"))])
 def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, questions, methods):
     """Three rows on data=2, heads on model=4: the tokens of one device, whoever drafts, and for a single row."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(2, 1, 4)))
@@ -438,9 +439,9 @@ APART = [dict(early_stop=True), dict(first_candidates=2, eta=0.0)]
 @pytest.mark.parametrize(
     "mesh, drafter_mesh, options",
     [
-        ((1, 1, 1), (1, 1, 1), [BOTH]),
-        pytest.param((1, 1, 1), (1, 1, 1), APART, marks=pytest.mark.slow),
-        pytest.param((1, 2, 2), (2, 1, 2), [BOTH, *APART], marks=pytest.mark.slow),
+        ((1, 1, 1), (1, 1, 1), []),
+        slow((1, 1, 1), (1, 1, 1), [BOTH, *APART]),
+        slow((1, 2, 2), (2, 1, 2), [BOTH, *APART]),
     ],
 )
 def test_a_drafter_on_devices_of_its_own(

@@ -22,9 +22,10 @@ from rapid_jax.drafting.magicdec import take_window
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy
 from rapid_jax.hierarchy.setup import make_row_databases
+from tests.marks import quick, slow
 
 SLOW = [(1, 2, 1), (1, 4, 1), (1, 8, 1), (2, 2, 2)]
-MESHES = [(1, 4, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
+MESHES = [(1, 4, 2), *map(slow, SLOW)]
 CHUNK, VOCAB = 64, 64
 FAMILIES = {
     "llama": dict(family="llama", num_heads=4, num_kv_heads=2),
@@ -133,7 +134,7 @@ def generate(family, shape, rows, drafts):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
 def test_logits_are_those_of_one_device(family, shape):
     """Behind a document that all rows share and behind passages of each row, of lengths that divide nothing."""
     for rows in (1, 4):
@@ -143,8 +144,8 @@ def test_logits_are_those_of_one_device(family, shape):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("family", ["llama", pytest.param("qwen", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("drafts", ["chain", "window", "candidates"])
+@pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
+@pytest.mark.parametrize("drafts", ["chain", slow("window"), slow("candidates")])
 def test_greedy_tokens_are_those_of_one_device(family, shape, drafts):
     """The whole step, drafts of a model, of the target itself and of a database with its window, one row and four."""
     for rows in (1, 4):

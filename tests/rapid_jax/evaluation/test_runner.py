@@ -208,6 +208,7 @@ def test_a_sweep_asks_each_method_what_concerns_it(engine, tmp_path):
     assert len({tuple(record["turns"][0]["token_ids"]) for record in lossless}) == 1
 
 
+@pytest.mark.slow
 def test_retrieval_length_and_drafter_can_be_swept(engine, tmp_path, make_tiny_checkpoint):
     """Figure 3's axis, and drafts by another model in the same table."""
     other = make_tiny_checkpoint(seed=5)

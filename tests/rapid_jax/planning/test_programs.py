@@ -13,13 +13,14 @@ from rapid_jax.config.methods import get_method
 from rapid_jax.planning import formulas, hlo, predict
 from rapid_jax.planning.cost import Rates
 from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program
+from tests.marks import slow
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=512, width=64, ffn_width=128, num_layers=2, num_heads=8, num_kv_heads=2, head_dim=16,
     max_position=32_768,
 )  # fmt: skip
 SHORT, LONG = 1024, 8192
-MESHES = [(1, 4, 2), (2, 2, 2)]
+MESHES = [slow((1, 4, 2)), (2, 2, 2)]
 RATES = Rates(1e10, 1e11, 1e9, 1e-6)
 
 
