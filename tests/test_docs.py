@@ -203,6 +203,7 @@ def shape(printed: str) -> list[str]:
     return [*labels, *headings, *lines[start - 1].split(), *rows, *notes]
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_its_first_command_prints(tmp_path):
     """Same labels, methods, rows and notes; a short run of the same command prints the same shape."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

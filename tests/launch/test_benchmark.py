@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from models import ModelConfig, registry
+from tests.marks import slow
 
 WRONG_FLAGS = [
     (["--context_length=1024"], "Unknown command line flag 'context_length'"),
@@ -144,7 +145,11 @@ def test_files_that_cannot_be_written_are_found_first(benchmark, unloaded, tmp_p
 
 def test_a_plot_without_matplotlib_is_refused(benchmark, unloaded, without, tmp_path):
     without("matplotlib")
-    check(benchmark(f"--plot={tmp_path}/speed.svg"), 1, "pip install matplotlib")
+    check(
+        benchmark(f"--plot={tmp_path}/speed.svg"),
+        1,
+        '--plot needs the package matplotlib: pip install "rapid_jax[reports]"',
+    )
 
 
 def test_a_target_that_is_not_there_is_named(benchmark, unloaded, tmp_path):
@@ -225,27 +230,25 @@ def test_the_plot_and_the_tables_are_there(real):
     assert max(len(line) for line in lines if not line.startswith("WARNING")) <= 80
 
 
-def test_bytes_of_a_step_are_those_computed_by_hand(measure):
+@pytest.mark.parametrize("batch", [slow(1), 2])
+def test_bytes_of_a_step_are_those_computed_by_hand(measure, batch):
     """256 document tokens, 256 retrieved ones a row, a question of 32, 8 new tokens: tails of 36 in the middle."""
     flags = (
         *RANDOM,
         "--methods=lc,rag,sd,magicdec",
         "--config.speculation.window=100",
-        "--batch_sizes=1,2",
+        f"--batch_sizes={batch}",
         "--gammas=4",
         "--new_tokens=8",
         "--acceptance=0.5",
     )
     _, rows = measure(*flags)
-    found = {(row["batch"], row["method"]): row["bytes_per_step"] for row in rows}
-    draft = {batch: 4 * (WEIGHTS + KV * batch * (256 + 36)) for batch in (1, 2)}
-    lc = {batch: WEIGHTS + KV * (256 + batch * 36) for batch in (1, 2)}
-    rag = {batch: WEIGHTS + KV * batch * (256 + 36) for batch in (1, 2)}
-    for batch in (1, 2):
-        assert found[batch, "lc"] == lc[batch]
-        assert found[batch, "rag"] == rag[batch]
-        assert found[batch, "sd"] == lc[batch] + draft[batch]
-        assert found[batch, "magicdec"] == lc[batch] + 4 * (WEIGHTS + KV * batch * (4 + 100))
+    found = {row["method"]: row["bytes_per_step"] for row in rows}
+    lc = WEIGHTS + KV * (256 + batch * 36)
+    assert found["lc"] == lc
+    assert found["rag"] == WEIGHTS + KV * batch * (256 + 36)
+    assert found["sd"] == lc + 4 * (WEIGHTS + KV * batch * (256 + 36))
+    assert found["magicdec"] == lc + 4 * (WEIGHTS + KV * batch * (4 + 100))
 
 
 @pytest.mark.parametrize("rate, tokens_per_step, kept", [(1.0, 5, 1), (0.0, 1, 0)])

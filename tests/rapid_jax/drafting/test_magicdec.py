@@ -166,6 +166,7 @@ def test_q_is_the_law_over_sinks_and_window_at_positions_in_the_cache(rope, wind
     assert len(set(slid)) > STEPS, "the window must have moved, by another distance in every row"
 
 
+@pytest.mark.slow
 def test_a_window_over_everything_drafts_what_the_target_says():
     """Then q is p: no draft is rejected, the sampled ones neither."""
     state = run("llama3", 4096, lambda draft, texts: None)

@@ -409,7 +409,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, mesh, me
     assert "\n" not in str(error.value) and not read
 
 
-@pytest.mark.parametrize("methods", [("lc", "rapid"), slow(("rapid+hd", "hd"))])
+@pytest.mark.parametrize("methods", [slow(("lc", "rapid")), slow(("rapid+hd", "hd"))])
 def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, questions, methods):
     """Three rows on data=2, heads on model=4: the tokens of one device, whoever drafts, and for a single row."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(2, 1, 4)))
@@ -432,6 +432,16 @@ def test_weights_split_over_context_and_model(engine_config, document_text, docu
         assert on_mesh.ask(questions[0], method).token_ids == document.ask(questions[0], method).token_ids
 
 
+def test_a_drafter_on_devices_of_its_own(engine_config, document_text, document, questions):
+    """Draft and verify as two programs on two devices: the tokens and counts of one program."""
+    apart = Engine.load(config=dataclasses.replace(engine_config, drafter_mesh=(1, 1, 1)))
+    target, drafter = (jax.tree.leaves(model.params)[0].sharding.device_set for model in (apart.target, apart.drafter))
+    assert len(target) == len(drafter) == 1 and not target & drafter
+    answer, expected = (read.ask(questions[0], "rapid") for read in (apart.read(document_text), document))
+    assert answer.token_ids == expected.token_ids
+    assert answer.acceptance == expected.acceptance
+
+
 BOTH = dict(early_stop=True, first_candidates=2, eta=0.0)
 APART = [dict(early_stop=True), dict(first_candidates=2, eta=0.0)]
 
@@ -439,12 +449,12 @@ APART = [dict(early_stop=True), dict(first_candidates=2, eta=0.0)]
 @pytest.mark.parametrize(
     "mesh, drafter_mesh, options",
     [
-        ((1, 1, 1), (1, 1, 1), []),
-        slow((1, 1, 1), (1, 1, 1), [BOTH, *APART]),
-        slow((1, 2, 2), (2, 1, 2), [BOTH, *APART]),
+        ((1, 1, 1), (1, 1, 1), [BOTH, *APART]),
+        ((1, 2, 2), (2, 1, 2), [BOTH, *APART]),
     ],
 )
-def test_a_drafter_on_devices_of_its_own(
+@pytest.mark.slow
+def test_a_drafter_on_devices_of_its_own_with_every_option(
     engine_config, document_text, engine, document, questions, mesh, drafter_mesh, options
 ):
     """Draft and verify as two programs on devices that do not overlap: the tokens and counts of one program."""

@@ -7,6 +7,7 @@ import pytest
 
 from rapid_jax.benchmarking.random_weights import random_engine
 from rapid_jax.engine.engine import Engine
+from tests.marks import slow
 
 
 def loaded(engine_config, engine, **changes):
@@ -46,7 +47,7 @@ def plain_answer(document, questions):
     return document.ask(questions[0], "lc")
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("mesh", [(1, 1, 1), slow((1, 2, 2))])
 def test_int8_contexts_of_all_readers(engine_config, engine, document_text, questions, mesh):
     """The passages of the drafter and of rag are rounded as the document is; methods agree as without."""
     small = loaded(engine_config, engine, kv="int8", weights="int8", mesh=mesh)

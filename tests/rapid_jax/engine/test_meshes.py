@@ -135,25 +135,25 @@ def generate(family, shape, rows, drafts):
 
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
-def test_logits_are_those_of_one_device(family, shape):
+@pytest.mark.parametrize("rows", [slow(1), 4])
+def test_logits_are_those_of_one_device(rows, family, shape):
     """Behind a document that all rows share and behind passages of each row, of lengths that divide nothing."""
-    for rows in (1, 4):
-        for passages in (False, True):
-            expected = logits(family, None, rows, passages)
-            np.testing.assert_allclose(logits(family, shape, rows, passages), expected, atol=2e-4)
+    for passages in (False, True):
+        expected = logits(family, None, rows, passages)
+        np.testing.assert_allclose(logits(family, shape, rows, passages), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
+@pytest.mark.parametrize("rows", [slow(1), 4])
 @pytest.mark.parametrize("drafts", ["chain", slow("window"), slow("candidates")])
-def test_greedy_tokens_are_those_of_one_device(family, shape, drafts):
+def test_greedy_tokens_are_those_of_one_device(family, shape, drafts, rows):
     """The whole step, drafts of a model, of the target itself and of a database with its window, one row and four."""
-    for rows in (1, 4):
-        expected, steps = generate(family, None, rows, drafts)
-        tokens, steps_on_mesh = generate(family, shape, rows, drafts)
-        np.testing.assert_array_equal(tokens, expected)
-        np.testing.assert_array_equal(steps_on_mesh, steps)
-        np.testing.assert_array_equal(tokens, generate(family, None, rows, "none")[0])
+    expected, steps = generate(family, None, rows, drafts)
+    tokens, steps_on_mesh = generate(family, shape, rows, drafts)
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(steps_on_mesh, steps)
+    np.testing.assert_array_equal(tokens, generate(family, None, rows, "none")[0])
 
 
 def compiled_step(capacity):
@@ -191,6 +191,7 @@ def collectives(compiled):
     return sorted(re.findall(rf"= (\S+|\(.*?\)) (?:{names})(?:-start)?\(", compiled.as_text()))
 
 
+@pytest.mark.slow
 def test_traffic_between_devices_does_not_depend_on_the_context():
     """Queries and log-sum-exps travel, never keys or values: the same collectives at 1,024 and at 8,192 slots."""
     short, long = collectives(compiled_step(1024)), collectives(compiled_step(8192))

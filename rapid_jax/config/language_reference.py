@@ -1,0 +1,42 @@
+"""A real long text that lies on every machine: the reference of the Python language in the standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+QUESTION = "What happens when a pass statement is executed, and what is it useful for?"
+ANSWER = (
+    "When a pass statement is executed, nothing happens. It is useful as a placeholder when a statement is required "
+    "syntactically, but no code needs to be executed."
+)
+_TOPIC = "pass"  # the topic that answers it
+_BETWEEN = "\n\n"
+
+
+def document(room: int, count: Callable[[str], int]) -> str:
+    """Whole topics of the reference in the order of their names, those for which there is room.
+
+    The topic that answers QUESTION is always one of them.
+
+    Args:
+      room: tokens of the document at most.
+      count: gives the tokens of a text.
+
+    Raises:
+      ValueError: the room does not hold that topic.
+    """
+    from pydoc_data.topics import topics
+
+    needed = count(topics[_TOPIC] + _BETWEEN)
+    if room < needed:
+        raise ValueError(
+            f"the model has room for a document of {room} tokens, the default one needs {needed} at least: give a document "
+            f"and a question of your own"
+        )
+    free, chosen = room - needed, {_TOPIC}
+    for name in sorted(topics):
+        size = count(topics[name] + _BETWEEN)
+        if name not in chosen and size <= free:
+            free -= size
+            chosen.add(name)
+    return _BETWEEN.join(topics[name] for name in sorted(chosen))
