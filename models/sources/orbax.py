@@ -22,6 +22,9 @@ class OrbaxDirectory(HuggingFaceDirectory):
     def tensors(self) -> Tensors:
         raise ValueError(f"{self.path} holds the weights of a decoder as an Orbax checkpoint, not as named tensors")
 
+    def for_transformers(self) -> dict[str, Any] | None:
+        return None
+
     def load_params(
         self,
         config: ModelConfig,

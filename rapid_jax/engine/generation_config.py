@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from models import hub
 from models.fields import shown
 from models.json_file import read_json
+from models.sources import open_source
 from rapid_jax.config import EngineConfig, embedded
 from rapid_jax.config.checks import is_number
 
@@ -34,7 +34,7 @@ def with_checkpoint_sampling(config: EngineConfig) -> EngineConfig:
     names = config.sampling.from_checkpoint
     if not names:
         return config
-    path = hub.resolve(config.target or embedded.model_path()) / FILE
+    path = open_source(embedded.checkpoint(config.target)).tokenizer_files() / FILE
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}, and sampling.from_checkpoint needs it: leave it empty")
     fields = read_json(path)

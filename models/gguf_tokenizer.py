@@ -1,0 +1,225 @@
+"""The tokenizer of a GGUF file, laid out as the files that Hugging Face's have, in a directory that ends with the process."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.fields import shown
+from models.gguf_file import read_header
+
+_BLANKS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+_LLAMA3 = _CONTRACTIONS + _BLANKS + r"|\p{N}{1,3}" + _ENDS
+_QWEN = _CONTRACTIONS + _BLANKS + r"|\p{N}" + _ENDS
+# tokenizer.ggml.pre -> how text is split before byte-pair encoding, as the published tokenizers of these models do it.
+_SPLITS = {
+    "gpt-2": "gpt2",
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _QWEN,
+    "deepseek-r1-qwen": _QWEN,
+    "smollm": "digits",
+    "refact": "digits",
+    "starcoder": "digits",
+}
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token is not built of merges
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
+_KINDS = (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE)
+_ENDINGS = ("eos", "eot", "eom")
+_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+
+
+def stop_ids(metadata: Mapping[str, Any], path: Path) -> tuple[int, ...]:
+    """The ids that end an answer: of a sequence, of a turn and of a message.
+
+    Raises:
+      ValueError: one of them is no id.
+    """
+    return tuple(sorted({i for name in _ENDINGS if (i := _token_id(metadata, name, path)) is not None}))
+
+
+def _token_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    found = metadata.get(key)
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 2**31):
+        raise ValueError(f"{path}: {key} must be a token id, got {shown(found)}")
+    return found
+
+
+def tokenizer_directory(path: Path) -> Path:
+    """A directory with tokenizer.json or tokenizer.model and their settings, made once for a file.
+
+    Raises:
+      FileNotFoundError: the file holds no tokenizer.
+      ValueError: one that is damaged, or of a kind that is not supported; one line.
+    """
+    state = path.stat()
+    return Path(_written(path, state.st_mtime_ns, state.st_size).name)
+
+
+@functools.lru_cache(maxsize=4)
+def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirectory:
+    metadata = read_header(path).metadata
+    model = metadata.get("tokenizer.ggml.model")
+    if model is None:
+        raise FileNotFoundError(f"{path} holds no tokenizer; give a file with one")
+    directory = tempfile.TemporaryDirectory(prefix="rapid_jax_gguf_")
+    tokens, kinds = _tokens(metadata, path)
+    settings: dict[str, Any] = {"clean_up_tokenization_spaces": False}
+    for name, ours in _NAMES.items():
+        token_id = _token_id(metadata, name, path)
+        if token_id is not None:
+            if token_id >= len(tokens):
+                raise ValueError(f"{path}: tokenizer.ggml.{name}_token_id is {token_id}, there are {len(tokens)} tokens")
+            settings[ours] = tokens[token_id]
+    template = metadata.get("tokenizer.chat_template")
+    if template is not None:
+        if not isinstance(template, str):
+            raise ValueError(f"{path}: tokenizer.chat_template must be a text, got {shown(template)}")
+        settings["chat_template"] = template
+    target = Path(directory.name)
+    if model == "gpt2":
+        _write_byte_level(metadata, tokens, kinds, settings, target, path)
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    elif model == "llama":
+        _write_sentencepiece(metadata, tokens, kinds, target, path)
+        added = {
+            str(i): {"content": tokens[i], "special": kinds[i] == _CONTROL, "normalized": False, "lstrip": False,
+                     "rstrip": False, "single_word": False}
+            for i, kind in enumerate(kinds) if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN)
+        }  # fmt: skip
+        settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": True, "added_tokens_decoder": added}
+        settings |= {f"add_{name}_token": _flag(metadata, f"add_{name}_token", name == "bos", path) for name in ("bos", "eos")}
+    else:
+        raise ValueError(f"{path}: a tokenizer of kind {shown(model)} is not supported; known: gpt2, llama")
+    (target / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    ends = list(stop_ids(metadata, path))
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": ends or None}), encoding="utf-8")
+    return directory
+
+
+def _tokens(metadata: Mapping[str, Any], path: Path) -> tuple[list[str], list[int]]:
+    """The tokens and the kind of each."""
+    tokens = _list(metadata, "tokens", str, path)
+    kinds = _list(metadata, "token_type", int, path) if "tokenizer.ggml.token_type" in metadata else [_NORMAL] * len(tokens)
+    if len(kinds) != len(tokens) or not set(kinds) <= set(_KINDS):
+        raise ValueError(f"{path}: tokenizer.ggml.token_type must give a kind from 1 to 6 for each of {len(tokens)} tokens")
+    if len(set(tokens)) != len(tokens):
+        raise ValueError(f"{path}: tokenizer.ggml.tokens holds a token twice")
+    return tokens, kinds
+
+
+def _list(metadata: Mapping[str, Any], name: str, kind: type, path: Path) -> list:
+    key = f"tokenizer.ggml.{name}"
+    found = metadata.get(key)
+    if not isinstance(found, list) or not all(type(one) is kind for one in found):
+        raise ValueError(f"{path}: {key} must be a list, one {kind.__name__} a token, got {shown(found)}")
+    return found
+
+
+def _flag(metadata: Mapping[str, Any], name: str, default: bool, path: Path) -> bool:
+    found = metadata.get(f"tokenizer.ggml.{name}", default)
+    if not isinstance(found, bool):
+        raise ValueError(f"{path}: tokenizer.ggml.{name} must be true or false, got {shown(found)}")
+    return found
+
+
+def _write_byte_level(
+    metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], named: Mapping[str, Any], target: Path, path: Path
+) -> None:
+    """tokenizer.json of a byte-level byte-pair encoding."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    split = metadata.get("tokenizer.ggml.pre")
+    if split not in _SPLITS:
+        known = ", ".join(_SPLITS)
+        raise ValueError(f"{path}: tokenizer.ggml.pre {shown(split)} is not supported; known: {known}: convert the model anew")
+    merges = [tuple(merge.split(" ", 1)) for merge in _list(metadata, "merges", str, path)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    try:
+        core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split in _WHOLE_WORDS))  # type: ignore[arg-type]
+    except Exception as error:  # the library's own
+        raise ValueError(f"{path}: tokenizer.ggml.merges are damaged: {' '.join(str(error).split())[:200]}") from None
+    rule = _SPLITS[split]
+    if rule == "gpt2":
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    elif rule == "digits":
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    else:
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(rule), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    if rule == _QWEN:
+        core.normalizer = normalizers.NFC()
+    core.decoder = decoders.ByteLevel()
+    core.add_tokens(
+        [
+            AddedToken(token, special=kind == _CONTROL, normalized=False)
+            for token, kind in zip(tokens, kinds, strict=True)
+            if kind in (_CONTROL, _USER_DEFINED) and token
+        ]
+    )
+    ends = {name: named.get(f"{name}_token") for name in ("bos", "eos")}
+    added = {n: t for n, t in ends.items() if t is not None and _flag(metadata, f"add_{n}_token", False, path)}
+    if added:
+        single = " ".join([added["bos"] + ":0"] * ("bos" in added) + ["$A:0"] + [added["eos"] + ":0"] * ("eos" in added))
+        pair = single + " " + single.replace(":0", ":1")
+        core.post_processor = processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=[(token, vocabulary[token]) for token in added.values()]
+        )
+    core.save(str(target / "tokenizer.json"))
+
+
+def _write_sentencepiece(
+    metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], target: Path, path: Path
+) -> None:
+    """tokenizer.model of a SentencePiece byte-pair encoding, as sentencepiece_model.proto lays it out."""
+    scores = _list(metadata, "scores", float, path)
+    if len(scores) != len(tokens):
+        raise ValueError(f"{path}: tokenizer.ggml.scores has {len(scores)} numbers for {len(tokens)} tokens")
+    if _UNKNOWN not in kinds:
+        raise ValueError(f"{path}: tokenizer.ggml.token_type names no unknown token")
+    pieces = b"".join(
+        _message(1, _message(1, token.encode()) + _float(2, score) + _number(3, kind))
+        for token, score, kind in zip(tokens, scores, kinds, strict=True)
+    )
+    ids = {name: _token_id(metadata, name, path) for name in ("bos", "eos", "padding")}
+    trainer = _number(3, 2) + _number(4, len(tokens)) + _number(35, _BYTE in kinds) + _number(40, kinds.index(_UNKNOWN))
+    for field, name in ((41, "bos"), (42, "eos"), (43, "padding")):
+        trainer += _number(field, 2**64 - 1 if ids[name] is None else ids[name])  # -1 is none
+    prefix = _flag(metadata, "add_space_prefix", True, path)
+    normalizer = _message(1, b"identity") + _number(3, prefix) + _number(4, 0) + _number(5, 1)
+    (target / "tokenizer.model").write_bytes(pieces + _message(2, trainer) + _message(3, normalizer))
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])
+
+
+def _number(field: int, value: int | None) -> bytes:
+    return _varint(field << 3) + _varint(int(value or 0))
+
+
+def _float(field: int, value: float) -> bytes:
+    import struct
+
+    return _varint(field << 3 | 5) + struct.pack("<f", value)
+
+
+def _message(field: int, data: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(data)) + data
