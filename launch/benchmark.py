@@ -233,14 +233,15 @@ def _peer(engine: Engine) -> tuple[Peer | None, str | None]:
         return None, None
     import jax
 
-    from models import checkpoint
+    from models.sources import open_source
 
     backend = jax.default_backend()
     if importlib.util.find_spec("torch") is None:
         return None, "torch is not installed"
     if engine.session.mesh is not None:
         return None, "transformers is run on one device only"
-    if checkpoint.is_orbax(engine.target.path):
+    source = open_source(engine.target.path).for_transformers()
+    if source is None:
         return None, "transformers does not read this checkpoint"
     import torch
 
@@ -249,7 +250,7 @@ def _peer(engine: Engine) -> tuple[Peer | None, str | None]:
     from rapid_jax.benchmarking.peers import Peer
 
     dtype = engine.target.decoder.dtype.name
-    return Peer(engine.target.path, dtype, "cuda" if backend == "gpu" else "cpu"), None
+    return Peer(source, dtype, "cuda" if backend == "gpu" else "cpu"), None
 
 
 if __name__ == "__main__":

@@ -151,11 +151,6 @@ def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokeniz
                     shutil.copyfile(file, temporary)
 
 
-def is_orbax(path: str | Path) -> bool:
-    """Whether `save_orbax` wrote this directory."""
-    return orbax.claim(path) is not None
-
-
 def restore_orbax(
     path: str | Path, mesh: Mesh | None = None, dtype: jnp.dtype | str | None = None, quantize: str = ""
 ) -> Params:

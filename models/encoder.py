@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from models import hub
 from models.encoder_config import EncoderConfig
 from models.json_file import read_json
 from models.sentence_files import read_sentence_settings
@@ -330,7 +331,7 @@ def load_encoder(path: str | Path, dtype: jnp.dtype = jnp.float32) -> SentenceEn
       FileNotFoundError: the directory or a file of it is missing.
       ValueError: another architecture; tensors that are missing, surplus or misshapen; a damaged file.
     """
-    directory = Path(path)
+    directory = hub.resolve(path) if str(path).startswith(hub.PACKAGE) else Path(path)
     if not directory.is_dir():
         raise FileNotFoundError(f"no encoder at {directory}: give a directory with config.json and model.safetensors")
     config = EncoderConfig.from_directory(directory)

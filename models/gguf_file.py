@@ -1,7 +1,7 @@
-"""GGUF files: the header, checked before anything is believed, and tensors as rows that are dequantised when they are read.
+"""GGUF files: a header whose every count is checked, and tensors whose rows are dequantised when they are read.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. Block layouts and
-their arithmetic are those of the `gguf` package.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. The layouts of
+blocks and their arithmetic are those of the `gguf` package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, laid out as the files that Hugging Face's have, in a directory that ends with the process."""
+"""The tokenizer of a GGUF file as Hugging Face's files, in a directory that lives as long as the process."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirector
         token_id = _token_id(metadata, name, path)
         if token_id is not None:
             if token_id >= len(tokens):
-                raise ValueError(f"{path}: tokenizer.ggml.{name}_token_id is {token_id}, there are {len(tokens)} tokens")
+                raise ValueError(
+                    f"{path}: tokenizer.ggml.{name}_token_id is {token_id}, there are {len(tokens)} tokens"
+                )
             settings[ours] = tokens[token_id]
     template = metadata.get("tokenizer.chat_template")
     if template is not None:
@@ -96,7 +98,9 @@ def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirector
             for i, kind in enumerate(kinds) if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN)
         }  # fmt: skip
         settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": True, "added_tokens_decoder": added}
-        settings |= {f"add_{name}_token": _flag(metadata, f"add_{name}_token", name == "bos", path) for name in ("bos", "eos")}
+        settings |= {
+            f"add_{name}_token": _flag(metadata, f"add_{name}_token", name == "bos", path) for name in ("bos", "eos")
+        }
     else:
         raise ValueError(f"{path}: a tokenizer of kind {shown(model)} is not supported; known: gpt2, llama")
     (target / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -108,9 +112,13 @@ def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirector
 def _tokens(metadata: Mapping[str, Any], path: Path) -> tuple[list[str], list[int]]:
     """The tokens and the kind of each."""
     tokens = _list(metadata, "tokens", str, path)
-    kinds = _list(metadata, "token_type", int, path) if "tokenizer.ggml.token_type" in metadata else [_NORMAL] * len(tokens)
+    kinds = (
+        _list(metadata, "token_type", int, path) if "tokenizer.ggml.token_type" in metadata else [_NORMAL] * len(tokens)
+    )
     if len(kinds) != len(tokens) or not set(kinds) <= set(_KINDS):
-        raise ValueError(f"{path}: tokenizer.ggml.token_type must give a kind from 1 to 6 for each of {len(tokens)} tokens")
+        raise ValueError(
+            f"{path}: tokenizer.ggml.token_type must give a kind from 1 to 6 for each of {len(tokens)} tokens"
+        )
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"{path}: tokenizer.ggml.tokens holds a token twice")
     return tokens, kinds
@@ -140,7 +148,9 @@ def _write_byte_level(
     split = metadata.get("tokenizer.ggml.pre")
     if split not in _SPLITS:
         known = ", ".join(_SPLITS)
-        raise ValueError(f"{path}: tokenizer.ggml.pre {shown(split)} is not supported; known: {known}: convert the model anew")
+        raise ValueError(
+            f"{path}: tokenizer.ggml.pre {shown(split)} is not supported; known: {known}: convert the model anew"
+        )
     merges = [tuple(merge.split(" ", 1)) for merge in _list(metadata, "merges", str, path)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     try:
@@ -174,10 +184,12 @@ def _write_byte_level(
     ends = {name: named.get(f"{name}_token") for name in ("bos", "eos")}
     added = {n: t for n, t in ends.items() if t is not None and _flag(metadata, f"add_{n}_token", False, path)}
     if added:
-        single = " ".join([added["bos"] + ":0"] * ("bos" in added) + ["$A:0"] + [added["eos"] + ":0"] * ("eos" in added))
-        pair = single + " " + single.replace(":0", ":1")
+        before, after = ([f"{added[name]}:0"] if name in added else [] for name in ("bos", "eos"))
+        single = " ".join([*before, "$A:0", *after])
         core.post_processor = processors.TemplateProcessing(
-            single=single, pair=pair, special_tokens=[(token, vocabulary[token]) for token in added.values()]
+            single=single,
+            pair=f"{single} {single.replace(':0', ':1').replace('$A', '$B')}",
+            special_tokens=[(token, vocabulary[token]) for token in added.values()],
         )
     core.save(str(target / "tokenizer.json"))
 
@@ -191,35 +203,19 @@ def _write_sentencepiece(
         raise ValueError(f"{path}: tokenizer.ggml.scores has {len(scores)} numbers for {len(tokens)} tokens")
     if _UNKNOWN not in kinds:
         raise ValueError(f"{path}: tokenizer.ggml.token_type names no unknown token")
-    pieces = b"".join(
-        _message(1, _message(1, token.encode()) + _float(2, score) + _number(3, kind))
-        for token, score, kind in zip(tokens, scores, kinds, strict=True)
-    )
-    ids = {name: _token_id(metadata, name, path) for name in ("bos", "eos", "padding")}
-    trainer = _number(3, 2) + _number(4, len(tokens)) + _number(35, _BYTE in kinds) + _number(40, kinds.index(_UNKNOWN))
-    for field, name in ((41, "bos"), (42, "eos"), (43, "padding")):
-        trainer += _number(field, 2**64 - 1 if ids[name] is None else ids[name])  # -1 is none
-    prefix = _flag(metadata, "add_space_prefix", True, path)
-    normalizer = _message(1, b"identity") + _number(3, prefix) + _number(4, 0) + _number(5, 1)
-    (target / "tokenizer.model").write_bytes(pieces + _message(2, trainer) + _message(3, normalizer))
+    from sentencepiece import sentencepiece_model_pb2
 
-
-def _varint(value: int) -> bytes:
-    out = b""
-    while value > 0x7F:
-        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
-    return out + bytes([value])
-
-
-def _number(field: int, value: int | None) -> bytes:
-    return _varint(field << 3) + _varint(int(value or 0))
-
-
-def _float(field: int, value: float) -> bytes:
-    import struct
-
-    return _varint(field << 3 | 5) + struct.pack("<f", value)
-
-
-def _message(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    for token, score, kind in zip(tokens, scores, kinds, strict=True):
+        model.pieces.add(piece=token, score=score, type=kind)
+    model.trainer_spec.model_type = 2  # byte-pair encoding
+    model.trainer_spec.vocab_size = len(tokens)
+    model.trainer_spec.byte_fallback = _BYTE in kinds
+    model.trainer_spec.unk_id = kinds.index(_UNKNOWN)
+    for field, name in (("bos_id", "bos"), ("eos_id", "eos"), ("pad_id", "padding")):
+        found = _token_id(metadata, name, path)
+        setattr(model.trainer_spec, field, -1 if found is None else found)
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = _flag(metadata, "add_space_prefix", True, path)
+    model.normalizer_spec.remove_extra_whitespaces = False
+    (target / "tokenizer.model").write_bytes(model.SerializeToString())

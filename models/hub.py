@@ -16,8 +16,8 @@ def resolve(path: str | Path) -> Path:
     """The directory or file of a checkpoint.
 
     Args:
-      path: a local path, which wins; "package:NAME" for the weights that an installed distribution carries; or a hub name
-        such as "Qwen/Qwen2.5-7B-Instruct", fetched from the hub or taken from its local copy.
+      path: a local path, which wins; "package:NAME" for the weights in an installed package; or a hub name such as
+        "Qwen/Qwen2.5-7B-Instruct", fetched from the hub or taken from its local copy.
 
     Raises:
       FileNotFoundError: neither a local path nor on the hub, the hub is out of reach, or no such package.

@@ -19,8 +19,8 @@ def open_source(path: str | Path) -> WeightSource:
     """The checkpoint at a path; nothing of it is read yet.
 
     Args:
-      path: a GGUF file, a directory with Hugging Face's files or one that `models.checkpoint.save_orbax` wrote, or a name
-        that `models.hub.resolve` finds: of an installed package, or on the Hugging Face hub.
+      path: a GGUF file, a directory with Hugging Face's files, one that `models.checkpoint.save_orbax` wrote, or a name
+        of an installed package or on the Hugging Face hub (`models.hub.resolve`).
 
     Raises:
       FileNotFoundError: neither a path nor on the hub, or the hub is out of reach, or no such package.

@@ -1,7 +1,8 @@
-"""A GGUF file of llama.cpp: configuration, tokenizer and tensors of a LLaMA or Qwen model in one file, or in its parts."""
+"""A GGUF file of llama.cpp: configuration, tokenizer and tensors of a LLaMA or Qwen model, in one file or several."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,6 +197,9 @@ def _rope(value: Any, frequencies: GGUFTensor | None, path: Path) -> dict[str, A
         "beta_fast": value("rope.scaling.yarn_beta_fast"),
         "beta_slow": value("rope.scaling.yarn_beta_slow"),
     }
+    scale = value("rope.scaling.attn_factor")  # llama.cpp multiplies the scale of YaRN with it
+    if isinstance(scale, float) and isinstance(factor, float) and factor >= 1:
+        settings["attention_factor"] = scale * (0.1 * math.log(factor) + 1)
     return {name: setting for name, setting in settings.items() if setting is not None}
 
 
@@ -210,7 +214,7 @@ def _check_frequencies(frequencies: GGUFTensor | None, config: ModelConfig, path
     plain = inverse_frequencies(RopeConfig(theta=config.rope.theta), config.head_dim)
     ours = plain / inverse_frequencies(config.rope, config.head_dim)
     if stated.shape != ours.shape or not np.allclose(stated, ours, rtol=1e-3):
-        raise ValueError(f"{path}: {_FREQUENCIES} stretches rotary positions otherwise than LLaMA-3.1, which is supported")
+        raise ValueError(f"{path}: {_FREQUENCIES} is not that of LLaMA-3.1 or 3.2; no other is supported")
 
 
 def claim(path: Path) -> WeightSource | None:

@@ -16,8 +16,7 @@ import contextlib
 import copy
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ class Peer:
     """A checkpoint in transformers.
 
     Args:
-      directory: the checkpoint.
+      source: arguments of from_pretrained that name the checkpoint (WeightSource.for_transformers).
       dtype: name of the weights' dtype, such as "float32".
       device: of torch, "cpu" or "cuda".
 
@@ -73,21 +72,21 @@ class Peer:
       ValueError: transformers cannot load the checkpoint.
     """
 
-    def __init__(self, directory: Path, dtype: str, device: str):
+    def __init__(self, source: Mapping[str, str], dtype: str, device: str):
         import torch
         import transformers
 
         self.device = device
         transformers.utils.logging.disable_progress_bar()
         try:
-            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            settings: dict[str, Any] = dict(**source, local_files_only=True, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(**settings)
             model_class = _continuing(transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
-            settings = dict(local_files_only=True, trust_remote_code=False)
-            model = model_class.from_pretrained(directory, **settings, dtype=getattr(torch, dtype))
+            model = model_class.from_pretrained(**settings, dtype=getattr(torch, dtype))
         except Exception as error:  # transformers, safetensors and torch each have their own
-            cause = " ".join(str(error).split())[:300]
+            cause, said = " ".join(str(error).split())[:300], " ".join(source.values())
             raise ValueError(
-                f"transformers cannot load {directory} ({type(error).__name__}: {cause}); --nopeers leaves it out"
+                f"transformers cannot load {said} ({type(error).__name__}: {cause}); --nopeers leaves it out"
             ) from None
         model.generation_config = transformers.GenerationConfig()  # no stop id, no sampling
         self.model = model.to(device).eval()

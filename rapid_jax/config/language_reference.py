@@ -30,8 +30,8 @@ def document(room: int, count: Callable[[str], int]) -> str:
     needed = count(topics[_TOPIC] + _BETWEEN)
     if room < needed:
         raise ValueError(
-            f"the model has room for a document of {room} tokens, the default one needs {needed} at least: give a document "
-            f"and a question of your own"
+            f"the model has room for a document of {room} tokens, the default one needs {needed} at least: "
+            "give a document and a question of your own"
         )
     free, chosen = room - needed, {_TOPIC}
     for name in sorted(topics):

@@ -19,7 +19,7 @@ def model(make_tiny_checkpoint):
 def peer(model):
     from rapid_jax.benchmarking.peers import Peer
 
-    return Peer(model.path, "float32", "cpu")
+    return Peer({"pretrained_model_name_or_path": str(model.path)}, "float32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -65,4 +65,4 @@ def test_a_checkpoint_that_transformers_cannot_load_is_one_line(tmp_path):
     from rapid_jax.benchmarking.peers import Peer
 
     with pytest.raises(ValueError, match="transformers cannot load .*--nopeers"):
-        Peer(tmp_path, "float32", "cpu")
+        Peer({"pretrained_model_name_or_path": str(tmp_path)}, "float32", "cpu")
