@@ -4,8 +4,9 @@
     python -m launch.generate --method=lc,rag,rapid,hd --output=out.jsonl
     python -m launch.generate --config=configs/llama31_8b.py --target=PATH --context_file=FILE --query=QUESTION
 
-Without flags: the embedded model, document and question. A flag such as --gamma wins over the config file. Answers and
-the table go to standard output, progress and warnings to standard error. Exit status 0, 2 (a wrong flag) or 1.
+Without flags: the embedded model, document and question; another target reads the reference of the Python language. A
+flag such as --gamma wins over the config file. Answers and the table go to standard output, progress and warnings to
+standard error. Exit status 0, 2 (a wrong flag) or 1.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from launch import cli, config_flag, distributed
-from rapid_jax.config import EngineConfig, embedded
+from rapid_jax.config import EngineConfig, embedded, language_reference
 from rapid_jax.config.methods import METHODS
 
 if TYPE_CHECKING:
     from rapid_jax.engine.answer import Answer
+    from rapid_jax.engine.engine import Engine
 
-_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
+_TARGET = flags.DEFINE_string(
+    "target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name."
+)
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _CONTEXT = flags.DEFINE_string("context_file", None, "The document, a UTF-8 text file, or - for standard input.")
 _QUERY = flags.DEFINE_string("query", None, "The question.")
@@ -60,10 +64,12 @@ flags.adopt_module_key_flags(distributed)
 @distributed.joined()
 def main() -> None:
     """Checks everything that is quick to check, then loads, reads, asks and prints."""
-    config, methods, query = _engine_config(), config_flag.methods(_METHOD), _query()
+    config, methods = _engine_config(), config_flag.methods(_METHOD)
+    default = embedded.is_own(config.target)
+    query, reference = _query(default)
     if _OUTPUT.value is not None:
         distributed.check_writable("output", _OUTPUT.value)
-    text = distributed.from_main(_document)
+    text = distributed.from_main(_document) if default or _CONTEXT.value is not None else None
 
     from launch import printing
     from rapid_jax.engine.engine import Engine
@@ -76,8 +82,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
+        if text is None:
+            text = distributed.from_main(lambda: _language_reference(engine))
         document = engine.read(text, prefill=False, progress=progress)
-        reference = embedded.reference_answer(query) if _CONTEXT.value is None else None
         printing.print_header(engine, document, query, reference)
         for method in methods:
             printing.print_method(method.name)
@@ -115,14 +122,27 @@ def _engine_config() -> EngineConfig:
         raise cli.UsageError(str(e)) from e
 
 
-def _query() -> str:
-    if _QUERY.value is not None:
-        if not _QUERY.value.strip():
-            raise cli.UsageError("--query is empty; ask something about the document")
-        return _QUERY.value
+def _query(default: bool) -> tuple[str, str | None]:
+    """The question, and the reference answer where it is one about a document that is there by default."""
+    given = _QUERY.value
+    if given is not None and not given.strip():
+        raise cli.UsageError("--query is empty; ask something about the document")
     if _CONTEXT.value is not None:
-        raise cli.UsageError("--context_file without --query; ask something about the document")
-    return embedded.default_question()
+        if given is None:
+            raise cli.UsageError("--context_file without --query; ask something about the document")
+        return given, None
+    if default:
+        question = embedded.default_question() if given is None else given
+        return question, embedded.reference_answer(question)
+    if given is None:
+        return language_reference.QUESTION, language_reference.ANSWER
+    return given, None
+
+
+def _language_reference(engine: Engine) -> str:
+    """As much of the default document of a model of the user's own as it has room for."""
+    tokenizer = engine.target.tokenizer
+    return language_reference.document(engine.document_room(), lambda text: len(tokenizer.encode(text)))
 
 
 def _document() -> str:

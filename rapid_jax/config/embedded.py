@@ -72,6 +72,11 @@ def checkpoint(name: str) -> str:
     return path
 
 
+def is_own(target: str) -> bool:
+    """Whether a target is one of the embedded models."""
+    return not target or Path(target).parts[:1] == (_NAME,) or ASSETS in Path(target).resolve().parents
+
+
 def with_databases(config: HierarchyConfig) -> HierarchyConfig:
     """The configuration with the embedded model's own databases where it names none."""
     own: dict[str, Any] = {

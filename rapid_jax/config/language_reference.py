@@ -33,10 +33,14 @@ def document(room: int, count: Callable[[str], int]) -> str:
             f"the model has room for a document of {room} tokens, the default one needs {needed} at least: "
             "give a document and a question of your own"
         )
-    free, chosen = room - needed, {_TOPIC}
+    free, chosen = room - needed, [_TOPIC]
     for name in sorted(topics):
         size = count(topics[name] + _BETWEEN)
-        if name not in chosen and size <= free:
+        if name != _TOPIC and size <= free:
             free -= size
-            chosen.add(name)
-    return _BETWEEN.join(topics[name] for name in sorted(chosen))
+            chosen.append(name)
+    while True:  # a token may lie across two topics, so that the whole has a few more or fewer than the sum
+        text = _BETWEEN.join(topics[name] for name in sorted(chosen))
+        if count(text) <= room or len(chosen) == 1:
+            return text
+        chosen.pop()

@@ -228,6 +228,14 @@ class Engine:
         if not document.read_by(self.target):
             raise ValueError(f"{name} must be a document that this engine has read, got one of another engine's")
 
+    def document_room(self) -> int:
+        """Tokens that a document may have with the config's prompt, so that none of it is left out.
+
+        Raises:
+          ValueError: none; says what to change.
+        """
+        return self._document_limit(len(Prompt(self.target.tokenizer, self.config.prompt, self.config.chat).head()))
+
     def _document_limit(self, head: int) -> int:
         """Tokens that a document may have behind a head of so many tokens."""
         config = self._session.config

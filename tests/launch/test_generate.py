@@ -265,3 +265,12 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(program):
     done = subprocess.run(**options, shell=True)
     assert done.stdout.startswith("target    ") and done.stdout.count("\n") == 1
     assert "Broken pipe" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_target_of_ones_own_reads_the_language_reference(launch, make_tiny_checkpoint):
+    """The made archive means nothing to a real model."""
+    target = make_tiny_checkpoint(max_position=2048)
+    outcome = launch("generate", f"--target={target}", "--method=lc", "--max_new_tokens=4")
+    assert outcome.status == 0, outcome.err
+    assert "question  What happens when a pass statement is executed" in outcome.out
+    assert "left out" not in outcome.out and "reference answer:\nWhen a pass statement is executed" in outcome.out
