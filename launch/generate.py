@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from rapid_jax.engine.answer import Answer
     from rapid_jax.engine.engine import Engine
 
-_TARGET = flags.DEFINE_string(
-    "target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name."
-)
+_TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _CONTEXT = flags.DEFINE_string("context_file", None, "The document, a UTF-8 text file, or - for standard input.")
 _QUERY = flags.DEFINE_string("query", None, "The question.")
