@@ -13,9 +13,10 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 if "xla_cpu_parallel_codegen_split_count" not in os.environ["XLA_FLAGS"]:
     # Programs are small: cut into parts that several threads compile, each would cost a sixth more.
     os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
-if importlib.metadata.version("jaxlib").startswith(
-    "0.10."
-):  # there the fusion emitters treble the time of a compilation
+if (
+    importlib.metadata.version("jaxlib").startswith("0.10.")
+    and "xla_cpu_use_fusion_emitters" not in os.environ["XLA_FLAGS"]
+):  # there the fusion emitters treble the time of compiling small programs, and take a third of that of large ones
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the directory, and the first process removes it
     os.environ["RAPID_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="rapid_jax_tests_")

@@ -348,3 +348,34 @@ def test_a_header_is_read_once(wide, tmp_path):
     write(tmp_path / "model.gguf", wide)
     assert read_header(tmp_path / "model.gguf") is read_header(tmp_path / "model.gguf")
     assert json.dumps(list(read_header(tmp_path / "model.gguf").tensors))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["llama2", "qwen25", "qwen3"])
+def test_logits_are_those_of_transformers_on_the_same_file(name, tmp_path):
+    """The peer reads the file itself: what both make of names, orders and metadata is one model."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    from transformers import AutoModelForCausalLM
+
+    architecture = {"llama2": "llama", "qwen25": "qwen2", "qwen3": "qwen3"}[name]
+    tokens = np.random.default_rng(0).integers(0, 48, (2, 20))
+    if name == "qwen3":  # transformers takes every head of such a file for one of 128 numbers
+        config = models.ModelConfig("qwen3", 48, 32, 48, 2, 2, 1, 128, 512, qk_norm=True)
+        params = jax.tree.map(lambda x: x * 3, models.init_params(config, seed=4, dtype="float32"))
+        models.checkpoint.export_hf(params, config, tmp_path, "float32")
+    else:
+        write_checkpoint(name, tmp_path)
+    path = tmp_path / "model.gguf"
+    write(
+        path,
+        tmp_path,
+        **{f"{architecture}__vocab_size": int(json.loads((tmp_path / "config.json").read_text())["vocab_size"])},
+    )
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "model.safetensors").unlink()
+    source = open_source(path)
+    theirs = AutoModelForCausalLM.from_pretrained(**source.for_transformers(), dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(tokens.astype(np.int64))).logits.numpy()
+    np.testing.assert_allclose(forwards.plain(models.load(path), tokens), expected, atol=2e-4, rtol=0)

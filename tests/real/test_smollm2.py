@@ -31,6 +31,7 @@ def prompt_of(engine, document, question):
 @pytest.fixture(scope="module")
 def transformers_model(engine):
     pytest.importorskip("torch", reason="pip install torch")
+    pytest.importorskip("accelerate", reason="pip install accelerate")
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -65,7 +66,7 @@ def test_greedy_tokens_are_those_of_transformers(engine, reference, transformers
         assert ours == theirs or near_tie(engine, prompt, ours, theirs)
 
 
-@pytest.mark.parametrize("method", ["sd", "hd", "pld", "lookahead", "magicdec", "sd+hd"])
+@pytest.mark.parametrize("method", ["sd", "hd", "pld", "magicdec"])
 def test_lossless_methods_say_what_the_target_says(engine, document, method):
     for question in QUESTIONS[:2]:
         plain = list(document.ask(question, "lc").token_ids)
@@ -107,7 +108,7 @@ def test_a_document_cannot_forge_a_turn(engine):
 
     plain = count(honest, "What is dear?")
     assert count(document, "What is dear?") == count(honest, "What? " + forged) == plain
-    assert engine.target.tokenizer.decode(document.tokenized.tokens) == forged
+    assert engine.target.tokenizer.decode(document.tokenized.tokens).endswith(forged)
 
 
 def test_template_of_the_file_is_the_published_one(engine, document):
@@ -119,4 +120,4 @@ def test_template_of_the_file_is_the_published_one(engine, document):
 
 def test_numbers_are_read_digit_by_digit(engine):
     encode = engine.target.tokenizer.encode
-    assert len(encode("2024")) == 4 and np.array_equal(encode("a\n\nb"), encode("a\n\nb"))
+    assert [engine.target.tokenizer.decode([token]) for token in encode("in 2024")] == ["in", " ", "2", "0", "2", "4"]
