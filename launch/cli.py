@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from rapid_jax.evaluation.writing import encoded, naming
+
+if TYPE_CHECKING:
+    from rapid_jax.decoding.programs import Programs
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -250,6 +253,46 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield show.update
     finally:
         show.close()
+
+
+@contextlib.contextmanager
+def showing_compilation(programs: Programs) -> Iterator[None]:
+    """Says on standard error that a program is compiled while it is: on a terminal at once, elsewhere now and then."""
+    show = _Line("compiling") if sys.stderr.isatty() else _Compilations()
+    programs.on_compile = show
+    try:
+        yield
+    finally:
+        programs.on_compile = lambda begins: None
+
+
+class _Line:
+    """A line on a terminal that is there for a while."""
+
+    def __init__(self, text: str):
+        self._text = text
+        self._bar: Any = None
+
+    def __call__(self, begins: bool) -> None:
+        from tqdm import tqdm
+
+        if begins:
+            self._bar = tqdm(desc=self._text, bar_format="{desc} ...", leave=False)
+        elif self._bar is not None:
+            self._bar.close()
+
+
+class _Compilations:
+    """A line now and then where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._last, self._count = time.monotonic(), 0
+
+    def __call__(self, begins: bool) -> None:
+        self._count += begins
+        if begins and time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            sys.stderr.write(f"compiling: program {self._count}\n")
 
 
 class _Bar:

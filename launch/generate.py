@@ -80,6 +80,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
+        stack.enter_context(cli.showing_compilation(engine.session.programs))
         if text is None:
             text = distributed.from_main(lambda: _language_reference(engine))
         document = engine.read(text, prefill=False, progress=progress)

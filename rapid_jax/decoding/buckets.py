@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from models.sharding import MIN_CHUNK
+_LEAST = 64  # tokens of the shortest forward of a prefill, where a chunk has as many
+
+
+def forward_bucket(tokens: int, chunk: int) -> int:
+    """The size of a forward that reads the rest of a prompt: 64 times a power of four, at most a chunk.
+
+    Prompts of every length then need few programs. The rows that are computed for nothing cost less than a compilation.
+    """
+    size = _LEAST
+    while size < tokens:
+        size *= 4
+    return min(size, chunk)
 
 
 def token_bucket(tokens: int, *, minimum: int = 16) -> int:
@@ -18,12 +29,12 @@ def context_bucket(tokens: int, chunk: int) -> int:
       chunk: tokens of a prefill chunk, a power of two.
     """
     if tokens <= chunk:
-        return token_bucket(tokens, minimum=MIN_CHUNK)
+        return forward_bucket(tokens, chunk)
     step = max(chunk, token_bucket(tokens) // 16)
     return -(-tokens // step) * step
 
 
 def chunk_sizes(tokens: int, chunk: int) -> list[int]:
-    """Sizes of the forwards that prefill `tokens`: whole chunks, then one power of two that holds the rest."""
+    """Sizes of the forwards that prefill `tokens`: whole chunks, then one that holds the rest."""
     whole, rest = divmod(tokens, chunk)
-    return [chunk] * whole + ([min(chunk, token_bucket(rest, minimum=MIN_CHUNK))] if rest else [])
+    return [chunk] * whole + ([forward_bucket(rest, chunk)] if rest else [])

@@ -26,12 +26,14 @@ class Programs:
       count: programs compiled so far, those that have gone included.
       compiled: executables by function, static arguments and argument shapes, the latest used last.
       most: executables that are kept.
+      on_compile: called with True before a program is compiled and with False behind it.
     """
 
     compile_seconds: float = 0.0
     count: int = 0
     compiled: dict[Hashable, Program] = dataclasses.field(default_factory=dict)
     most: int = MOST
+    on_compile: Callable[[bool], None] = lambda begins: None
     _lock: threading.RLock = dataclasses.field(default_factory=threading.RLock, repr=False)
 
     def timed(self, function: Callable[[], T]) -> tuple[T, float]:
@@ -67,7 +69,11 @@ class Programs:
             program = self.compiled.pop(key, None)
             if program is None:
                 start = time.perf_counter()
-                program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
+                self.on_compile(True)
+                try:
+                    program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
+                finally:
+                    self.on_compile(False)
                 self.count += 1
                 self.compile_seconds += time.perf_counter() - start
             self.compiled[key] = program

@@ -39,7 +39,7 @@ def on_two_hosts(name, *flags, own=((), ()), directories=(ROOT, ROOT)):
 
 def messages(text):
     """Lines of standard error, progress of a slow machine left out."""
-    return [line for line in text.splitlines() if not line.startswith(("prefill: ", "loading: "))]
+    return [line for line in text.splitlines() if not line.startswith(("prefill: ", "loading: ", "compiling: "))]
 
 
 @pytest.mark.parametrize(

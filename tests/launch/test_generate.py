@@ -62,7 +62,7 @@ def plain(ask):
 
 def messages(text):
     """Lines of standard error, progress of a slow machine left out."""
-    return [line for line in text.splitlines() if not line.startswith(("prefill: ", "loading: "))]
+    return [line for line in text.splitlines() if not line.startswith(("prefill: ", "loading: ", "compiling: "))]
 
 
 @pytest.fixture

@@ -36,8 +36,16 @@ def test_at_most_an_eighth_or_a_chunk_of_a_context_stays_free(tokens, chunk):
 def test_few_programs_cover_all_lengths(chunk):
     """Each size is a compilation."""
     sizes = {size for tokens in range(1, 5 * chunk, max(chunk // 64, 1)) for size in chunk_sizes(tokens, chunk)}
-    assert len(sizes) <= (chunk // 32).bit_length()
+    assert len(sizes) <= max((chunk // 32).bit_length() // 2 + 1, 1)
     assert len({context_bucket(tokens, chunk) for tokens in range(64 * chunk, 128 * chunk, chunk)}) <= 18
+
+
+def test_short_prompts_of_every_length_need_six_prefill_programs():
+    """A benchmark of short questions would compile at every second one."""
+    programs = set()
+    for tokens in range(20, 1600):
+        programs |= {(size, context_bucket(tokens, 1024)) for size in chunk_sizes(tokens, 1024)}
+    assert programs == {(64, 64), (256, 256), (1024, 1024), (1024, 2048), (64, 2048), (256, 2048)}
 
 
 def test_nothing_to_read_needs_no_forward():
@@ -49,5 +57,5 @@ def test_sizes_by_hand():
     """Examples a reader can check."""
     assert [token_bucket(n) for n in (0, 1, 16, 17, 64, 65)] == [16, 16, 16, 32, 64, 128]
     assert chunk_sizes(1393, 512) == [512, 512, 512]
-    assert chunk_sizes(1030, 512) == [512, 512, 32]
-    assert [context_bucket(n, 512) for n in (5, 33, 512, 513, 100_000)] == [32, 64, 512, 1024, 106_496]
+    assert chunk_sizes(1030, 512) == [512, 512, 64]
+    assert [context_bucket(n, 512) for n in (5, 33, 512, 513, 100_000)] == [64, 64, 512, 1024, 106_496]
