@@ -2,11 +2,12 @@
 
     python -m launch.plan --preset=llama31_8b --topology=v5e:2x4 --context=131072 --method=rapid
     python -m launch.plan --preset=llama31_70b --topology=v5e:4x4 --context=131072 --json=plan.json
+    python -m launch.plan --target=model.gguf --topology=v5e:2x2 --context=8192
     python -m launch.plan --measure --context=16384
 
 Compiles the prefill chunk and the decoding steps that the Engine runs, for that slice (minutes for 80 layers), and
 prints for one chip memory, work and seconds by the roofline, collectives, and the speeds to expect. --measure checks
-the same cost model on this machine with the embedded model. The first two need libtpu, the TPU's compiler.
+the same cost model on this machine with the embedded model. All but the last need libtpu, the TPU's compiler.
 
 Tables go to standard output. Exit status 0, 2 (a wrong flag) or 1 (also where the configuration does not fit).
 """
@@ -34,6 +35,7 @@ _WEIGHT_KINDS, _KV_KINDS = ([_DTYPE, *filter(None, known)] for known in (formats
 _PLANNED = ("lc", "rag", "sd", "rapid")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
+_TARGET = flags.DEFINE_string("target", None, "A checkpoint in the place of --preset; its weights are not read.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "CHIP:SHAPE of a slice, such as v5e:2x4 or v5p:2x2x1.")
 _CONTEXT = flags.DEFINE_integer("context", None, "Tokens of the document; 131072, or 16384 with --measure.", 64, 2**24)
 _BATCH = flags.DEFINE_integer("batch", 1, "Rows decoded together; all ask about the one document.", 1)
@@ -65,13 +67,9 @@ def main() -> None:
 
 
 def _plan(method: Method) -> None:
-    from models.registry import PRESETS
     from rapid_jax.planning import fits, topology
 
-    if _PRESET.value not in PRESETS:
-        said = "" if _PRESET.value is None else f", not {_PRESET.value!r}"
-        raise cli.UsageError(f"--preset must be one of {', '.join(PRESETS)}{said}")
-    config = PRESETS[_PRESET.value]
+    name, config = _model()
     if _CHUNK.value & (_CHUNK.value - 1):
         raise cli.UsageError(f"--chunk must be a power of two, got {_CHUNK.value}")
     try:
@@ -107,7 +105,7 @@ def _plan(method: Method) -> None:
     )
     workload = programs.Workload(_CONTEXT.value or 131_072, _BATCH.value, _GAMMA.value, _CHUNK.value, _NEW_TOKENS.value)
     copy = f", drafter {plan.drafter.weights}" if plan.drafter is not plan else ""
-    print_line(f"model     {_PRESET.value}, weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}")
+    print_line(f"model     {name}, weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}")
     print_line(f"slice     {piece.name}, mesh (data, context, model) = {shape}")
     passages = f", the drafter reads {workload.retrieved:,}" if method.retrieves else ""
     print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
@@ -129,7 +127,7 @@ def _plan(method: Method) -> None:
     shown += [tables.collectives_table(predicted), tables.speed_table(predicted)]
     _print("Figures of one chip", *shown)
     if _JSON.value is not None:
-        about = {"preset": _PRESET.value, **tables.to_dict(predicted, piece.name)}
+        about = {"preset" if _TARGET.value is None else "target": name, **tables.to_dict(predicted, piece.name)}
         _write_json(_JSON.value, about)
 
 
@@ -160,8 +158,10 @@ def _measure(method: Method) -> None:
 
     if not method.drafts_from_passages:
         raise cli.UsageError(f"--measure compares a method that drafts with lc, not {method.name}")
-    if _PRESET.value is not None or _MESH.value is not None:
-        raise cli.UsageError("--measure takes the embedded model on one device: leave --preset and --mesh out")
+    if any(flag.value is not None for flag in (_PRESET, _TARGET, _MESH)):
+        raise cli.UsageError(
+            "--measure takes the embedded model on one device: leave --preset, --target and --mesh out"
+        )
     cli.use_compilation_cache()
     config = benchmark_config(
         EngineConfig.from_mapping(archivist.get_config().to_dict()),
@@ -186,6 +186,22 @@ def _print(heading: str, *tables: Table) -> None:
     from launch.printing import print_tables
 
     print_tables(heading, tables)
+
+
+def _model() -> tuple[str, ModelConfig]:
+    """Name and numbers of the model that is planned for."""
+    from models.checkpoint import read_config
+    from models.registry import PRESETS
+    from rapid_jax.config import embedded
+
+    if _TARGET.value is not None:
+        if _PRESET.value is not None:
+            raise cli.UsageError("--preset and --target both name a model: leave one of them out")
+        return _TARGET.value, read_config(embedded.checkpoint(_TARGET.value))
+    if _PRESET.value not in PRESETS:
+        said = "" if _PRESET.value is None else f", not {_PRESET.value!r}"
+        raise cli.UsageError(f"--preset must be one of {', '.join(PRESETS)}{said}; or give a checkpoint as --target")
+    return _PRESET.value, PRESETS[_PRESET.value]
 
 
 def _method() -> Method:

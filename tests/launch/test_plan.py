@@ -32,6 +32,10 @@ def plan(launch):
         (["--preset=llama31_8b", "--weights=int8", "--drafter_weights=bfloat16"], "--drafter_weights"),
         (["--measure", "--method=lc"], "compares a method that drafts"),
         (["--measure", "--preset=llama31_8b"], "leave --preset"),
+        (["--measure", "--target=assets/archivist"], "leave --preset"),
+        (["--preset=llama31_8b", "--target=assets/archivist"], "leave one of them out"),
+        (["--target=no/such/model"], "no/such/model"),
+        (["--target=assets/archivist", "--mesh=1,1,8"], "model must divide 4 key-value heads"),
         (["--preset=llama31_8b", "--json=/nowhere/at/all.json"], "there is no directory"),
     ],
 )
@@ -69,6 +73,14 @@ def test_a_plan_prints_its_tables_and_writes_its_figures(plan, tmp_path):
     figures = json.loads(file.read_text())
     assert figures["memory"]["peak"] > figures["memory"]["weights"] > 0
     assert [one["acceptance"] for one in figures["speeds"]] == [0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+@needs_compiler
+def test_a_checkpoint_is_planned_for_by_its_metadata(plan):
+    """Before its weights are downloaded to every host."""
+    outcome = plan("--target=assets/archivist", "--topology=v5e:2x2", "--context=4096", "--method=lc")
+    assert outcome.status == 0, outcome.err
+    assert "model     assets/archivist, weights bfloat16" in outcome.out
 
 
 @pytest.mark.slow
