@@ -159,9 +159,7 @@ def _measure(method: Method) -> None:
     if not method.drafts_from_passages:
         raise cli.UsageError(f"--measure compares a method that drafts with lc, not {method.name}")
     if any(flag.value is not None for flag in (_PRESET, _TARGET, _MESH)):
-        raise cli.UsageError(
-            "--measure takes the embedded model on one device: leave --preset, --target, --mesh out"
-        )
+        raise cli.UsageError("--measure takes the embedded model on one device: leave --preset, --target, --mesh out")
     cli.use_compilation_cache()
     config = benchmark_config(
         EngineConfig.from_mapping(archivist.get_config().to_dict()),

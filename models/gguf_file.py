@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 MAGIC = b"GGUF"
@@ -27,7 +26,7 @@ _MOST_AXES = 4
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-_PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_PLAIN = {"F32": np.float32, "F16": np.float16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +65,10 @@ def _numbers(rows: np.ndarray, kind: str) -> np.ndarray:
     """Rows of bytes as numbers."""
     if kind in _PLAIN:
         return rows.view(_PLAIN[kind])
+    if kind == "BF16":
+        import jax.numpy as jnp  # a header is read without JAX
+
+        return rows.view(np.dtype(jnp.bfloat16))
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
