@@ -273,6 +273,7 @@ def test_random_weights_without_drafts_need_no_rate(measure):
     assert [row["method"] for row in rows] == ["lc", "rag"]  # draft lengths change nothing: one cell
 
 
+@pytest.mark.slow
 def test_random_weights_are_split_over_a_mesh(measure):
     """A preset that needs several devices must not be made on one."""
     flags = ("--methods=lc,sd", "--gammas=2", "--new_tokens=4", "--acceptance=0.5", "--config.mesh=1,1,2")

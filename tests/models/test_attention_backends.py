@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.attention import Segment, api, attend, flash_tpu, gpu, tpu, xla
+from tests.marks import slow
 
 INTERPRETED = {
     "tpu": functools.partial(tpu.attend_segment, interpret=jax.default_backend() != "tpu"),
@@ -95,7 +96,7 @@ def test_every_backend_in_bfloat16(backend, case):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    "case", ["decoding", "shared", "rows_of_their_own", "an_empty_row", "heads_in_several_steps", "prefill"]
+    "case", ["decoding", "shared", "rows_of_their_own", "an_empty_row", slow("heads_in_several_steps"), slow("prefill")]
 )
 @pytest.mark.parametrize("backend", INTERPRETED)
 def test_every_backend_reads_int8(backend, case, dtype):

@@ -18,6 +18,7 @@ from rapid_jax.databases import host_lookup
 from rapid_jax.databases.manifest import Manifest
 from rapid_jax.databases.shards import Shard
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup, lookup
+from tests.marks import slow
 from tests.rapid_jax.databases.reference import make_shard, plain_lookup
 
 VOCAB = 5
@@ -70,7 +71,7 @@ def check_both(shards, rows, count, **settings):
 
 @pytest.mark.parametrize(
     "num_shards, count, length, max_matches",
-    [(1, 7, 4, 5000), (1, 9, 3, 4), (3, 7, 4, 5000), (3, 4, 2, 5), (2, 1, 1, 1)],
+    [slow(1, 7, 4, 5000), slow(1, 9, 3, 4), slow(3, 7, 4, 5000), (3, 4, 2, 5), slow(2, 1, 1, 1)],
 )
 def test_random_corpora_are_looked_up_as_plain_python_does(num_shards, count, length, max_matches):
     """Ties, misses, ends of documents, ids that are none, and more matches than are looked at."""

@@ -57,7 +57,9 @@ def test_greedy_speculation_gives_the_tokens_of_the_target_alone(document, quest
     assert 0 < sum(a.acceptance.accepted for a in drafted) < sum(a.acceptance.tested for a in drafted)
 
 
-@pytest.mark.parametrize("options", [{}, dict(window=4096), dict(early_stop=True, first_candidates=2, eta=0)])
+@pytest.mark.parametrize(
+    "options", [{}, slow(dict(window=4096)), slow(dict(early_stop=True, first_candidates=2, eta=0))]
+)
 def test_the_target_alone_is_not_changed_by_drafts_over_its_window(
     document, questions, plain, assert_same_tokens, options
 ):
@@ -204,6 +206,7 @@ def test_self_speculation_holds_the_weights_once(engine):
     assert engine.drafter is engine.target
 
 
+@pytest.mark.slow
 def test_upward_speculation_with_a_larger_drafter(
     make_tiny_checkpoint, engine_config, engine, document_text, questions, plain, assert_same_tokens
 ):
@@ -247,7 +250,7 @@ def test_truncation_is_refused_where_it_is_an_error(reconfigured, document_text)
         reconfigured(max_context_tokens=400, truncation="error").read(document_text)
 
 
-@pytest.mark.parametrize("method", ["rapid", "sd", "rag", "rapid+hd"])
+@pytest.mark.parametrize("method", ["rapid", slow("sd"), "rag", slow("rapid+hd")])
 def test_a_question_on_which_the_document_has_nothing_can_leave_the_context_empty(
     reconfigured, document_text, questions, method
 ):
@@ -424,6 +427,7 @@ def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, d
     assert on_mesh.ask(questions[3], "lc").token_ids == document.ask(questions[3], "lc").token_ids
 
 
+@pytest.mark.slow
 def test_weights_split_over_context_and_model(engine_config, document_text, document, questions):
     """Every weight over all eight devices of a (1, 2, 4) mesh gives the tokens of one device."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(1, 2, 4)))

@@ -118,6 +118,7 @@ def test_a_draft_that_gains_nothing_is_not_made(engine, priced):
     assert kept.gamma == 1 and kept.speed_up < 1, "only the length rule may turn drafts off"
 
 
+@pytest.mark.slow
 def test_methods_without_a_drafting_model_are_left_alone(document, questions, priced):
     """lc, rag and databases have no such costs."""
     measured = priced(plain=1.0, draft=5.0)

@@ -15,6 +15,7 @@ from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy, first_distinct
 from rapid_jax.hierarchy.setup import make_row_databases
+from tests.marks import quick, slow
 
 VOCAB = 8
 WARPINGS = {"greedy": dict(temperature=0.0), "sampled": dict(), "warped": dict(temperature=0.7, top_k=5, top_p=0.9)}
@@ -62,8 +63,8 @@ def rows_of(report):
     return [row[:count].tolist() for row, count in zip(report.output, report.num_tokens, strict=True)]
 
 
-@pytest.mark.parametrize("warping", WARPINGS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("warping", quick(WARPINGS, "greedy", "sampled"))
+@pytest.mark.parametrize("shape", quick(SHAPES, "paper"))
 def test_tokens_are_those_of_plain_decoding(lab, shape, warping):
     """Lossless from the first step, and more than that: with one seed the very tokens, sampled ones too."""
     report = hd(lab, make_hierarchy(**SHAPES[shape]), lab.questions, WARPINGS[warping])
@@ -75,7 +76,9 @@ def test_tokens_are_those_of_plain_decoding(lab, shape, warping):
     assert (counters.accepted <= counters.tested).all() and (counters.tested <= counters.proposed).all()
 
 
-@pytest.mark.parametrize("databases", [("history",), ("context",), ("model",), ("model", "history", "context")])
+@pytest.mark.parametrize(
+    "databases", [slow(("history",)), slow(("context",)), slow(("model",)), ("model", "history", "context")]
+)
 def test_any_databases_in_any_order(lab, databases):
     """Prompt lookup, Lookahead and each database alone are configurations of one drafter."""
     report = hd(lab, make_hierarchy(databases, lookahead=7 if databases == ("context",) else 0), lab.questions, {})
@@ -169,7 +172,7 @@ class Assisted:
         return model, state, memory
 
 
-@pytest.mark.parametrize("warping", WARPINGS)
+@pytest.mark.parametrize("warping", quick(WARPINGS, "sampled"))
 def test_an_assisted_draft_is_the_sequential_one(lab, warping):
     """The same tokens with the same keys, the same q, the same cache."""
     both = Assisted(lab, candidates=3, length=3, ngram=3)
@@ -201,8 +204,8 @@ def test_what_stands_in_the_passages_is_drafted_in_fewer_forwards(lab):
     assert (assisted.forwards <= 2).all() and (plain.forwards == 5).all()
 
 
-@pytest.mark.parametrize("warping", ["greedy", "sampled"])
-@pytest.mark.parametrize("eta", [0.0, 5.0])
+@pytest.mark.parametrize("warping", [slow("greedy"), "sampled"])
+@pytest.mark.parametrize("eta", [slow(0.0), 5.0])
 def test_rapid_with_databases_says_what_rapid_says(lab, warping, eta):
     """The whole loop: other drafts, or a tail that lacks a token, would end in other tokens."""
     both = Assisted(lab, gamma=3, candidates=3, length=3, ngram=3)

@@ -23,8 +23,8 @@ def looking_up(engine):
     return reconfigured(engine, HierarchyConfig(candidates=3, length=4, ngram=3, window=3))
 
 
-@pytest.mark.parametrize("method", ["hd", "pld", "lookahead"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("method", ["hd", slow("pld"), slow("lookahead")])
+@pytest.mark.parametrize("temperature", [slow(0.0), 1.0])
 def test_databases_are_lossless(looking_up, document_text, questions, method, temperature):
     """The tokens of plain decoding, greedy and sampled with the same seed; a near-tie would show here as well."""
     document = looking_up.read(document_text)

@@ -63,6 +63,7 @@ def test_export_without_a_checkpoint_is_refused(tmp_path):
         loop.restore_parameters(MODEL, config(4), tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_the_loss_falls(rows):
     """Four updates on one batch."""
     training = config(4)

@@ -27,6 +27,7 @@ def test_a_grown_model_computes_what_it_grew_out_of():
     np.testing.assert_allclose(logits(LARGE, grown), logits(SMALL, params), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_was_added_can_learn():
     """With both projections of a layer at zero no gradient would ever reach it."""
     params = init_params(SMALL, seed=1, dtype="float32")
@@ -37,6 +38,7 @@ def test_what_was_added_can_learn():
     assert np.abs(gradient["layers_0"]["mlp"]["down_proj"]["weight"][:, SMALL.ffn_width :]).max() > 0
 
 
+@pytest.mark.slow
 def test_a_smaller_model_keeps_the_first_layers_and_units():
     params = init_params(LARGE, seed=1, dtype="float32")
     shrunk = resized(params, LARGE, SMALL, init_params(SMALL, seed=2, dtype="float32"))
