@@ -86,6 +86,8 @@ def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirector
         if not isinstance(template, str):
             raise ValueError(f"{path}: tokenizer.chat_template must be a text, got {shown(template)}")
         settings["chat_template"] = template
+    elif not _adds(metadata, "bos", path):
+        settings.pop("bos_token", None)  # a prompt without a template would begin with it
     target = Path(directory.name)
     if model == "gpt2":
         _write_byte_level(metadata, tokens, kinds, settings, target, path)
@@ -98,9 +100,7 @@ def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirector
             for i, kind in enumerate(kinds) if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN)
         }  # fmt: skip
         settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": True, "added_tokens_decoder": added}
-        settings |= {
-            f"add_{name}_token": _flag(metadata, f"add_{name}_token", name == "bos", path) for name in ("bos", "eos")
-        }
+        settings |= {f"add_{name}_token": _adds(metadata, name, path) for name in ("bos", "eos")}
     else:
         raise ValueError(f"{path}: a tokenizer of kind {shown(model)} is not supported; known: gpt2, llama")
     (target / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -139,6 +139,12 @@ def _flag(metadata: Mapping[str, Any], name: str, default: bool, path: Path) -> 
     return found
 
 
+def _adds(metadata: Mapping[str, Any], name: str, path: Path) -> bool:
+    """Whether texts begin with bos or end with eos; where the file does not say it, as llama.cpp assumes."""
+    by_default = metadata.get("tokenizer.ggml.model") == "llama" or metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS
+    return _flag(metadata, f"add_{name}_token", name == "bos" and by_default, path)
+
+
 def _write_byte_level(
     metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], named: Mapping[str, Any], target: Path, path: Path
 ) -> None:
@@ -146,13 +152,14 @@ def _write_byte_level(
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     split = metadata.get("tokenizer.ggml.pre")
-    if split not in _SPLITS:
+    if not isinstance(split, str) or split not in _SPLITS:
         known = ", ".join(_SPLITS)
         raise ValueError(
             f"{path}: tokenizer.ggml.pre {shown(split)} is not supported; known: {known}: convert the model anew"
         )
     merges = [tuple(merge.split(" ", 1)) for merge in _list(metadata, "merges", str, path)]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    # Unused tokens fill the embedding up; the published tokenizer has no such names.
+    vocabulary = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != _UNUSED}
     try:
         core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split in _WHOLE_WORDS))  # type: ignore[arg-type]
     except Exception as error:  # the library's own
@@ -181,8 +188,8 @@ def _write_byte_level(
             if kind in (_CONTROL, _USER_DEFINED) and token
         ]
     )
-    ends = {name: named.get(f"{name}_token") for name in ("bos", "eos")}
-    added = {n: t for n, t in ends.items() if t is not None and _flag(metadata, f"add_{n}_token", False, path)}
+    ends = {name: named.get(f"{name}_token") for name in ("bos", "eos") if _adds(metadata, name, path)}
+    added = {name: token for name, token in ends.items() if token in vocabulary}
     if added:
         before, after = ([f"{added[name]}:0"] if name in added else [] for name in ("bos", "eos"))
         single = " ".join([*before, "$A:0", *after])

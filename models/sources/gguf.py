@@ -122,7 +122,7 @@ def _config_json(metadata: Mapping[str, Any], tensors: Mapping[str, GGUFTensor],
       ValueError: an unknown architecture, a field that is missing, or a rotary setting that is not supported.
     """
     name = metadata.get("general.architecture")
-    if name not in _ARCHITECTURES:
+    if not isinstance(name, str) or name not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
         raise ValueError(f"{path}: architecture {shown(name)} is not supported; known: {known}")
 

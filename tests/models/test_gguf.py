@@ -100,18 +100,22 @@ def test_llama3_frequencies_become_its_stretch(wide, tmp_path):
         open_source(tmp_path / "odd.gguf").read_config()
 
 
-def byte_level(writer, pre="llama-bpe", **flags):
+TEMPLATE = "{% for m in messages %}<s>{{ m.content }}<|eot|>{% endfor %}"
+
+
+def byte_level(writer, pre="llama-bpe", *, unused=(), template=TEMPLATE, **flags):
     """The bytes, one merge, a control token and a chat template."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     tokens = ["<unk>", "<s>", "</s>", *sorted(ByteLevel.alphabet()), "he", "<|eot|>"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3, *[1] * 257, 3])
+    (writer.add_tokenizer_pre if isinstance(pre, str) else lambda p: writer.add_array("tokenizer.ggml.pre", p))(pre)
+    writer.add_token_list([*tokens, *unused])
+    writer.add_token_types([3, 3, 3, *[1] * 257, 3, *[5] * len(unused)])
     writer.add_token_merges(["h e"])
     writer.add_eot_token_id(len(tokens) - 1)
-    writer.add_chat_template("{% for m in messages %}<s>{{ m.content }}<|eot|>{% endfor %}")
+    if template:
+        writer.add_chat_template(template)
     for name, value in flags.items():
         writer.add_bool(f"tokenizer.ggml.{name}", value)
 
@@ -120,7 +124,7 @@ def byte_level(writer, pre="llama-bpe", **flags):
 def vocabulary(tmp_path_factory):
     """A directory of a model with as many tokens as `byte_level` has."""
     directory = tmp_path_factory.mktemp("vocabulary")
-    config = models.ModelConfig("llama", 261, 32, 32, 1, 2, 1, 16, 512, tie_embeddings=True, bos_id=1, eos_ids=(2,))
+    config = models.ModelConfig("llama", 262, 32, 32, 1, 2, 1, 16, 512, tie_embeddings=True, bos_id=1, eos_ids=(2,))
     models.checkpoint.export_hf(models.init_params(config, seed=0, dtype="float32"), config, directory, "float32")
     return directory
 
@@ -143,7 +147,29 @@ def test_text_is_split_as_the_published_tokenizers_do(vocabulary, tmp_path, pre,
     assert tokenizer.encode("<|eot|>", special_tokens=True) == [260]
 
 
+@pytest.mark.parametrize(
+    "pre, flags, bos",
+    [("llama-bpe", {}, True), ("qwen2", {}, False), ("llama-bpe", dict(add_bos_token=False), False)],
+)
+def test_a_text_begins_with_bos_where_the_model_wants_it(vocabulary, tmp_path, pre, flags, bos):
+    """As llama.cpp has it: LLaMA-3 does where the file does not say otherwise, Qwen does not."""
+    write(tmp_path / "model.gguf", vocabulary, tokenizer=lambda w: byte_level(w, pre, template=None, **flags))
+    tokenizer = models.load(tmp_path / "model.gguf").tokenizer
+    assert tokenizer.hf("he")["input_ids"] == ([1] if bos else []) + [259]
+    assert tokenizer.bos_id == (1 if bos else None)
+
+
+def test_tokens_that_fill_the_embedding_up_are_no_tokens(vocabulary, tmp_path):
+    """Target and drafter would have different vocabularies where one comes as safetensors."""
+    write(tmp_path / "model.gguf", vocabulary, tokenizer=lambda w: byte_level(w, unused=("[PAD261]",)))
+    known = models.load(tmp_path / "model.gguf").tokenizer.hf.get_vocab()
+    assert "he" in known and "[PAD261]" not in known
+
+
 def test_an_unknown_split_is_never_guessed(vocabulary, tmp_path):
+    write(tmp_path / "list.gguf", vocabulary, tokenizer=lambda w: byte_level(w, ["qwen2"]))
+    with pytest.raises(ValueError, match="tokenizer.ggml.pre .'qwen2'. is not supported"):
+        models.load(tmp_path / "list.gguf")
     write(tmp_path / "model.gguf", vocabulary, tokenizer=lambda w: byte_level(w, "klingon"))
     with pytest.raises(ValueError, match="tokenizer.ggml.pre 'klingon' is not supported; known: gpt-2, llama-bpe"):
         models.load(tmp_path / "model.gguf")
@@ -221,6 +247,8 @@ def test_parts_are_one_model(wide, tmp_path):
     "changes, message",
     [
         (dict(drop=["llama.block_count"]), "the field llama.block_count is missing"),
+        (dict(llama__rope__freq_base=[1.0, 2.0]), "rope_theta"),
+        (dict(llama__context_length=[1, 2]), "max_position_embeddings"),
         (dict(general__architecture="mamba"), "architecture 'mamba' is not supported; known: llama, qwen2, qwen3"),
         (dict(llama__expert_count=8), "llama.expert_count is 8"),
         (dict(llama__rope__scaling__type="longrope"), "rope scaling 'longrope' is not supported"),
