@@ -412,7 +412,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, mesh, me
     assert "\n" not in str(error.value) and not read
 
 
-@pytest.mark.parametrize("methods", [slow(("lc", "rapid")), slow(("rapid+hd", "hd"))])
+@pytest.mark.parametrize("methods", [("lc", "rapid+hd"), slow(("rapid", "hd"))])
 def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, questions, methods):
     """Three rows on data=2, heads on model=4: the tokens of one device, whoever drafts, and for a single row."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(2, 1, 4)))
@@ -427,7 +427,6 @@ def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, d
     assert on_mesh.ask(questions[3], "lc").token_ids == document.ask(questions[3], "lc").token_ids
 
 
-@pytest.mark.slow
 def test_weights_split_over_context_and_model(engine_config, document_text, document, questions):
     """Every weight over all eight devices of a (1, 2, 4) mesh gives the tokens of one device."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(1, 2, 4)))
