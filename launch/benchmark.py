@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _SHORTEST = 64  # tokens of context
 _SUFFIXES = (".png", ".svg")
 
-_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
+_TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _METHODS = flags.DEFINE_list("methods", ["lc", "sd", "rapid"], f"One or more of {', '.join(METHODS)}.")
 _LENGTHS = flags.DEFINE_list("context_lengths", ["4096", "16384"], "Tokens of the document.")

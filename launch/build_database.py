@@ -37,7 +37,7 @@ MOST_ARCHIVES = 1_000_000
 
 _KIND = flags.DEFINE_enum("kind", None, ("model", "corpus"), "Which database is built.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the database; made if need be.", required=True)
-_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the target model: a directory or a hub name.")
+_TARGET = flags.DEFINE_string("target", None, "The target model: directory, FILE.gguf, package:NAME or hub name.")
 _ARCHIVES = flags.DEFINE_integer(
     "archives", 16, "Archives that are generated where no files are given.", lower_bound=1, upper_bound=MOST_ARCHIVES
 )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _BENCHMARK = flags.DEFINE_enum("benchmark", "archive", BENCHMARKS, "What is asked.")
 _DATA = flags.DEFINE_string("data", None, "File or directory of the benchmark's data.")
-_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the long-context model: a directory or a hub name.")
+_TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _METHODS = flags.DEFINE_list("methods", ["lc", "rapid"], f"One or more of {', '.join(METHODS)}.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the results; none keeps them only until the end.")

@@ -81,10 +81,11 @@ def main() -> None:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         stack.enter_context(cli.showing_compilation(engine.session.programs))
+        name = ""
         if text is None:
-            text = distributed.from_main(lambda: _language_reference(engine))
+            name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine))
         document = engine.read(text, prefill=False, progress=progress)
-        printing.print_header(engine, document, query, reference)
+        printing.print_header(engine, document, query, reference, name)
         for method in methods:
             printing.print_method(method.name)
             if _STREAM.value:

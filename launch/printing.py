@@ -32,14 +32,21 @@ def print_line(text: str = "", style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
-def print_header(engine: Engine, document: Document, question: str, reference: str | None = None) -> None:
-    """What is about to be read, the question, and the reference answer where one is known."""
+def print_header(
+    engine: Engine, document: Document, question: str, reference: str | None = None, name: str = ""
+) -> None:
+    """What is about to be read, the question, and the reference answer where one is known.
+
+    Args:
+      engine, document, question, reference: of the run.
+      name: of a document that nobody named; "" for one that a user knows.
+    """
     print_line(f"target    {engine.config.target or 'the embedded model'}{_kind(engine.target)}")
     if engine.drafter is not engine.target:
         print_line(f"drafter   {engine.config.drafter or 'the target'}{_kind(engine.drafter)}")
     cut = document.tokenized.truncated_tokens
     left_out = f", {cut:,} more left out of its middle" if cut else ""
-    print_line(f"document  {document.num_tokens:,} tokens{left_out}")
+    print_line(f"document  {name and name + ', '}{document.num_tokens:,} tokens{left_out}")
     print_line(f"question  {question}")
     if reference is not None:
         print_line(f"\n{_REFERENCE} answer:", style="bold")

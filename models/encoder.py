@@ -320,20 +320,23 @@ class SentenceEncoder:
 
 
 def load_encoder(path: str | Path, dtype: jnp.dtype = jnp.float32) -> SentenceEncoder:
-    """Loads a BERT or XLM-RoBERTa sentence encoder (BGE-M3, MiniLM, ...) from a local checkpoint directory.
+    """Loads a BERT or XLM-RoBERTa sentence encoder (BGE-M3, MiniLM, ...).
 
     Args:
-      path: directory with config.json, safetensors and tokenizer files; the files of sentence-transformers are
-        honoured (see `models.sentence_files`).
+      path: directory with config.json, safetensors and tokenizer files, or a name of one that `models.hub.resolve`
+        finds; the files of sentence-transformers are honoured (`models.sentence_files`).
       dtype: of parameters and activations; layer norms, pooling and the returned vectors are float32.
 
     Raises:
       FileNotFoundError: the directory or a file of it is missing.
       ValueError: another architecture; tensors that are missing, surplus or misshapen; a damaged file.
     """
-    directory = hub.resolve(path) if str(path).startswith(hub.PACKAGE) else Path(path)
+    try:
+        directory = hub.resolve(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no encoder at {path}: {error}") from None
     if not directory.is_dir():
-        raise FileNotFoundError(f"no encoder at {directory}: give a directory with config.json and model.safetensors")
+        raise FileNotFoundError(f"no encoder at {path}: give a directory with config.json and model.safetensors")
     config = EncoderConfig.from_directory(directory)
     directory = read_sentence_settings(directory).transformer
     for file in (directory / "config.json", directory / "tokenizer_config.json"):

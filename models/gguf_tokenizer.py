@@ -12,23 +12,18 @@ from typing import Any
 from models.fields import shown
 from models.gguf_file import read_header
 
-_BLANKS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
-_LLAMA3 = _CONTRACTIONS + _BLANKS + r"|\p{N}{1,3}" + _ENDS
-_QWEN = _CONTRACTIONS + _BLANKS + r"|\p{N}" + _ENDS
-# tokenizer.ggml.pre -> how text is split before byte-pair encoding, as the published tokenizers of these models do it.
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# tokenizer.ggml.pre -> patterns that split text one after another, as the published tokenizers of these models do it.
 _SPLITS = {
-    "gpt-2": "gpt2",
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _QWEN,
-    "deepseek-r1-qwen": _QWEN,
-    "smollm": "digits",
-    "refact": "digits",
-    "starcoder": "digits",
+    "gpt-2": (_GPT2,),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), (_CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _ENDS,)),
+    "qwen2": (_CONTRACTIONS + _WORDS + r"|\p{N}" + _ENDS,),
+    "smollm": (r"\p{N}", _GPT2),
 }
+_COMPOSED = ("qwen2",)  # characters are composed (NFC) before
 _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token is not built of merges
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _KINDS = (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE)
@@ -64,7 +59,7 @@ def tokenizer_directory(path: Path) -> Path:
     return Path(_written(path, state.st_mtime_ns, state.st_size).name)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache
 def _written(path: Path, modified: int, size: int) -> tempfile.TemporaryDirectory:
     metadata = read_header(path).metadata
     model = metadata.get("tokenizer.ggml.model")
@@ -154,9 +149,7 @@ def _write_byte_level(
     split = metadata.get("tokenizer.ggml.pre")
     if not isinstance(split, str) or split not in _SPLITS:
         known = ", ".join(_SPLITS)
-        raise ValueError(
-            f"{path}: tokenizer.ggml.pre {shown(split)} is not supported; known: {known}: convert the model anew"
-        )
+        raise ValueError(f"{path}: tokenizer.ggml.pre {shown(split)} is not supported; known: {known}")
     merges = [tuple(merge.split(" ", 1)) for merge in _list(metadata, "merges", str, path)]
     # Unused tokens fill the embedding up; the published tokenizer has no such names.
     vocabulary = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != _UNUSED}
@@ -164,21 +157,11 @@ def _write_byte_level(
         core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split in _WHOLE_WORDS))  # type: ignore[arg-type]
     except Exception as error:  # the library's own
         raise ValueError(f"{path}: tokenizer.ggml.merges are damaged: {' '.join(str(error).split())[:200]}") from None
-    rule = _SPLITS[split]
-    if rule == "gpt2":
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    elif rule == "digits":
-        core.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-    else:
-        core.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(rule), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-    if rule == _QWEN:
+    patterns = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in _SPLITS[split]]
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [*patterns, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    if split in _COMPOSED:
         core.normalizer = normalizers.NFC()
     core.decoder = decoders.ByteLevel()
     core.add_tokens(

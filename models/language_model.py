@@ -91,10 +91,10 @@ def load(
     backend: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> LanguageModel:
-    """Loads a LLaMA or Qwen checkpoint: Hugging Face safetensors, or what `save_orbax` wrote.
+    """Loads a LLaMA or Qwen checkpoint: Hugging Face safetensors, GGUF, or what `save_orbax` wrote.
 
     Args:
-      path: a directory, or a name on the Hugging Face hub.
+      path: a directory, a GGUF file, package:NAME, or a name on the Hugging Face hub.
       dtype: of weights and activations; None is bfloat16 on TPU and GPU, float32 on CPU.
       mesh: the devices to split it over, from `models.sharding.make_mesh`; None for one device.
       quantize: format of the matrices, such as "int8" (models.formats); "" keeps them in dtype.

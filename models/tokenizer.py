@@ -322,7 +322,7 @@ def same_vocabulary(a: Tokenizer, b: Tokenizer) -> str | None:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint directory or hub name.
+    """The tokenizer of a checkpoint, named as for `models.sources.open_source`.
 
     Raises:
       FileNotFoundError: no such directory, or it holds no tokenizer.

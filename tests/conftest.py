@@ -13,11 +13,6 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 if "xla_cpu_parallel_codegen_split_count" not in os.environ["XLA_FLAGS"]:
     # Programs are small: cut into parts that several threads compile, each would cost a sixth more.
     os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
-if (
-    importlib.metadata.version("jaxlib").startswith("0.10.")
-    and "xla_cpu_use_fusion_emitters" not in os.environ["XLA_FLAGS"]
-):  # there the fusion emitters treble the time of compiling small programs, and take a third of that of large ones
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit the directory, and the first process removes it
     os.environ["RAPID_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="rapid_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["RAPID_JAX_TEST_PROGRAMS"], ignore_errors=True)
@@ -45,6 +40,14 @@ COMPILED_FOR_TPUS = ("launch/test_plan.py", "models/test_attention_on_tpu.py", "
 
 gc.freeze()  # what has been imported stays: tracing makes many objects, and each collection would look at all of it
 gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_configure(config):
+    """Picks how XLA compiles, before it starts: large programs are those of real models, all others are small."""
+    small = "real" not in config.option.markexpr.replace("not real", "")
+    if small and importlib.metadata.version("jaxlib").startswith("0.10."):
+        # There the fusion emitters treble the time of compiling small programs; large ones take a third with them.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.hookimpl(optionalhook=True)

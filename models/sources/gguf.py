@@ -108,9 +108,9 @@ def _rows(count: int, heads: int) -> np.ndarray:
 
 def _hf_name(name: str) -> str:
     """Hugging Face's name of a tensor; that of an unknown one stays."""
-    block = re.fullmatch(r"blk\.(\d{1,6})\.([a-z_]+)\.(weight|bias)", name)
+    block = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.([a-z_]+)\.(weight|bias)", name)
     if block and block[2] in _INNER:
-        return f"model.layers.{int(block[1])}.{_INNER[block[2]]}.{block[3]}"
+        return f"model.layers.{block[1]}.{_INNER[block[2]]}.{block[3]}"
     outer, _, kind = name.rpartition(".")
     return f"{_OUTER[outer]}.{kind}" if outer in _OUTER else name
 
@@ -181,10 +181,10 @@ def _rope(value: Any, frequencies: GGUFTensor | None, path: Path) -> dict[str, A
         if kind not in (None, "none", "llama3"):
             raise ValueError(f"{path}: {_FREQUENCIES} and rope scaling {shown(kind)} are not supported together")
         # LLaMA-3.1 and 3.2: the tensor holds 1 where nothing is stretched and the factor where all is.
-        stretch = float(np.max(frequencies.read(slice(0, 1), slice(0, frequencies.shape[-1])).astype(np.float32)))
+        stretch = float(np.max(_divisors(frequencies, path)))
         band = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
         return {"rope_type": "llama3", "factor": stretch, **band}
-    if kind in (None, "none") and factor in (0.0, 1.0):
+    if kind == "none" or (kind is None and factor in (0.0, 1.0)):
         return None
     if kind in (None, "linear"):
         return {"rope_type": "linear", "factor": factor}
@@ -203,6 +203,15 @@ def _rope(value: Any, frequencies: GGUFTensor | None, path: Path) -> dict[str, A
     return {name: setting for name, setting in settings.items() if setting is not None}
 
 
+def _divisors(frequencies: GGUFTensor, path: Path) -> np.ndarray:
+    """What each rotary frequency is divided by, float32 [H/2]."""
+    if frequencies.kind != "F32" or len(frequencies.shape) != 1:
+        raise ValueError(
+            f"{path}: {_FREQUENCIES} must be one row of F32, got {frequencies.kind} {list(frequencies.shape)}"
+        )
+    return frequencies.read(slice(0, 1), slice(0, frequencies.shape[0]))[0]
+
+
 def _check_frequencies(frequencies: GGUFTensor | None, config: ModelConfig, path: Path) -> None:
     """Raises ValueError where the stretch that a tensor lays down is not that of LLaMA-3.1 and 3.2."""
     if frequencies is None:
@@ -210,7 +219,7 @@ def _check_frequencies(frequencies: GGUFTensor | None, config: ModelConfig, path
     from models.config import RopeConfig
     from models.rope import inverse_frequencies
 
-    stated = frequencies.read(slice(0, 1), slice(0, frequencies.shape[-1])).astype(np.float32)[0]
+    stated = _divisors(frequencies, path)
     plain = inverse_frequencies(RopeConfig(theta=config.rope.theta), config.head_dim)
     ours = plain / inverse_frequencies(config.rope, config.head_dim)
     if stated.shape != ours.shape or not np.allclose(stated, ours, rtol=1e-3):

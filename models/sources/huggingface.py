@@ -1,4 +1,4 @@
-"""A Hugging Face directory or hub name: config.json, a tokenizer's files and safetensors."""
+"""A Hugging Face directory: config.json, a tokenizer's files and safetensors."""
 
 from __future__ import annotations
 

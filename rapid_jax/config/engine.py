@@ -36,7 +36,7 @@ class EngineConfig:
     configs/*.py hold these fields as ConfigDicts; `from_mapping` reads them back.
 
     Attributes:
-      target: directory or hub name of the long-context model; "" is the embedded model.
+      target: directory, GGUF file, package:NAME or hub name of the long-context model; "" is the embedded model.
       drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
       dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
       weights: "int8" rounds the target's matrices at load, with a scale for each output channel (models.formats), all

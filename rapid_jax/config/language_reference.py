@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+NAME = "the reference of the Python language"
 QUESTION = "What happens when a pass statement is executed, and what is it useful for?"
 ANSWER = (
     "When a pass statement is executed, nothing happens. It is useful as a placeholder when a statement is required "

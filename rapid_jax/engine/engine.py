@@ -62,7 +62,7 @@ class Engine:
         """Loads the models.
 
         Args:
-          target: directory or hub name; overrides config.target. Neither means the embedded model.
+          target: directory, GGUF file, package:NAME or hub name; overrides config.target. Neither: the embedded model.
           drafter: the same for the drafter; neither means the target's own parameters (self-speculation).
           config: everything else.
           progress: called with (bytes read, bytes in all).
@@ -232,7 +232,7 @@ class Engine:
         """Tokens that a document may have with the config's prompt, so that none of it is left out.
 
         Raises:
-          ValueError: none; says what to change.
+          ValueError: there is no room for a document; says what to change.
         """
         return self._document_limit(len(Prompt(self.target.tokenizer, self.config.prompt, self.config.chat).head()))
 

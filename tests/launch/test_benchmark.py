@@ -156,14 +156,20 @@ def test_a_target_that_is_not_there_is_named(benchmark, unloaded, tmp_path):
     check(benchmark(f"--target={tmp_path}/none"), 1, "none is not a directory")
 
 
+@pytest.fixture(scope="module", params=[(1,), slow((1, 2))], ids=str)
+def batches(request):
+    """The batch sizes of `real`."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def real(launch, tiny_checkpoint, tmp_path_factory):
+def real(launch, tiny_checkpoint, tmp_path_factory, batches):
     """Every method on the tiny checkpoint, two lengths, with a plot."""
     directory = tmp_path_factory.mktemp("benchmark")
     outcome = launch(
         "benchmark",
         *(f"--target={tiny_checkpoint}", "--methods=lc,rag,sd,rapid", "--context_lengths=1024,1536"),
-        *("--batch_sizes=1", "--gammas=3", "--new_tokens=8", "--repeats=1", "--nopeers"),
+        *(f"--batch_sizes={','.join(map(str, batches))}", "--gammas=3", "--new_tokens=8", "--repeats=1", "--nopeers"),
         *("--retrieved_tokens=512", f"--output={directory}/out.jsonl", f"--plot={directory}/speed.svg"),
     )
     assert outcome.status == 0, outcome.err
@@ -171,10 +177,10 @@ def real(launch, tiny_checkpoint, tmp_path_factory):
     return outcome, rows, directory / "speed.svg"
 
 
-def test_one_object_a_cell_and_method_with_every_field(real):
+def test_one_object_a_cell_and_method_with_every_field(real, batches):
     """Scripts read these; a row that is missing or named otherwise breaks them."""
     _, rows, _ = real
-    cells = [(length, 1) for length in (1024, 1536)]
+    cells = [(length, batch) for length in (1024, 1536) for batch in batches]
     expected = [(*cell, 3, method) for cell in cells for method in ("lc", "rag", "sd", "rapid")]
     assert [(row["context_length"], row["batch"], row["gamma"], row["method"]) for row in rows] == expected
     for row in rows:
@@ -221,11 +227,11 @@ def test_lengths_are_what_was_asked_for(real):
             assert 128 < row["retrieved_tokens"] <= 520
 
 
-def test_the_plot_and_the_tables_are_there(real):
+def test_the_plot_and_the_tables_are_there(real, batches):
     outcome, _, plot = real
     assert plot.read_text(encoding="utf-8").lstrip().startswith("<?xml")
-    assert "batch 1, gamma 3" in outcome.out
-    assert outcome.out.count("rapid ") >= 2 and "forced" not in outcome.out.lower()
+    assert all(f"batch {batch}, gamma 3" in outcome.out for batch in batches)
+    assert outcome.out.count("rapid ") >= 2 * len(batches) and "forced" not in outcome.out.lower()
     lines = outcome.out[outcome.out.index("batch 1") :].splitlines()
     assert max(len(line) for line in lines if not line.startswith("WARNING")) <= 80
 

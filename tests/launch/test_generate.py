@@ -273,4 +273,5 @@ def test_a_target_of_ones_own_reads_the_language_reference(launch, make_tiny_che
     outcome = launch("generate", f"--target={target}", "--method=lc", "--max_new_tokens=4")
     assert outcome.status == 0, outcome.err
     assert "question  What happens when a pass statement is executed" in outcome.out
+    assert "document  the reference of the Python language, 1," in outcome.out
     assert "left out" not in outcome.out and "reference answer:\nWhen a pass statement is executed" in outcome.out

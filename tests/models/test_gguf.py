@@ -306,6 +306,26 @@ def test_a_damaged_header_is_one_line_or_harmless(whole, data):
     outcome(held[:at] + new + held[at + len(new) :], path)
 
 
+def test_a_tensor_is_not_taken_for_another(wide, tmp_path):
+    """blk.00 is no name of layer 0; one of two would win without a word."""
+    write(tmp_path / "model.gguf", wide, tensors={"blk.00.attn_norm.weight": np.zeros(64, np.float32)})
+    with pytest.raises(ValueError, match="tensor blk.00.attn_norm.weight is not part of the model"):
+        models.load(tmp_path / "model.gguf")
+
+
+def test_frequencies_of_another_type_are_refused(wide, tmp_path):
+    write(tmp_path / "model.gguf", wide, tensors={"rope_freqs.weight": np.ones(8, np.float16)})
+    with pytest.raises(ValueError, match="rope_freqs.weight must be one row of F32, got F16"):
+        open_source(tmp_path / "model.gguf").read_config()
+
+
+def test_a_factor_without_a_stretch_is_none(wide, tmp_path):
+    """llama.cpp leaves the factor out of account where the type is none."""
+    settings = {"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 4.0}
+    write(tmp_path / "model.gguf", wide, **settings)
+    assert open_source(tmp_path / "model.gguf").read_config().rope.kind == "default"
+
+
 @pytest.mark.parametrize(
     "data, message",
     [

@@ -12,6 +12,7 @@ import pytest
 import models
 from models import hub
 from models.checkpoint import save_orbax
+from models.encoder import load_encoder
 from tests.golden.decoders import write_checkpoint
 
 
@@ -94,6 +95,16 @@ def test_hub_name(tmp_path, monkeypatch):
     assert asked["name"] == "Qwen/Qwen2.5-7B"
     assert "*.safetensors" in asked["allow_patterns"]
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
+
+
+def test_an_encoder_is_found_by_the_same_names(monkeypatch, tmp_path):
+    """An encoder of the hub would have to be downloaded by hand."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no encoder at BAAI/bge-m3: give a directory"):
+        load_encoder("BAAI/bge-m3")
+    (tmp_path / "BAAI" / "bge-m3").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="bge-m3/config.json is missing"):
+        load_encoder("BAAI/bge-m3")
 
 
 def test_unreachable_hub(monkeypatch):

@@ -221,7 +221,7 @@ BROKEN = {
     "source, has_metadata",
     [
         (BROKEN["an odd error"], True),
-        *(slow(source, True) for source in BROKEN.values()),
+        *(slow(source, True) for name, source in BROKEN.items() if name != "an odd error"),
         slow(BROKEN["a missing library"], False),
     ],
 )

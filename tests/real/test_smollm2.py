@@ -41,7 +41,7 @@ def transformers_model(engine):
     return AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).eval()
 
 
-def test_weights_and_logits_are_those_of_transformers(engine, document, transformers_model):
+def test_logits_are_those_of_transformers(engine, document, transformers_model):
     """The whole way from the blocks of the file to logits, over a real prompt."""
     import torch
 

