@@ -29,7 +29,7 @@ def resolve(path: str | Path) -> Path:
     if isinstance(path, str) and path.startswith(PACKAGE):
         return _in_package(path.removeprefix(PACKAGE))
     if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
-        raise FileNotFoundError(f"{path} is not a directory, and no name of the form owner/model either")
+        raise FileNotFoundError(f"{path} is not a directory or a file, and no name of the form owner/model either")
     import huggingface_hub
 
     try:
