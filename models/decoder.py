@@ -134,13 +134,11 @@ class Decoder(nn.Module):
             rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         before = [cache for cache in caches if cache is not None]
         keys, values = [], []
-        # With several devices on a CPU, XLA may order the collectives of such calls differently on each: a deadlock.
-        traced_once = self.mesh is None and not self.is_initializing()
         alike = Layer(self.config, self.dtype, self.mesh, self.backend, self.weights, parent=None)
         for index, layer in enumerate(self.layers):
             past = tuple(cache.segment(index) for cache in before)
             args = (x, rotation, past, mask)
-            x, k, v = _layer(alike, layer.variables["params"], *args) if traced_once else layer(*args)
+            x, k, v = layer(*args) if self.is_initializing() else _layer(alike, layer.variables["params"], *args)
             keys.append(k)
             values.append(v)
         return self.final_norm(x), Block(tuple(keys), tuple(values))

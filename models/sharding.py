@@ -8,10 +8,12 @@ vocabulary. Every weight is split over `context` x `model` together, so that a d
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -21,6 +23,8 @@ from models import hosts
 from models.config import ModelConfig
 
 AXES = ("data", "context", "model")
+# By default each device of a CPU may start collectives that do not depend on one another in an order of its own.
+IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 MIN_CHUNK = 32  # tokens of the shortest prefill chunk; all are powers of two
 
 RULES: dict[str, str | None] = {
@@ -48,12 +52,21 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     if needed > len(devices):
         raise ValueError(f"mesh {shape} needs {needed} devices, there are {len(devices)}")
     hosts.check_devices(shape, devices[:needed])
+    _warn_of_waiting(devices[:needed])
     types = (AxisType.Auto,) * 3
     try:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:needed])
     except NotImplementedError:  # no axis of the TPU slice has one of these lengths: on 4x4 chips (1, 8, 2) splits one
         split = mesh_utils.create_device_mesh(shape, devices[:needed], allow_split_physical_axes=True)
         return Mesh(split, AXES, axis_types=types)
+
+
+def _warn_of_waiting(devices: Sequence[jax.Device]) -> None:
+    """Says which flag several devices of a CPU need; XLA takes it from the environment alone, before JAX starts."""
+    if len(devices) > 1 and devices[0].platform == "cpu" and IN_ORDER not in os.environ.get("XLA_FLAGS", ""):
+        logging.warning(
+            "several devices of a CPU may wait for one another for ever: add %s to XLA_FLAGS before the start", IN_ORDER
+        )
 
 
 def mesh_of(shape: Sequence[int]) -> Mesh | None:

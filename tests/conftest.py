@@ -10,6 +10,9 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if "xla_cpu_enable_concurrency_optimized_scheduler" not in os.environ["XLA_FLAGS"]:
+    # Devices of a CPU that start collectives in an order of their own can wait for one another for ever.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 if "xla_cpu_parallel_codegen_split_count" not in os.environ["XLA_FLAGS"]:
     # Programs are small: cut into parts that several threads compile, each would cost a sixth more.
     os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"

@@ -108,3 +108,13 @@ def test_rows_heads_and_slots_have_an_axis_each():
     assert sharding.context_spec(1) == P(None, "model", "context", None)
     assert sharding.tail_spec(4) == P("data", "model", None, None)
     assert sharding.tail_spec(1) == P(None, "model", None, None)
+
+
+@pytest.mark.parametrize(
+    "flags, shape, warns", [("", (1, 1, 2), True), (sharding.IN_ORDER, (1, 1, 2), False), ("", (1, 1, 1), False)]
+)
+def test_several_devices_of_a_cpu_need_a_flag(monkeypatch, caplog, flags, shape, warns):
+    """Each starts collectives in an order of its own, and a program ends in XLA's abort after 40 seconds."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    sharding.make_mesh(shape)
+    assert (sharding.IN_ORDER in caplog.text) == warns
