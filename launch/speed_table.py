@@ -42,6 +42,8 @@ def print_header(about: dict[str, Any], sweep: Sweep, why_no_peer: str | None) -
     print_line(
         f"runs       {sweep.new_tokens} new tokens a row, median of {sweep.repeats} after one that does not count"
     )
+    if sweep.prompts > 1:
+        print_line(f"prompts    {sweep.prompts} at each context length; means, and 95% intervals of speed-ups")
     if sweep.acceptance is not None:
         print_line(
             f"ACCEPTANCE IS FORCED to {sweep.acceptance:g}: drafted tokens are accepted at random. Speeds with drafts "
@@ -56,13 +58,13 @@ def print_tables(measurements: Sequence[Measurement], acceptance: float | None) 
     """A table for each batch size and draft length, and where drafting methods overtake lc.
 
     Args:
-      measurements: of a sweep.
+      measurements: of a sweep; prompts of a kind taken together.
       acceptance: the forced rate, or None.
     """
-    for batch, gamma in dict.fromkeys((m.cell.batch, m.cell.gamma) for m in measurements):
-        part = [m for m in measurements if (m.cell.batch, m.cell.gamma) == (batch, gamma)]
+    for kind, batch, gamma in dict.fromkeys(map(_table_of, measurements)):
+        part = [m for m in measurements if _table_of(m) == (kind, batch, gamma)]
         drafts = any(m.kept_over_proposed is not None for m in part)
-        title = f"batch {batch}" + (f", gamma {gamma}" if drafts else "")
+        title = (f"{kind}, " if kind else "") + f"batch {batch}" + (f", gamma {gamma}" if drafts else "")
         print_line()
         Console(highlight=False).print(_table(part, title))
         for method in dict.fromkeys(m.method for m in part):
@@ -89,6 +91,20 @@ def plot_title(about: dict[str, Any], acceptance: float | None) -> str:
     return f"{about['model']}, {about['dtype']}, {about['hardware']['device']}" + _marked(acceptance)
 
 
+def _table_of(measurement: Measurement) -> tuple[str, int, int]:
+    """What is the same in all rows of a table."""
+    cell = measurement.cell
+    return cell.kind, cell.batch, cell.gamma
+
+
+def _speed_up(m: Measurement) -> str:
+    if m.speed_up is None:
+        return "-"
+    forced = "*" if m.forced_acceptance is not None else ""
+    interval = f" {m.interval.low:.2f}-{m.interval.high:.2f}" if m.interval is not None and m.method != "lc" else ""
+    return f"{m.speed_up:.2f}{forced}{interval}"
+
+
 def _table(measurements: Sequence[Measurement], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0))
     table.add_column("context", justify="right")
@@ -109,7 +125,7 @@ def _table(measurements: Sequence[Measurement], title: str) -> Table:
             f"{m.bytes_per_step / 1e6:,.0f}",
             f"{m.bandwidth_share:.0%}",
             "-" if m.kept_over_tested is None else f"{m.kept_over_tested:.2f}",
-            "-" if m.speed_up is None else f"{m.speed_up:.2f}" + forced,
+            _speed_up(m),
         )
         length = m.cell.context_length
     return table

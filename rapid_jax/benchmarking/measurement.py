@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from rapid_jax.benchmarking.bandwidth import Bandwidth
 from rapid_jax.benchmarking.hardware import OtherLoad
+from rapid_jax.evaluation.statistics import Interval, geometric_mean
+
+_MEANS = (
+    *("step_seconds", "prefill_seconds", "drafter_forwards", "bandwidth_share"),
+    *("kept_over_tested", "kept_over_proposed"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +26,16 @@ class Cell:
       batch: rows decoded together.
       gamma: tokens drafted in a step, by those that draft.
       new_tokens: tokens that every row decodes.
+      kind: of the prompt, where a benchmark has several kinds; else empty.
+      prompt: number of the prompt among those of its kind.
     """
 
     context_length: int
     batch: int
     gamma: int
     new_tokens: int
+    kind: str = ""
+    prompt: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +108,7 @@ class Measurement:
       bytes_per_step: that the step must read, computed (traffic.step_bytes).
       bandwidth_share: bytes_per_step over step_seconds, as a share of the measured bandwidth of the devices.
       speed_up: tokens_per_second over lc's of the same cell; None without lc.
+      interval: of the speed-up over prompts, at 95%; None for a single prompt.
       kept_over_tested, kept_over_proposed: accepted drafted tokens; None without drafts.
       forced_acceptance, context_tokens, retrieved_tokens: see Contestant.
       other_load: share of the host's processor that other processes took while the cell ran; None where the system
@@ -120,13 +131,14 @@ class Measurement:
     context_tokens: int
     retrieved_tokens: int | None
     other_load: float | None
+    interval: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; numbers are rounded to six digits."""
         values = {
             k: float(f"{v:.6g}") if isinstance(v, float) else v
             for k, v in vars(self).items()
-            if k not in ("cell", "method", "kept_over_tested", "kept_over_proposed")
+            if k not in ("cell", "method", "kept_over_tested", "kept_over_proposed", "interval")
         }
         acceptance = {name: _rounded(getattr(self, name)) for name in ("kept_over_tested", "kept_over_proposed")}
         return {"method": self.method, **dataclasses.asdict(self.cell), **values, "acceptance": acceptance}
@@ -139,6 +151,8 @@ def measure(
     bandwidth: Bandwidth,
     devices: int,
     tick: Callable[[], None],
+    *,
+    warm: bool = False,
 ) -> list[Measurement]:
     """Runs every contestant once unmeasured, then lets them take turns.
 
@@ -149,8 +163,9 @@ def measure(
       bandwidth: of one device.
       devices: how many share the bytes of a step.
       tick: called after every run.
+      warm: such contestants have run before, so that no run goes unmeasured.
     """
-    for contestant in contestants:
+    for contestant in () if warm else contestants:
         contestant.run()
         tick()
     load = OtherLoad()
@@ -166,6 +181,43 @@ def measure(
         _measurement(cell, contestant, own, speed, baseline, bandwidth.bytes_per_second * devices, other_load)
         for contestant, own, speed in zip(contestants, samples, speeds, strict=True)
     ]
+
+
+def averages(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """The prompts of a kind taken together, in the order in which their cells and methods first appear.
+
+    Speeds and speed-ups are geometric means, tokens per step are those of all prompts, the rest are means. The interval
+    is the percentile bootstrap of the geometric mean over prompts.
+    """
+    groups: dict[tuple[Cell, str], list[Measurement]] = {}
+    for m in measurements:
+        groups.setdefault((dataclasses.replace(m.cell, prompt=0), m.method), []).append(m)
+    return [group[0] if len(group) == 1 else _average(cell, group) for (cell, _), group in groups.items()]
+
+
+def _average(cell: Cell, group: Sequence[Measurement]) -> Measurement:
+    def mean(name: str) -> Any:
+        values = [getattr(m, name) for m in group if getattr(m, name) is not None]
+        return statistics.fmean(values) if values else None
+
+    interval = None
+    if all(m.speed_up for m in group):
+        interval = geometric_mean([m.speed_up or 0.0 for m in group])
+    retrieved = mean("retrieved_tokens")
+    loads = [m.other_load for m in group if m.other_load is not None]
+    return dataclasses.replace(
+        group[0],
+        cell=cell,
+        tokens_per_second=statistics.geometric_mean(m.tokens_per_second for m in group),
+        tokens_per_step=statistics.harmonic_mean([m.tokens_per_step for m in group]),
+        speed_up=interval.value if interval is not None else None,
+        interval=interval,
+        bytes_per_step=round(mean("bytes_per_step")),
+        context_tokens=round(mean("context_tokens")),
+        retrieved_tokens=None if retrieved is None else round(retrieved),
+        other_load=max(loads, default=None),
+        **{name: mean(name) for name in _MEANS},
+    )
 
 
 def _measurement(

@@ -10,10 +10,10 @@ from rapid_jax.speculation import crossing_point
 
 
 def plot_speed_ups(measurements: Sequence[Measurement], path: Path, title: str) -> None:
-    """Draws one line for each method, batch size and draft length, and marks where it crosses 1.
+    """Draws one line for each method, kind of prompt, batch size and draft length, and marks where it crosses 1.
 
     Args:
-      measurements: of a run with lc; rows without a speed-up are left out.
+      measurements: of a run with lc, prompts of a kind taken together; rows without a speed-up are left out.
       path: its suffix, such as .png or .svg, says the format.
       title: what was measured, and on what.
     """
@@ -24,6 +24,7 @@ def plot_speed_ups(measurements: Sequence[Measurement], path: Path, title: str) 
     for m in measurements:
         if m.speed_up is not None and m.method != "lc":
             label = f"{m.method}, batch {m.cell.batch}, gamma {m.cell.gamma}" if several else m.method
+            label += f", {m.cell.kind}" if m.cell.kind else ""
             lines.setdefault(label, []).append((m.cell.context_length, m.speed_up))
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()

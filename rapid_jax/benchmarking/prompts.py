@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,26 +36,44 @@ class ModelPrompts:
         """The first rows."""
         return ModelPrompts(self.passages[:count], self.questions[:count])
 
+    def row(self, index: int) -> ModelPrompts:
+        """One row."""
+        return ModelPrompts([self.passages[index]], [self.questions[index]])
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkPrompts:
     """A document and questions about it.
 
     Attributes:
-      document: the target's context, token ids.
+      document: the target's context, token ids; prompts that share a document hold the same list.
       target, drafter: what each reads beside it; the same object in self-speculation.
+      kind: of the questions, where a benchmark asks several kinds.
     """
 
     document: list[int]
     target: ModelPrompts
     drafter: ModelPrompts
+    kind: str = ""
 
     def rows(self, count: int) -> BenchmarkPrompts:
         """The same document with the first rows only."""
-        target = self.target.rows(count)
-        return BenchmarkPrompts(
-            self.document, target, target if self.drafter is self.target else self.drafter.rows(count)
-        )
+        return self._with(lambda prompts: prompts.rows(count))
+
+    def each(self) -> Iterator[BenchmarkPrompts]:
+        """The rows one by one, all with the same document."""
+        for row in range(len(self.target.questions)):
+            yield self._with(functools.partial(ModelPrompts.row, index=row))
+
+    def of_kind(self, kind: str) -> BenchmarkPrompts:
+        """The same, named."""
+        return dataclasses.replace(self, kind=kind)
+
+    def _with(self, change: Callable[[ModelPrompts], ModelPrompts]) -> BenchmarkPrompts:
+        """Both models' prompts changed, and still one object in self-speculation."""
+        target = change(self.target)
+        drafter = target if self.drafter is self.target else change(self.drafter)
+        return dataclasses.replace(self, target=target, drafter=drafter)
 
 
 def benchmark_config(
@@ -81,7 +100,7 @@ def benchmark_config(
     )
 
 
-def archive_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
+def archive_prompts(engine: Engine, tokens: int, rows: int) -> list[BenchmarkPrompts]:
     """A made archive, and in each row the request to write out what it says about another person.
 
     The longest such dossiers are asked for, so that a run ends before they do.
@@ -95,27 +114,41 @@ def archive_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
       ValueError: the archive is too short to tell of anybody.
     """
     tokenizer = engine.target.tokenizer
-    head = Prompt(tokenizer, engine.config.prompt, engine.config.chat).head()
-    archive = make_archive(tokens - len(head), SEED, lambda part: len(tokenizer.encode(part)))
+    archive = make_archive(tokens - head_tokens(engine), SEED, lambda part: len(tokenizer.encode(part)))
     dossiers = [question for question in archive.questions if question.task == "dossier"]
     if not dossiers:
         raise ValueError(f"an archive of {tokens} tokens tells of nobody; take a longer context")
     dossiers.sort(key=lambda question: -len(question.answer))
-    asked = [dossiers[row % len(dossiers)].question for row in range(rows)]
-    document = engine.read(archive.document, prefill=False)
-    retrieved = [document.index.retrieve(question).text for question in asked]
+    return [prompts_about(engine, archive.document, [dossiers[row % len(dossiers)].question for row in range(rows)])]
 
-    def prompts(model: Any) -> ModelPrompts:
+
+def head_tokens(engine: Engine) -> int:
+    """Tokens that precede a document in the target's prompts."""
+    return len(Prompt(engine.target.tokenizer, engine.config.prompt, engine.config.chat).head())
+
+
+def prompts_about(engine: Engine, text: str, questions: Sequence[str]) -> BenchmarkPrompts:
+    """A document and questions about it, a row each, with the passages that are retrieved for them.
+
+    Args:
+      engine: with a `benchmark_config`.
+      text: the document.
+      questions: at least one.
+    """
+    document = engine.read(text, prefill=False)
+    retrieved = [document.index.retrieve(question).text for question in questions]
+
+    def prompts(model: LanguageModel) -> ModelPrompts:
         prompt = Prompt(model.tokenizer, engine.config.prompt, chat_for(model.tokenizer, engine.config.chat))
         passages = [prompt.head() + prompt.document(text)[0] for text in retrieved]
-        return ModelPrompts(passages, [prompt.question(question) for question in asked])
+        return ModelPrompts(passages, [prompt.question(question) for question in questions])
 
     target = prompts(engine.target)
     drafter = target if engine.drafter is engine.target else prompts(engine.drafter)
     return BenchmarkPrompts(document.head + document.tokenized.tokens, target, drafter)
 
 
-def random_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
+def random_prompts(engine: Engine, tokens: int, rows: int) -> list[BenchmarkPrompts]:
     """Random token ids in the place of text, for models with random weights.
 
     Args:
@@ -134,4 +167,4 @@ def random_prompts(engine: Engine, tokens: int, rows: int) -> BenchmarkPrompts:
     document = ids(tokens)
     passages = [ids(min(chunks * retrieval.chunk_tokens, tokens)) for _ in range(rows)]
     prompts = ModelPrompts(passages, [ids(_RANDOM_QUESTION) for _ in range(rows)])
-    return BenchmarkPrompts(document, prompts, prompts)
+    return [BenchmarkPrompts(document, prompts, prompts)]

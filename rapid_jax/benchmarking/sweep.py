@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from models.progress import ProgressCallback
@@ -28,6 +28,7 @@ class Sweep:
       new_tokens: decoded by every row of a run.
       repeats: measured runs of each method in a cell.
       acceptance: forced rate, or None for the models' own.
+      prompts: that are asked at each context length.
     """
 
     methods: Sequence[Method]
@@ -37,6 +38,7 @@ class Sweep:
     new_tokens: int
     repeats: int
     acceptance: float | None = None
+    prompts: int = 1
 
     @property
     def draft_lengths(self) -> Sequence[int]:
@@ -45,7 +47,7 @@ class Sweep:
 
     def runs(self, peer: Peer | None) -> int:
         """How often something is run, unmeasured first runs included."""
-        shared = len(self.context_lengths) * len(self.draft_lengths) * (self.repeats + 1)
+        shared = len(self.context_lengths) * len(self.draft_lengths) * (self.prompts * self.repeats + 1)
         peers = sum(len(peer.names(batch)) for batch in self.batch_sizes) if peer is not None else 0
         return shared * (len(self.methods) * len(self.batch_sizes) + peers)
 
@@ -53,7 +55,7 @@ class Sweep:
 def run_sweep(
     sweep: Sweep,
     engine: Engine,
-    make_prompts: Callable[[Engine, int, int], BenchmarkPrompts],
+    make_prompts: Callable[[Engine, int, int], Iterable[BenchmarkPrompts]],
     bandwidth: Bandwidth,
     *,
     peer: Peer | None = None,
@@ -65,7 +67,7 @@ def run_sweep(
     Args:
       sweep: what.
       engine: with a `benchmark_config`.
-      make_prompts: (engine, context tokens, rows) -> a prompts.
+      make_prompts: (engine, context tokens, rows) -> prompts; those with one document follow each other.
       bandwidth: of one device.
       peer: another engine to run beside ours.
       prefill_progress: called with (tokens read, tokens in all) while a document is read.
@@ -75,46 +77,57 @@ def run_sweep(
       The measurements of each cell, methods in the order of the sweep, then the peer's.
     """
     for length in sweep.context_lengths:
-        prompts = make_prompts(engine, length, max(sweep.batch_sizes))
-        yield from _length(sweep, engine, length, prompts, bandwidth, peer, prefill_progress, tick)
+        reader = _Reader(sweep, engine.session, peer, prefill_progress)
+        numbers: dict[str, int] = {}
+        for index, prompts in enumerate(make_prompts(engine, length, max(sweep.batch_sizes))):
+            number = numbers[prompts.kind] = numbers.get(prompts.kind, -1) + 1
+            reader.read(prompts.document)
+            for batch in sweep.batch_sizes:
+                rows = prompts.rows(batch)
+                passages = _prefill_passages(sweep.methods, engine.session, rows)
+                for gamma in sweep.draft_lengths:
+                    cell = Cell(length, batch, gamma, sweep.new_tokens, prompts.kind, number)
+                    contestants = reader.contestants(cell, rows, passages)
+                    devices = 1 if engine.session.mesh is None else engine.session.mesh.size
+                    yield measure(cell, contestants, sweep.repeats, bandwidth, devices, tick, warm=index > 0)
 
 
-def _length(
-    sweep: Sweep,
-    engine: Engine,
-    length: int,
-    prompts: BenchmarkPrompts,
-    bandwidth: Bandwidth,
-    peer: Peer | None,
-    progress: ProgressCallback | None,
-    tick: Callable[[], None],
-) -> Iterator[list[Measurement]]:
-    """The cells of one context length; what they read goes when this ends."""
-    session = engine.session
-    document: PrefilledContext | None = None
-    if any(method.reads_document for method in sweep.methods):
-        document = session.prefill(session.target, [prompts.document], progress)
-    peer_document: PeerDocument | None = None
-    if peer is not None:
-        peer_document = peer.read(prompts.document, session.config.prefill_chunk)
-    for batch in sweep.batch_sizes:
-        rows = prompts.rows(batch)
-        passages = _prefill_passages(sweep.methods, session, rows)
-        for gamma in sweep.draft_lengths:
-            cell = Cell(length, batch, gamma, sweep.new_tokens)
-            contestants: list[Contestant] = []
-            for method in sweep.methods:
-                context = document if method.reads_document else passages[id(session.target)]
-                assert context is not None
-                drafter_context = passages[id(session.drafter)] if method.drafts_from_passages else None
-                contestants.append(
-                    MethodContestant(session, method, cell, rows, context, drafter_context, sweep.acceptance)
-                )
-            if peer is not None and peer_document is not None:
-                questions = rows.target.questions
-                contestants += peer.contestants(peer_document, session.target, questions, sweep.new_tokens)
-            devices = 1 if session.mesh is None else session.mesh.size
-            yield measure(cell, contestants, sweep.repeats, bandwidth, devices, tick)
+class _Reader:
+    """Holds one document at a time, as we and the peer have read it."""
+
+    def __init__(self, sweep: Sweep, session: Session, peer: Peer | None, progress: ProgressCallback | None):
+        self._sweep, self._session, self._peer, self._progress = sweep, session, peer, progress
+        self._tokens: list[int] | None = None
+        self._ours: PrefilledContext | None = None
+        self._peers: PeerDocument | None = None
+
+    def read(self, document: list[int]) -> None:
+        """Reads a document unless it is the one that is held; the memory of the last one is free before."""
+        if document is self._tokens:
+            return
+        session, self._tokens, self._ours, self._peers = self._session, document, None, None
+        if any(method.reads_document for method in self._sweep.methods):
+            self._ours = session.prefill(session.target, [document], self._progress)
+        if self._peer is not None:
+            self._peers = self._peer.read(document, session.config.prefill_chunk)
+
+    def contestants(
+        self, cell: Cell, rows: BenchmarkPrompts, passages: dict[int, PrefilledContext]
+    ) -> list[Contestant]:
+        """The methods in the order of the sweep, then the peer's rows."""
+        sweep, session = self._sweep, self._session
+        contestants: list[Contestant] = []
+        for method in sweep.methods:
+            context = self._ours if method.reads_document else passages[id(session.target)]
+            assert context is not None
+            drafter_context = passages[id(session.drafter)] if method.drafts_from_passages else None
+            contestants.append(
+                MethodContestant(session, method, cell, rows, context, drafter_context, sweep.acceptance)
+            )
+        if self._peer is not None and self._peers is not None:
+            questions = rows.target.questions
+            contestants += self._peer.contestants(self._peers, session.target, questions, sweep.new_tokens)
+        return contestants
 
 
 def _prefill_passages(

@@ -58,3 +58,15 @@ def paired_bootstrap(
         drawn += difference[picks].mean(axis=1) / len(by_task)
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(np.mean(means)), float(low), float(high))
+
+
+def geometric_mean(ratios: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES) -> Interval:
+    """Geometric mean of positive ratios with its percentile bootstrap interval.
+
+    Args:
+      ratios: one a prompt, such as speed-ups.
+    """
+    logs = np.log(np.asarray(ratios, float))
+    picks = np.random.default_rng(seed).integers(0, len(logs), (resamples, len(logs)))
+    low, high = np.quantile(logs[picks].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(*(float(np.exp(value)) for value in (logs.mean(), low, high)))

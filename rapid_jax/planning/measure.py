@@ -69,7 +69,7 @@ def check(
     gamma = config.speculation.gamma
     sweep = Sweep((get_method("lc"), method), (context,), (batch,), (gamma,), config.sampling.max_new_tokens, repeats)
     make = functools.cache(archive_prompts)
-    read = make(engine, context, batch)
+    (read,) = make(engine, context, batch)
     rates = measure_rates(model.decoder.dtype)
     done, total = 0, sweep.runs(None)
 

@@ -49,6 +49,14 @@ WRONG_FLAGS = [
     ),
     (["--methods=lc,hd", "--acceptance=0.5"], "drafts of hd come from real text"),
     (["--random_weights", "--preset=tiny", "--acceptance=1", "--methods=rapid+hd"], "no acceptance can be forced"),
+    (["--prompts=poems"], "--prompts=poems"),
+    (["--prompts=reference", "--questions=13"], "--questions=13: --prompts=reference has 12 of each kind"),
+    (["--prompts=reference", "--context_lengths=1024,699"], "699 tokens hold no section of the reference"),
+    (["--prompts=reference", "--batch_sizes=1,2"], "asks one prompt at a time"),
+    (
+        ["--prompts=reference", "--random_weights", "--preset=tiny", "--acceptance=1"],
+        "random weights read random ids: leave one of them out",
+    ),
     (["--plot=speed.pdf"], "--plot=speed.pdf must end in .png or .svg"),
     (["--plot=speed.png", "--methods=lc"], "--methods needs lc and one more"),
     (["--plot=speed.png", "--methods=sd,rapid"], "--methods needs lc and one more"),
@@ -59,6 +67,7 @@ FIELDS = {
     *("method", "context_length", "batch", "gamma", "new_tokens", "tokens_per_second", "tokens_per_step"),
     *("step_seconds", "prefill_seconds", "bytes_per_step", "bandwidth_share", "speed_up", "acceptance"),
     "drafter_forwards",
+    *("kind", "prompt", "prompts"),
     *("forced_acceptance", "context_tokens", "retrieved_tokens", "repeats", "dtype", "model", "drafter"),
     *("hardware", "versions", "other_load"),
 }
@@ -236,7 +245,7 @@ def test_the_plot_and_the_tables_are_there(real, batches):
     assert max(len(line) for line in lines if not line.startswith("WARNING")) <= 80
 
 
-@pytest.mark.parametrize("batch", [slow(1), 2])
+@pytest.mark.parametrize("batch", [slow(1), slow(2)])
 def test_bytes_of_a_step_are_those_computed_by_hand(measure, batch):
     """256 document tokens, 256 retrieved ones a row, a question of 32, 8 new tokens: tails of 36 in the middle."""
     flags = (
@@ -321,3 +330,19 @@ def test_the_readme_commands_name_flags_that_exist():
         if word.startswith("--") and not word.startswith("--config"):
             name = word[2:].partition("=")[0].strip(".,`)")
             assert f'"{name}"' in source, word
+
+
+def test_prompts_of_three_kinds_about_real_text(measure, tiny_checkpoint):
+    """A line for each prompt and method, a table for each kind."""
+    outcome, rows = measure(
+        *(f"--target={tiny_checkpoint}", "--prompts=reference", "--questions=2", "--methods=lc,hd", "--repeats=1"),
+        *("--context_lengths=2048", "--new_tokens=4", "--nopeers"),
+    )
+    asked = [(kind, prompt) for prompt in range(2) for kind in ("quote", "ask", "summarise")]
+    assert [(row["kind"], row["prompt"], row["method"]) for row in rows] == [
+        (kind, prompt, method) for kind, prompt in asked for method in ("lc", "hd")
+    ]
+    assert all(row["prompts"] == "reference" for row in rows)
+    assert "prompts    6 at each context length" in outcome.out
+    for kind in ("quote", "ask", "summarise"):
+        assert f"{kind}, batch 1" in outcome.out

@@ -145,22 +145,23 @@ def test_a_sample_counts_the_last_report_and_every_prefill(make, monkeypatch):
 def swept(engine, apart, prompts, monkeypatch):
     """A function that sweeps without decoding: (what was read, the contestants of each cell)."""
 
-    def sweep(names, *, session=apart, batches=(1, 2), gammas=(2, 5), lengths=(400,), prompts=prompts):
+    def sweep(names, *, session=apart, batches=(1, 2), gammas=(2, 5), lengths=(400,), prompts=(prompts,)):
         read, cells = [], []
 
         def prefill(self, model, rows, progress=None):
             read.append((model is session.target, rows))
             return model, rows
 
-        def measure(cell, given, repeats, bandwidth, devices, tick):
+        def measure(cell, given, repeats, bandwidth, devices, tick, *, warm):
             cells.append((cell, given))
-            for _ in range((repeats + 1) * len(given)):
+            for _ in range((repeats + (not warm)) * len(given)):
                 tick()
             return given
 
         monkeypatch.setattr(type(session), "prefill", prefill)
         monkeypatch.setattr(sweeps, "measure", measure)
-        plan = Sweep([get_method(name) for name in names], lengths, batches, gammas, 20, repeats=3, acceptance=0.5)
+        methods = [get_method(name) for name in names]
+        plan = Sweep(methods, lengths, batches, gammas, 20, repeats=3, acceptance=0.5, prompts=len(prompts))
         asked, ticks = [], []
         made = run_sweep(
             plan, Engine(session), lambda *args: asked.append(args[1:]) or prompts, None, tick=lambda: ticks.append(1)
@@ -177,7 +178,7 @@ def test_every_combination_is_a_cell_and_what_it_reads_is_read_once(swept, promp
     """Reading a document of 128K tokens takes longer than everything else: once a length, passages once a batch size."""
     read, cells = swept(["lc", "rag", "sd", "magicdec"])
     assert [dataclasses.astuple(cell) for cell, _ in cells] == [
-        (400, batch, gamma, 20) for batch in (1, 2) for gamma in (2, 5)
+        (400, batch, gamma, 20, "", 0) for batch in (1, 2) for gamma in (2, 5)
     ]
     passages = [(True, prompts.target.passages[:1]), (False, prompts.drafter.passages[:1])]
     both = [(True, prompts.target.passages), (False, prompts.drafter.passages)]
@@ -201,8 +202,21 @@ def test_nothing_is_read_for_nobody(swept, engine, prompts):
     assert [cell.gamma for cell, _ in cells] == [2, 2], "draft lengths are one where nobody drafts"
     alone = dataclasses.replace(engine.session, passages={})
     same = BenchmarkPrompts(prompts.document, prompts.target, prompts.target)
-    read, _ = swept(["rag", "sd"], session=alone, batches=(2,), prompts=same)
+    read, _ = swept(["rag", "sd"], session=alone, batches=(2,), prompts=[same])
     assert [rows for _, rows in read] == [[prompts.document], prompts.target.passages]
+
+
+def test_a_document_is_read_once_for_prompts_that_follow_each_other(swept, prompts):
+    """Prompts are numbered by their kind, and only the first is run once unmeasured (counted by the ticks)."""
+    other = BenchmarkPrompts([5] * 300, prompts.target, prompts.drafter)
+    asked = [one.of_kind(kind) for one in (prompts, other) for kind in ("quote", "ask")]
+    read, cells = swept(["lc", "sd"], batches=(1,), gammas=(2,), lengths=(400, 500), prompts=asked)
+    for_each_length = [("quote", 0), ("ask", 0), ("quote", 1), ("ask", 1)]
+    assert [(cell.kind, cell.prompt) for cell, _ in cells] == for_each_length * 2
+    assert [cell.context_length for cell, _ in cells] == [400] * 4 + [500] * 4
+    documents = [rows for target, rows in read if target]
+    assert documents == [[prompts.document], [other.document]] * 2
+    assert [given[0].context[1][0] for _, given in cells] == [*[prompts.document] * 2, *[other.document] * 2] * 2
 
 
 def test_runs_of_a_peer_are_counted(swept):

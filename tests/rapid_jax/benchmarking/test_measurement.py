@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from rapid_jax.benchmarking.bandwidth import Bandwidth, measure_bandwidth
-from rapid_jax.benchmarking.measurement import Cell, Sample, measure
+from rapid_jax.benchmarking.measurement import Cell, Sample, averages, measure
 
 CELL = Cell(context_length=1024, batch=2, gamma=3, new_tokens=8)
 
@@ -67,12 +67,55 @@ def test_an_object_names_its_cell(measured):
     """Scripts join rows by these names."""
     (lc, sd), _, _ = measured
     written = sd.to_dict()
-    assert {k: written[k] for k in ("method", "context_length", "batch", "gamma", "new_tokens")} == {
-        "method": "sd", **dataclasses.asdict(CELL)
-    }  # fmt: skip
+    assert written.items() >= {"method": "sd", "kind": "", "prompt": 0, "context_length": 1024}.items()
+    assert written.items() >= {"batch": 2, "gamma": 3, "new_tokens": 8}.items()
     assert written["acceptance"] == {"kept_over_tested": 0.5, "kept_over_proposed": 0.2222}
     assert lc.to_dict()["acceptance"] == {"kept_over_tested": None, "kept_over_proposed": None}
     assert written["retrieved_tokens"] == 500 and lc.to_dict()["retrieved_tokens"] is None
+
+
+def test_contestants_that_have_run_before_are_measured_at_once():
+    log = []
+    lc = Scripted("lc", [2.0, 4.0], [8, 8], log)
+    (row,) = measure(CELL, [lc], 2, Bandwidth("read", 1, 1.0), 1, lambda: None, warm=True)
+    assert log == [("lc", 0), ("lc", 1)] and row.tokens_per_second == pytest.approx((16 / 2 + 16 / 4) / 2)
+
+
+def test_prompts_of_a_kind_are_taken_together(measured):
+    """A mean of speed-ups weighs a prompt on which drafts win twice as much as one on which they lose by half."""
+    lc, sd = measured[0]
+
+    def rows(kind, prompt, speed_up, tokens_per_step, kept):
+        cell = dataclasses.replace(CELL, kind=kind, prompt=prompt)
+        yield dataclasses.replace(lc, cell=cell)
+        yield dataclasses.replace(
+            sd, cell=cell, tokens_per_second=8 * speed_up, speed_up=speed_up, tokens_per_step=tokens_per_step,
+            kept_over_tested=kept, other_load=speed_up / 10,
+        )  # fmt: skip
+
+    found = averages([*rows("quote", 0, 2.0, 4, 0.5), *rows("ask", 0, 3.0, 2, None), *rows("quote", 1, 0.5, 1, 0.7)])
+    assert [(m.cell.kind, m.method) for m in found] == [("quote", "lc"), ("quote", "sd"), ("ask", "lc"), ("ask", "sd")]
+    _, quote, _, ask = found
+    assert quote.speed_up == pytest.approx(1.0) and quote.tokens_per_second == pytest.approx(8.0)
+    assert quote.tokens_per_step == pytest.approx(2 / (1 / 4 + 1))
+    assert quote.kept_over_tested == pytest.approx(0.6)
+    assert quote.other_load == 0.2
+    assert quote.interval.low == pytest.approx(0.5) and quote.interval.high == pytest.approx(2.0)
+    assert ask.speed_up == 3.0 and ask.interval is None and ask.kept_over_tested is None
+
+
+def test_means_of_prompts_are_shown_with_their_interval(measured, capsys):
+    from launch import speed_table
+
+    prompts = [
+        dataclasses.replace(row, cell=dataclasses.replace(CELL, kind="quote", prompt=prompt), speed_up=row.speed_up)
+        for prompt in range(2)
+        for row in measured[0]
+    ]
+    speed_table.print_tables(averages(prompts), None)
+    printed = capsys.readouterr().out
+    assert "quote, batch 2, gamma 3" in printed and "2.00 2.00-2.00" in printed and "1.00 1.00" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_without_lc_there_is_no_speed_up():

@@ -37,6 +37,25 @@ def test_a_model_without_room_is_told_what_is_needed():
         language_reference.document(20, words)
 
 
+@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
+def test_a_topic_stands_behind_its_share_of_whole_others(depth):
+    """Answers that all stood at the beginning would say nothing about long documents."""
+    from pydoc_data.topics import topics
+
+    text = language_reference.document_about("in", 1700, words, depth)
+    where = sorted((text.index(body), name) for name, body in topics.items() if body in text)
+    names = [name for _, name in where]
+    assert 1500 < words(text) <= 1700 and len(names) > 3
+    assert names.index("in") == round(depth * (len(names) - 1))
+    assert sum(words(topics[name]) for name in names) == words(text)
+
+
+def test_a_topic_that_does_not_fit_is_named_with_its_size():
+    assert language_reference.title("assert") == 'The "assert" statement'
+    with pytest.raises(ValueError, match='the section "The "assert" statement" has .* does not fit into 20'):
+        language_reference.document_about("assert", 20, words, 0.5)
+
+
 @pytest.mark.parametrize(
     "target, own",
     [

@@ -184,7 +184,7 @@ def long_runs(lab):
     return functools.cache(lambda name: lab.run(lab.spec(**OPTIONS[name]), lab.questions, budget=16))
 
 
-@pytest.mark.parametrize("name", quick(OPTIONS, "several", "several early"))
+@pytest.mark.parametrize("name", quick(OPTIONS, "several"))
 def test_counters_of_the_options_agree_with_each_other(long_runs, name):
     """One token a position is tested, an accepted alternative counts as one, forwards are those of the longest row."""
     c, report = long_runs(name).counters, long_runs(name)
@@ -201,7 +201,7 @@ def test_counters_of_the_options_agree_with_each_other(long_runs, name):
         assert (chain == 3 * c.steps).all()
 
 
-@pytest.mark.parametrize("name", quick(OPTIONS, "several", "several early"))
+@pytest.mark.parametrize("name", quick(OPTIONS, "several"))
 def test_results_of_the_options_depend_on_nothing_but_the_row(lab, long_runs, name):
     """Other neighbours, a neighbour that ends early and another burst size leave a row's tokens and drafts alone."""
     order, spec = [2, 0, 3, 1], lab.spec(**OPTIONS[name])
@@ -252,7 +252,7 @@ def test_seeds_and_row_numbers_change_sampled_results(lab, long_run):
     assert len(set(map(tuple, same_question))) > 1
 
 
-@pytest.mark.parametrize("name", ["plain", "several early"])
+@pytest.mark.parametrize("name", ["plain", slow("several early")])
 def test_a_step_in_bfloat16_keeps_the_types_of_its_state(lab, name):
     """Accelerators decode in bfloat16: a float32 that slips into the state would fail to trace there, and only there."""
     low = Decoder(lab.target.decoder.config, jnp.bfloat16)
@@ -314,7 +314,7 @@ def deep_lab(lab, make_small_model):
     return deep
 
 
-@pytest.mark.parametrize("name", quick(GREEDY, "plain", "several early"))
+@pytest.mark.parametrize("name", quick(GREEDY, "plain"))
 def test_tails_hold_what_a_prefill_of_the_text_would_write(deep_lab, name):
     """Masks, positions and kept rows: one wrong key or value stays in the cache for the rest of the answer."""
     lab, questions = deep_lab, [*deep_lab.questions, *deep_lab.questions]

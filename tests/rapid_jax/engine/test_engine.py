@@ -412,7 +412,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_one_line(engine_config, mesh, me
     assert "\n" not in str(error.value) and not read
 
 
-@pytest.mark.parametrize("methods", [("lc", "rapid+hd"), slow(("lc", "rapid")), slow(("rapid+hd", "hd"))])
+@pytest.mark.parametrize("methods", [slow(("lc", "rapid+hd")), slow(("lc", "rapid")), slow(("rapid+hd", "hd"))])
 def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, document, questions, methods):
     """Three rows on data=2, heads on model=4: the tokens of one device, whoever drafts, and for a single row.
 

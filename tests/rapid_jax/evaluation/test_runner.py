@@ -267,6 +267,7 @@ def test_databases_are_kept_or_rebuilt_from_turn_to_turn(engine, tmp_path, kept,
     assert taught == [False, False, False, kept]  # two turns of lc, which teaches nothing, then two of hd
 
 
+@pytest.mark.slow
 def test_a_conversation_cannot_be_retrieved_from(engine, tmp_path):
     """Spec-Bench with a retrieving method must be refused, not answered with nothing retrieved."""
     with pytest.raises(ValueError, match="method rag retrieves"):

@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from rapid_jax.evaluation.statistics import Interval, macro_mean_and_error, mean_and_error, paired_bootstrap
+from rapid_jax.evaluation.statistics import (
+    Interval,
+    geometric_mean,
+    macro_mean_and_error,
+    mean_and_error,
+    paired_bootstrap,
+)
 
 
 def test_mean_and_standard_error():
@@ -49,3 +55,14 @@ def test_pairing_matters():
     theirs = [0.0, 1.0] * 100
     ours = [*theirs[:-10], *[1.0] * 10]
     assert paired_bootstrap({"task": (ours, theirs)}).clear_of_zero
+
+
+def test_the_interval_of_a_geometric_mean_is_that_of_the_mean_logarithm():
+    """Twice as fast and half as fast are one in the mean, not one and a quarter."""
+    assert geometric_mean([2.0, 0.5]).value == pytest.approx(1.0)
+    logs = np.random.default_rng(0).normal(0.3, 0.5, 400)
+    found = geometric_mean(list(np.exp(logs)))
+    mean, error = mean_and_error(logs)
+    assert found.value == pytest.approx(math.exp(mean))
+    assert found.low == pytest.approx(math.exp(mean - 1.96 * error), rel=0.01)
+    assert found.high == pytest.approx(math.exp(mean + 1.96 * error), rel=0.01)

@@ -23,6 +23,7 @@ def looking_up(engine):
     return reconfigured(engine, HierarchyConfig(candidates=3, length=4, ngram=3, window=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hd", slow("pld"), slow("lookahead")])
 @pytest.mark.parametrize("temperature", [slow(0.0), 1.0])
 def test_databases_are_lossless(looking_up, document_text, questions, method, temperature):

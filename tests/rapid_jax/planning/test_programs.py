@@ -42,7 +42,7 @@ def collectives(mesh, context, what):
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("what", ["prefill", "lc", "rapid"])
+@pytest.mark.parametrize("what", ["prefill", "lc", slow("rapid")])
 def test_traffic_between_devices_does_not_grow_with_the_context(mesh, what):
     """A gather of keys and values would be seen here: it grows with what the cache holds."""
     assert collectives(mesh, SHORT, what) == collectives(mesh, LONG, what)
@@ -73,6 +73,7 @@ def prediction():
     return predict.predict(Plan(CONFIG, make_mesh((1, 1, 2)), jnp.float32), workload(LONG), get_method("rapid"), RATES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [2048, 4096, 16_384])
 def test_operations_of_a_chunk_are_those_of_the_formula(context):
     """Cost a token grows only by the attention over what came before.

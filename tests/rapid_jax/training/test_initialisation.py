@@ -30,6 +30,7 @@ def attention(params, layer, head, x, tokens):
     return np.asarray(jax.nn.softmax(scores, axis=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "back"), [(0, 1), (1, 2), (2, 3)])
 def test_first_layer_heads_look_a_fixed_number_of_tokens_back(params, head, back):
     tokens = jax.random.randint(jax.random.key(1), (64,), 0, 512)

@@ -26,6 +26,7 @@ def fresh(rows):
     return initial_parameters(MODEL, jax.random.key(0), *rows.marked)
 
 
+@pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(rows, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
@@ -34,6 +35,7 @@ def finished(rows, tmp_path_factory):
     return directory, state, entries
 
 
+@pytest.mark.slow
 def test_progress_is_reported_through_all_phases(finished):
     _, state, entries = finished
     assert int(state.step) == 4

@@ -15,6 +15,7 @@ SMALL = ModelConfig("llama", 32, 16, 12, 2, 2, 2, 8, 64, RopeConfig(theta=1e4), 
 LARGE = dataclasses.replace(SMALL, num_layers=4, ffn_width=20)
 
 
+@pytest.mark.slow
 def logits(config, params):
     decoder = Decoder(config)
     tokens = np.arange(10, dtype=np.int32)[None]
@@ -38,6 +39,7 @@ def test_what_was_added_can_learn():
     assert np.abs(gradient["layers_0"]["mlp"]["down_proj"]["weight"][:, SMALL.ffn_width :]).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_smaller_model_keeps_the_first_layers_and_units():
     params = init_params(LARGE, seed=1, dtype="float32")
