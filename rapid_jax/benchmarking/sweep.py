@@ -10,7 +10,7 @@ from models.progress import ProgressCallback
 from rapid_jax.benchmarking.bandwidth import Bandwidth
 from rapid_jax.benchmarking.contestant import MethodContestant
 from rapid_jax.benchmarking.measurement import Cell, Contestant, Measurement, measure
-from rapid_jax.benchmarking.peers import Peer, PeerDocument
+from rapid_jax.benchmarking.peers import PeerEngine
 from rapid_jax.benchmarking.prompts import BenchmarkPrompts
 from rapid_jax.config.methods import Method
 from rapid_jax.engine.contexts import PrefilledContext
@@ -43,11 +43,11 @@ class Sweep:
         """The gammas, of which one is enough where no method drafts."""
         return self.gammas if any(method.draws for method in self.methods) else self.gammas[:1]
 
-    def runs(self, peer: Peer | None) -> int:
+    def runs(self, peers: Sequence[PeerEngine] = ()) -> int:
         """How often something is run, unmeasured first runs included."""
         shared = len(self.context_lengths) * len(self.draft_lengths) * (self.repeats + 1)
-        peers = sum(len(peer.names(batch)) for batch in self.batch_sizes) if peer is not None else 0
-        return shared * (len(self.methods) * len(self.batch_sizes) + peers)
+        others = sum(len(peer.names(batch)) for peer in peers for batch in self.batch_sizes)
+        return shared * (len(self.methods) * len(self.batch_sizes) + others)
 
 
 def run_sweep(
@@ -56,7 +56,7 @@ def run_sweep(
     make_prompts: Callable[[Engine, int, int], BenchmarkPrompts],
     bandwidth: Bandwidth,
     *,
-    peer: Peer | None = None,
+    peers: Sequence[PeerEngine] = (),
     prefill_progress: ProgressCallback | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[list[Measurement]]:
@@ -67,16 +67,16 @@ def run_sweep(
       engine: with a `benchmark_config`.
       make_prompts: (engine, context tokens, rows) -> a prompts.
       bandwidth: of one device.
-      peer: another engine to run beside ours.
+      peers: other engines to run beside ours.
       prefill_progress: called with (tokens read, tokens in all) while a document is read.
       tick: called after every run.
 
     Yields:
-      The measurements of each cell, methods in the order of the sweep, then the peer's.
+      The measurements of each cell, methods in the order of the sweep, then the peers'.
     """
     for length in sweep.context_lengths:
         prompts = make_prompts(engine, length, max(sweep.batch_sizes))
-        yield from _length(sweep, engine, length, prompts, bandwidth, peer, prefill_progress, tick)
+        yield from _length(sweep, engine, length, prompts, bandwidth, peers, prefill_progress, tick)
 
 
 def _length(
@@ -85,7 +85,7 @@ def _length(
     length: int,
     prompts: BenchmarkPrompts,
     bandwidth: Bandwidth,
-    peer: Peer | None,
+    peers: Sequence[PeerEngine],
     progress: ProgressCallback | None,
     tick: Callable[[], None],
 ) -> Iterator[list[Measurement]]:
@@ -94,9 +94,7 @@ def _length(
     document: PrefilledContext | None = None
     if any(method.reads_document for method in sweep.methods):
         document = session.prefill(session.target, [prompts.document], progress)
-    peer_document: PeerDocument | None = None
-    if peer is not None:
-        peer_document = peer.read(prompts.document, session.config.prefill_chunk)
+    peer_documents = [peer.read(prompts.document, session.config.prefill_chunk) for peer in peers]
     for batch in sweep.batch_sizes:
         rows = prompts.rows(batch)
         passages = _prefill_passages(sweep.methods, session, rows)
@@ -110,9 +108,8 @@ def _length(
                 contestants.append(
                     MethodContestant(session, method, cell, rows, context, drafter_context, sweep.acceptance)
                 )
-            if peer is not None and peer_document is not None:
-                questions = rows.target.questions
-                contestants += peer.contestants(peer_document, session.target, questions, sweep.new_tokens)
+            for peer, held in zip(peers, peer_documents, strict=True):
+                contestants += peer.contestants(held, session.target, rows.target.questions, sweep.new_tokens)
             devices = 1 if session.mesh is None else session.mesh.size
             yield measure(cell, contestants, sweep.repeats, bandwidth, devices, tick)
 
