@@ -12,7 +12,9 @@ language, and prompts of three kinds (quote a section, answer a question, summar
 means over --questions prompts of a kind, speed-ups have 95% intervals. With random weights the document is random ids
 and acceptance is what --acceptance says. Rows decode exactly --new_tokens tokens. In a cell (context length, batch
 size, gamma) the methods take turns after an unmeasured run each; figures of a prompt are medians of its runs. Where
-torch is installed, transformers runs the same checkpoint and prompts beside them (rows hf and hf-pld).
+torch is installed, transformers runs the same checkpoint and prompts beside them (rows hf, hf-pld and hf-assisted).
+Where llama-cpp-python is installed and the target is a GGUF file, so does llama.cpp, with the file as it is, in f32
+and in bf16 (rows such as "llama.cpp q4_k_m").
 
 Tables go to standard output, progress to standard error. Exit status 0, 2 (a wrong flag) or 1.
 """
@@ -23,7 +25,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +38,9 @@ from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.writing import naming
 
 if TYPE_CHECKING:
+    from models.sources.base import WeightSource
     from rapid_jax.benchmarking.measurement import Measurement
-    from rapid_jax.benchmarking.peers import Peer
+    from rapid_jax.benchmarking.peers import PeerEngine
     from rapid_jax.benchmarking.prompts import BenchmarkPrompts
     from rapid_jax.benchmarking.sweep import Sweep
     from rapid_jax.engine.engine import Engine
@@ -70,7 +73,7 @@ _ACCEPTANCE = flags.DEFINE_float(
     "acceptance", None, "Accept each drafted token with this probability instead of by the models' say."
 )
 _PEERS = flags.DEFINE_bool(
-    "peers", None, "Run transformers beside; by default where torch is installed and the target is a checkpoint."
+    "peers", None, "Run transformers and llama.cpp beside; by default those that are installed and read the target."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object a cell and method to this file (replaced).")
 _PLOT = flags.DEFINE_string("plot", None, "Draw speed-up over context length into this file, .png or .svg (replaced).")
@@ -108,7 +111,7 @@ def main() -> None:
     cli.use_compilation_cache()
     engine = _engine(config)
     distributed.on_all(lambda: engine.require([method for method in methods if method.looks_up]))
-    peer, why_no_peer = _peer(engine)
+    peers, versions, missing = _peers(engine, max(lengths))
     sweep = Sweep(
         methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value, _prompts_a_length()
     )
@@ -120,10 +123,10 @@ def main() -> None:
         "prompts": "random" if _RANDOM.value else _PROMPTS.value,
         "repeats": sweep.repeats,
         "hardware": hardware(1 if engine.session.mesh is None else engine.session.mesh.size, bandwidth),
-        "versions": engine.versions | ({"torch": importlib.metadata.version("torch")} if peer is not None else {}),
+        "versions": engine.versions | versions,
     }
-    speed_table.print_header(about, sweep, why_no_peer)
-    measurements = averages(_measure(sweep, engine, peer, bandwidth, about))
+    speed_table.print_header(about, sweep, missing)
+    measurements = averages(_measure(sweep, engine, peers, bandwidth, about))
     speed_table.print_tables(measurements, _ACCEPTANCE.value)
     if _PLOT.value is not None and distributed.is_main():
         from rapid_jax.benchmarking.plot import plot_speed_ups
@@ -133,7 +136,7 @@ def main() -> None:
 
 
 def _measure(
-    sweep: Sweep, engine: Engine, peer: Peer | None, bandwidth: Any, about: dict[str, Any]
+    sweep: Sweep, engine: Engine, peers: Sequence[PeerEngine], bandwidth: Any, about: dict[str, Any]
 ) -> list[Measurement]:
     """All measurements; each cell's are written as it ends."""
     from rapid_jax.benchmarking.sweep import run_sweep
@@ -143,7 +146,7 @@ def _measure(
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         runs = stack.enter_context(cli.progress("measuring", "runs"))
         prefill = stack.enter_context(cli.progress("prefill", "tok"))
-        done, total = 0, sweep.runs(peer)
+        done, total = 0, sweep.runs(peers)
 
         def tick() -> None:
             nonlocal done
@@ -151,7 +154,7 @@ def _measure(
             runs(done, total)
 
         for cell in run_sweep(
-            sweep, engine, _make_prompts(), bandwidth, peer=peer, prefill_progress=prefill, tick=tick
+            sweep, engine, _make_prompts(), bandwidth, peers=peers, prefill_progress=prefill, tick=tick
         ):
             measurements += cell
             if output is not None:
@@ -212,7 +215,7 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
     if config.drafter:
         raise cli.UsageError(f"random weights draft for themselves: leave the drafter {config.drafter!r} out")
     if _PEERS.value:
-        raise cli.UsageError("--peers needs a checkpoint that transformers can load, --random_weights has none")
+        raise cli.UsageError("--peers needs a checkpoint that others can load, --random_weights has none")
     if rate is None and any(method.draws for method in methods):
         raise cli.UsageError("random weights accept nothing by themselves: give --acceptance=RATE, or methods lc,rag")
 
@@ -275,30 +278,88 @@ def _engine(config: EngineConfig) -> Engine:
         return distributed.on_all(lambda: Engine.load(config=config, progress=progress))
 
 
-def _peer(engine: Engine) -> tuple[Peer | None, str | None]:
-    """Transformers with the target's checkpoint, or why there are no such rows."""
+def _peers(engine: Engine, longest: int) -> tuple[list[PeerEngine], dict[str, str], list[str]]:
+    """Other engines with the target's checkpoint.
+
+    Args:
+      engine: ours.
+      longest: tokens of the longest document.
+
+    Returns:
+      The engines, the versions of their packages, and a line for each kind of rows that is missing.
+    """
+    peers: list[PeerEngine] = []
+    versions: dict[str, str] = {}
+    missing: list[str] = []
     if _RANDOM.value or _PEERS.value is False:
-        return None, None
+        return peers, versions, missing
+    from models.sources import open_source
+
+    source = open_source(engine.target.path)
+    for name, package, make in (
+        ("transformers", "torch", lambda: _transformers(engine, source, missing)),
+        ("llama.cpp", "llama-cpp-python", lambda: _llama_cpp(engine, source, longest)),
+    ):
+        try:
+            peers.append(make())
+            versions[package] = importlib.metadata.version(package)
+        except _NoRows as why:
+            missing.append(f"no rows of {name}: {why}")
+    return peers, versions, missing
+
+
+class _NoRows(Exception):
+    """Why another engine is not run."""
+
+
+def _transformers(engine: Engine, source: WeightSource, missing: list[str]) -> PeerEngine:
+    """Raises _NoRows; adds a line to `missing` where there is no assistant."""
     import jax
 
     from models.sources import open_source
 
     backend = jax.default_backend()
     if importlib.util.find_spec("torch") is None:
-        return None, "torch is not installed"
+        raise _NoRows("torch is not installed")
     if engine.session.mesh is not None:
-        return None, "transformers is run on one device only"
-    source = open_source(engine.target.path).for_transformers()
-    if source is None:
-        return None, "transformers does not read this checkpoint"
+        raise _NoRows("transformers is run on one device only")
+    settings = source.for_transformers()
+    if settings is None:
+        raise _NoRows("transformers does not read this checkpoint")
     import torch
 
     if backend != "cpu" and not (backend == "gpu" and torch.cuda.is_available()):
-        return None, f"torch has no {backend}"
-    from rapid_jax.benchmarking.peers import Peer
+        raise _NoRows(f"torch has no {backend}")
+    from rapid_jax.benchmarking.transformers import Assistant, Transformers
 
-    dtype = engine.target.decoder.dtype.name
-    return Peer(source, dtype, "cuda" if backend == "gpu" else "cpu"), None
+    drafter, assistant = engine.drafter, None
+    drafter_settings = open_source(drafter.path).for_transformers()
+    if drafter_settings is None:
+        missing.append("no row hf-assisted: transformers does not read the drafter's checkpoint")
+    elif drafter.config.vocab_size != engine.target.config.vocab_size:
+        missing.append("no row hf-assisted: the drafter's embedding has another number of rows than the target's")
+    else:
+        assistant = Assistant(drafter_settings, drafter)
+    device = "cuda" if backend == "gpu" else "cpu"
+    return Transformers(settings, engine.target.decoder.dtype.name, device, assistant)
+
+
+def _llama_cpp(engine: Engine, source: WeightSource, longest: int) -> PeerEngine:
+    """Raises _NoRows."""
+    import jax
+
+    from rapid_jax.engine.engine import QUESTION_RESERVE
+
+    path = source.for_llama_cpp()
+    if path is None:
+        raise _NoRows("the target is no GGUF file")
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise _NoRows("llama-cpp-python is not installed")
+    if jax.default_backend() != "cpu" or engine.session.mesh is not None:
+        raise _NoRows("it is run beside a single CPU device only")
+    from rapid_jax.benchmarking.llama_cpp import LlamaCpp
+
+    return LlamaCpp(path, longest + QUESTION_RESERVE + engine.config.sampling.max_new_tokens)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def _marked(acceptance: float | None) -> str:
     return f" [acceptance forced to {acceptance:g}]" if acceptance is not None else ""
 
 
-def print_header(about: dict[str, Any], sweep: Sweep, why_no_peer: str | None) -> None:
-    """What is measured, and on what; `about` is what every JSON object says."""
+def print_header(about: dict[str, Any], sweep: Sweep, missing: Sequence[str]) -> None:
+    """What is measured, on what, and which rows are missing; `about` is what every JSON object says."""
     hardware, versions = about["hardware"], about["versions"]
     bandwidth = hardware["bandwidth"]
     print_line(f"target     {about['model']}, {about['dtype']}")
@@ -50,8 +50,8 @@ def print_header(about: dict[str, Any], sweep: Sweep, why_no_peer: str | None) -
             "are those that this rate would give; what is decoded is no answer of the models",
             style="bold",
         )
-    if why_no_peer is not None:
-        print_line(f"no rows of transformers: {why_no_peer}")
+    for line in missing:
+        print_line(line)
 
 
 def print_tables(measurements: Sequence[Measurement], acceptance: float | None) -> None:

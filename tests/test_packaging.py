@@ -17,7 +17,7 @@ from rapid_jax.config import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "launch", "models", "rapid_jax")
-OPTIONAL = {"torch", "libtpu"}  # used where they are installed; each has an extra of its own
+OPTIONAL = {"torch", "libtpu", "llama-cpp"}  # used where they are installed; each has an extra of its own
 
 
 @pytest.fixture(scope="module")

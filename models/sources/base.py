@@ -118,6 +118,10 @@ class WeightSource(abc.ABC):
         """Arguments of transformers' `from_pretrained` that load the same weights; None where it cannot."""
         return None
 
+    def for_llama_cpp(self) -> Path | None:
+        """The GGUF file that llama.cpp loads the same weights from, the first of several; None where there is none."""
+        return None
+
     def load_params(
         self,
         config: ModelConfig,

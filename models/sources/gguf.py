@@ -68,6 +68,9 @@ class GGUFFile(WeightSource):
     def for_transformers(self) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": str(self.path.parent), "gguf_file": self.path.name}
 
+    def for_llama_cpp(self) -> Path:
+        return self.path
+
 
 class GGUFTensors(Tensors):
     """The tensors under Hugging Face's names and in its layout."""

@@ -10,7 +10,7 @@ from models.progress import ProgressCallback
 from rapid_jax.benchmarking.bandwidth import Bandwidth
 from rapid_jax.benchmarking.contestant import MethodContestant
 from rapid_jax.benchmarking.measurement import Cell, Contestant, Measurement, measure
-from rapid_jax.benchmarking.peers import Peer, PeerDocument
+from rapid_jax.benchmarking.peers import PeerEngine
 from rapid_jax.benchmarking.prompts import BenchmarkPrompts
 from rapid_jax.config.methods import Method
 from rapid_jax.engine.contexts import PrefilledContext
@@ -45,11 +45,11 @@ class Sweep:
         """The gammas, of which one is enough where no method drafts."""
         return self.gammas if any(method.draws for method in self.methods) else self.gammas[:1]
 
-    def runs(self, peer: Peer | None) -> int:
+    def runs(self, peers: Sequence[PeerEngine] = ()) -> int:
         """How often something is run, unmeasured first runs included."""
         shared = len(self.context_lengths) * len(self.draft_lengths) * (self.prompts * self.repeats + 1)
-        peers = sum(len(peer.names(batch)) for batch in self.batch_sizes) if peer is not None else 0
-        return shared * (len(self.methods) * len(self.batch_sizes) + peers)
+        others = sum(len(peer.names(batch)) for peer in peers for batch in self.batch_sizes)
+        return shared * (len(self.methods) * len(self.batch_sizes) + others)
 
 
 def run_sweep(
@@ -58,7 +58,7 @@ def run_sweep(
     make_prompts: Callable[[Engine, int, int], Iterable[BenchmarkPrompts]],
     bandwidth: Bandwidth,
     *,
-    peer: Peer | None = None,
+    peers: Sequence[PeerEngine] = (),
     prefill_progress: ProgressCallback | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[list[Measurement]]:
@@ -69,15 +69,15 @@ def run_sweep(
       engine: with a `benchmark_config`.
       make_prompts: (engine, context tokens, rows) -> prompts; those with one document follow each other.
       bandwidth: of one device.
-      peer: another engine to run beside ours.
+      peers: other engines to run beside ours.
       prefill_progress: called with (tokens read, tokens in all) while a document is read.
       tick: called after every run.
 
     Yields:
-      The measurements of each cell, methods in the order of the sweep, then the peer's.
+      The measurements of each cell, methods in the order of the sweep, then the peers'.
     """
     for length in sweep.context_lengths:
-        reader = _Reader(sweep, engine.session, peer, prefill_progress)
+        reader = _Reader(sweep, engine.session, peers, prefill_progress)
         numbers: dict[str, int] = {}
         for index, prompts in enumerate(make_prompts(engine, length, max(sweep.batch_sizes))):
             number = numbers[prompts.kind] = numbers.get(prompts.kind, -1) + 1
@@ -93,28 +93,27 @@ def run_sweep(
 
 
 class _Reader:
-    """Holds one document at a time, as we and the peer have read it."""
+    """Holds one document at a time, as we and the peers have read it."""
 
-    def __init__(self, sweep: Sweep, session: Session, peer: Peer | None, progress: ProgressCallback | None):
-        self._sweep, self._session, self._peer, self._progress = sweep, session, peer, progress
+    def __init__(self, sweep: Sweep, session: Session, peers: Sequence[PeerEngine], progress: ProgressCallback | None):
+        self._sweep, self._session, self._peers, self._progress = sweep, session, peers, progress
         self._tokens: list[int] | None = None
         self._ours: PrefilledContext | None = None
-        self._peers: PeerDocument | None = None
+        self._theirs: list[Any] = []
 
     def read(self, document: list[int]) -> None:
         """Reads a document unless it is the one that is held; the memory of the last one is free before."""
         if document is self._tokens:
             return
-        session, self._tokens, self._ours, self._peers = self._session, document, None, None
+        session, self._tokens, self._ours, self._theirs = self._session, document, None, []
         if any(method.reads_document for method in self._sweep.methods):
             self._ours = session.prefill(session.target, [document], self._progress)
-        if self._peer is not None:
-            self._peers = self._peer.read(document, session.config.prefill_chunk)
+        self._theirs = [peer.read(document, session.config.prefill_chunk) for peer in self._peers]
 
     def contestants(
         self, cell: Cell, rows: BenchmarkPrompts, passages: dict[int, PrefilledContext]
     ) -> list[Contestant]:
-        """The methods in the order of the sweep, then the peer's rows."""
+        """The methods in the order of the sweep, then the peers' rows."""
         sweep, session = self._sweep, self._session
         contestants: list[Contestant] = []
         for method in sweep.methods:
@@ -124,9 +123,8 @@ class _Reader:
             contestants.append(
                 MethodContestant(session, method, cell, rows, context, drafter_context, sweep.acceptance)
             )
-        if self._peer is not None and self._peers is not None:
-            questions = rows.target.questions
-            contestants += self._peer.contestants(self._peers, session.target, questions, sweep.new_tokens)
+        for peer, held in zip(self._peers, self._theirs, strict=True):
+            contestants += peer.contestants(held, session.target, rows.target.questions, sweep.new_tokens)
         return contestants
 
 

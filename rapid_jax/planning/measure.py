@@ -71,7 +71,7 @@ def check(
     make = functools.cache(archive_prompts)
     (read,) = make(engine, context, batch)
     rates = measure_rates(model.decoder.dtype)
-    done, total = 0, sweep.runs(None)
+    done, total = 0, sweep.runs()
 
     def tick() -> None:
         nonlocal done

@@ -66,6 +66,25 @@ def test_greedy_tokens_are_those_of_transformers(engine, reference, transformers
         assert ours == theirs or near_tie(engine, prompt, ours, theirs)
 
 
+def test_greedy_tokens_are_those_of_llama_cpp(engine, reference):
+    """What launch.benchmark runs beside ours: the file dequantised to float32, behind a document that is read once."""
+    pytest.importorskip("llama_cpp", reason='pip install "rapid_jax[llama-cpp]"')
+    from models.sources import open_source
+    from rapid_jax.benchmarking.llama_cpp import LlamaCpp
+
+    document = engine.read(reference(1500))
+    held = [*document.head, *document.tokenized.tokens]
+    peer = LlamaCpp(open_source(engine.target.path).for_llama_cpp(), 2048)
+    read = peer.read(held, 512)
+    for question in QUESTIONS[:3]:
+        ours = list(document.ask(question, "lc", max_new_tokens=16).token_ids)
+        prompt = prompt_of(engine, document, question)
+        rows = peer.contestants(read, engine.target, [prompt[len(held) :]], 16)
+        (f32,) = (row for row in rows if row.name == "llama.cpp f32")
+        theirs = f32.run().tokens[0][: len(ours)]
+        assert ours == theirs or near_tie(engine, prompt, ours, theirs)
+
+
 @pytest.mark.parametrize("method", ["sd", "hd", "pld", "magicdec"])
 def test_lossless_methods_say_what_the_target_says(engine, document, method):
     for question in QUESTIONS[:2]:

@@ -145,7 +145,7 @@ def test_a_sample_counts_the_last_report_and_every_prefill(make, monkeypatch):
 def swept(engine, apart, prompts, monkeypatch):
     """A function that sweeps without decoding: (what was read, the contestants of each cell)."""
 
-    def sweep(names, *, session=apart, batches=(1, 2), gammas=(2, 5), lengths=(400,), prompts=(prompts,)):
+    def sweep(names, *, session=apart, batches=(1, 2), gammas=(2, 5), lengths=(400,), prompts=(prompts,), peers=()):
         read, cells = [], []
 
         def prefill(self, model, rows, progress=None):
@@ -164,10 +164,15 @@ def swept(engine, apart, prompts, monkeypatch):
         plan = Sweep(methods, lengths, batches, gammas, 20, repeats=3, acceptance=0.5, prompts=len(prompts))
         asked, ticks = [], []
         made = run_sweep(
-            plan, Engine(session), lambda *args: asked.append(args[1:]) or prompts, None, tick=lambda: ticks.append(1)
+            plan,
+            Engine(session),
+            lambda *args: asked.append(args[1:]) or prompts,
+            None,
+            peers=peers,
+            tick=lambda: ticks.append(1),
         )
         assert len(list(made)) == len(cells)
-        assert len(ticks) == plan.runs(None), "the progress bar ends where the sweep does"
+        assert len(ticks) == plan.runs(peers), "the progress bar ends where the sweep does"
         assert asked == [(length, max(batches)) for length in lengths]
         return read, cells
 
@@ -219,8 +224,37 @@ def test_a_document_is_read_once_for_prompts_that_follow_each_other(swept, promp
     assert [given[0].context[1][0] for _, given in cells] == [*[prompts.document] * 2, *[other.document] * 2] * 2
 
 
-def test_runs_of_a_peer_are_counted(swept):
+class FakePeer:
+    """An engine that reads nothing; `kinds` are its contestants for one row and for several."""
+
+    def __init__(self, one, several):
+        self.kinds, self.read_documents = (one, several), []
+
+    def names(self, rows):
+        return self.kinds[rows > 1]
+
+    def read(self, tokens, chunk):
+        self.read_documents.append((tokens, chunk))
+        return self, len(self.read_documents)
+
+    def contestants(self, document, target, questions, new_tokens):
+        assert document == (self, len(self.read_documents)), "the document that this engine has read last"
+        return [types.SimpleNamespace(name=name, questions=questions) for name in self.names(len(questions))]
+
+
+def test_peers_read_a_document_once_and_stand_behind_the_methods(swept, prompts, apart):
+    """Each with what it has read itself, in the cells whose batch it takes."""
+    peers = [FakePeer(("hf", "hf-pld"), ("hf",)), FakePeer(("llama.cpp f32",), ())]
+    _, cells = swept(["lc"], lengths=(400, 500), peers=peers)
+    both = [["lc", "hf", "hf-pld", "llama.cpp f32"], ["lc", "hf"]]  # of one row and of two
+    assert [[one.name for one in given] for _, given in cells] == both * 2
+    assert cells[0][1][1].questions == prompts.target.questions[:1]
+    for peer in peers:
+        assert peer.read_documents == [(prompts.document, apart.config.prefill_chunk)] * 2
+
+
+def test_runs_of_peers_are_counted():
     """A progress bar that ends early, or never."""
-    peer = types.SimpleNamespace(names=lambda batch: ["hf", "hf-pld"] if batch == 1 else ["hf"])
+    peers = [FakePeer(("hf", "hf-pld"), ("hf",)), FakePeer(("llama.cpp f32",), ())]
     sweep = Sweep([get_method("lc"), get_method("sd")], (1, 2), (1, 4), (3, 5, 7), 20, repeats=2)
-    assert sweep.runs(None) == 2 * 3 * 3 * (2 * 2) and sweep.runs(peer) == 2 * 3 * 3 * (2 * 2 + 3)
+    assert sweep.runs() == 2 * 3 * 3 * (2 * 2) and sweep.runs(peers) == 2 * 3 * 3 * (2 * 2 + 4)
