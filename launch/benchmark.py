@@ -146,6 +146,7 @@ def _measure(
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         runs = stack.enter_context(cli.progress("measuring", "runs"))
         prefill = stack.enter_context(cli.progress("prefill", "tok"))
+        stack.enter_context(cli.showing_compilation(engine.session.programs))
         done, total = 0, sweep.runs(peers)
 
         def tick() -> None:

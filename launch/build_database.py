@@ -163,7 +163,7 @@ def _build_model(config: EngineConfig, method: Method) -> None:
         cli.use_compilation_cache()
         with cli.progress("loading", "B") as progress:
             engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
-        with cli.progress("answering", "answers") as progress:
+        with cli.progress("answering", "answers") as progress, cli.showing_compilation(engine.session.programs):
             build_model_database(
                 engine,
                 plan,

@@ -52,6 +52,13 @@ _LENGTHS = flags.DEFINE_list(
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Questions of each task (and archive) at most.", lower_bound=1, upper_bound=MOST_TOKENS
 )
+_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens",
+    None,
+    "Tokens of an answer at most, at every turn; where the benchmark allows fewer, its own limit holds.",
+    lower_bound=1,
+    upper_bound=MOST_TOKENS,
+)
 _TASKS = flags.DEFINE_list("tasks", None, "Tasks or groups that are asked, all if not given.")
 _ARCHIVES = flags.DEFINE_integer("archives", 4, "Archives of each length.", lower_bound=1, upper_bound=MOST_TOKENS)
 _BATCH = flags.DEFINE_integer(
@@ -97,6 +104,8 @@ def main() -> None:
     """Checks the flags, loads, answers length by length, and prints the tables."""
     config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
     methods, variations, lengths = _methods(), _variations(), _lengths()
+    if _NEW_TOKENS.value and any(variation.get("max_new_tokens") for variation in variations):
+        raise cli.UsageError("--max_new_tokens holds for all answers and --sweep varies it; leave one of them out")
     directory = Path(_OUTPUT.value) if _OUTPUT.value is not None else None
     if directory is not None and directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"--output={directory} is a file; name a directory")
@@ -108,6 +117,7 @@ def main() -> None:
     from launch import printing
     from rapid_jax.engine.engine import Engine
     from rapid_jax.engine.loading import check_checkpoints
+    from rapid_jax.evaluation.compilation import compiled_line, recording_compilation
     from rapid_jax.evaluation.report import Report
     from rapid_jax.evaluation.runner import EvaluationPlan
 
@@ -138,12 +148,16 @@ def main() -> None:
         with cli.progress("loading", "B") as progress:
             engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
         distributed.on_all(lambda: engine.require([METHODS[name] for name in methods]))
-        _answer(engine, plans, directory)
-        unmeasured = _measure_rules(engine, plans, directory) if _RULES.value else 0
+        programs = engine.session.programs
+        with cli.showing_compilation(programs), recording_compilation(directory, programs, write=distributed.is_main()):
+            _answer(engine, plans, directory)
+            unmeasured = _measure_rules(engine, plans, directory) if _RULES.value else 0
         report = Report(directory) if distributed.is_main() else None
         for heading, tables in report.tables() if report else ():
             printing.print_tables(heading, tables)
         failed = distributed.from_main(lambda: _failed(report, unmeasured))
+    if distributed.is_main():
+        printing.print_line(f"\n{compiled_line(programs.count, programs.compile_seconds)}")
     if _OUTPUT.value is not None and distributed.is_main():
         print(f"python -m launch.report {_OUTPUT.value} makes a page of it")
     if failed:
@@ -178,6 +192,7 @@ def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> Non
             "fingerprints": [plan.benchmark.fingerprint for plan in plans],
             "batch": _BATCH.value,
             "databases": _DATABASES.value,
+            **({"max_new_tokens": _NEW_TOKENS.value} if _NEW_TOKENS.value else {}),
         },
         "config": engine.config.to_dict(),
         "versions": {**engine.versions, "processors": os.cpu_count()},
@@ -231,6 +246,14 @@ def _read(engine: Engine, source: Source, template: str) -> Document:
 
 
 def _benchmark(length: int, count_tokens: Callable[[str], int], settings: EvaluationConfig) -> Benchmark:
+    """What is asked at one length, with answers as short as --max_new_tokens says."""
+    from rapid_jax.evaluation.benchmarks.shortened import Shortened
+
+    made = _whole_benchmark(length, count_tokens, settings)
+    return Shortened(made, _NEW_TOKENS.value) if _NEW_TOKENS.value else made
+
+
+def _whole_benchmark(length: int, count_tokens: Callable[[str], int], settings: EvaluationConfig) -> Benchmark:
     from rapid_jax.evaluation.archive import TASKS as ARCHIVE_TASKS
     from rapid_jax.evaluation.benchmarks.archive import ArchiveBenchmark
     from rapid_jax.evaluation.benchmarks.dialogue import DialogueBenchmark

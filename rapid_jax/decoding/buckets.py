@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 _LEAST = 64  # tokens of the shortest forward of a prefill, where a chunk has as many
+# Slots of the smallest context, where a chunk has as many: to read the free ones costs less than another program of every
+# method for the shortest prompts.
+_LEAST_CONTEXT = 256
 
 
 def forward_bucket(tokens: int, chunk: int) -> int:
@@ -29,7 +32,7 @@ def context_bucket(tokens: int, chunk: int) -> int:
       chunk: tokens of a prefill chunk, a power of two.
     """
     if tokens <= chunk:
-        return forward_bucket(tokens, chunk)
+        return forward_bucket(max(tokens, _LEAST_CONTEXT), chunk)
     step = max(chunk, token_bucket(tokens) // 16)
     return -(-tokens // step) * step
 

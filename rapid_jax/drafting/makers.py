@@ -17,6 +17,7 @@ from models.decoder import Decoder
 from models.language_model import LanguageModel
 from rapid_jax.config import HierarchyConfig, Method, SpeculationConfig
 from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, PASSAGES
+from rapid_jax.decoding.buckets import context_bucket
 from rapid_jax.decoding.drafter import Drafter
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting.assisted import AssistedDrafter
@@ -94,6 +95,7 @@ class DraftingInputs:
             vocab_size=self.vocab_size,
             new_tokens=self.new_tokens,
             seed=self.seed,
+            slots=context_bucket(max(map(len, self.prompts)), self.chunk),
             earlier=self.earlier,
             mesh=self.mesh,
         )

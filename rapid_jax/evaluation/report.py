@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rapid_jax.config.mapping import flatten
-from rapid_jax.evaluation import tables
+from rapid_jax.evaluation import tables, task_tables
+from rapid_jax.evaluation.benchmarks.spec_bench import TASKS as SPEC_BENCH_TASKS
+from rapid_jax.evaluation.compilation import compiled_line, read_compilation
 from rapid_jax.evaluation.distribution_shift_table import read_shifts, shift_table
 from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.plots import Plot, plots
@@ -54,6 +56,8 @@ class Report:
 
     def tables(self) -> Iterator[tuple[str, list[Table]]]:
         """Heading and tables of every context length."""
+        is_spec_bench = self.manifest["benchmark"]["name"] == "specbench"
+        headings = SPEC_BENCH_TASKS if is_spec_bench else {}
         for length, group in itertools.groupby(self.series, key=lambda one: one.key.context_length):
             series = list(group)
             graded = {metric: part for metric in self.metrics if (part := scored(series, metric))}
@@ -62,10 +66,11 @@ class Report:
                 found += [tables.differences(graded[metric], metric), tables.against_target(graded[metric], metric)]
             if not graded:
                 found.append(tables.equality(series))
+            found.append(task_tables.tokens_per_step(series, headings))
             if self.timings:
-                found += [tables.speed(series), tables.speed_by_task(series)]
-                if self.manifest["benchmark"]["name"] == "specbench":
-                    found.append(tables.question_speed(series))
+                found.append(task_tables.speed_by_task(series, headings))
+                found += [task_tables.question_speed(series, headings)] if is_spec_bench else []
+                found.append(tables.speed(series))
             found.append(tables.drafts(series))
             heading = f"{length:,} tokens" if length else "Results"
             yield heading, [table for table in found if table is not None]
@@ -104,6 +109,9 @@ class Report:
             + ", ".join(dict.fromkeys(one.key.method for one in self.series))
             + "."
         ]
+        if self.timings and (compiled := read_compilation(self._directory)):
+            programs, seconds = (sum(figures) for figures in zip(*compiled, strict=True))
+            lines.append(compiled_line(int(programs), seconds, len(compiled)))
         rows = [(name, str(value)) for name, value in benchmark.items() if name != "name"]
         rows += [
             (name, str(value)) for name, value in flatten(self.manifest["config"]).items() if value not in ("", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -70,3 +70,30 @@ def geometric_mean(ratios: Sequence[float], *, seed: int = 0, resamples: int = _
     picks = np.random.default_rng(seed).integers(0, len(logs), (resamples, len(logs)))
     low, high = np.quantile(logs[picks].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(*(float(np.exp(value)) for value in (logs.mean(), low, high)))
+
+
+def ratio_interval(
+    by_task: Mapping[str, np.ndarray],
+    figure: Callable[[np.ndarray], np.ndarray],
+    *,
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+) -> Interval:
+    """A figure of sums over questions, such as tokens over steps, with its percentile interval.
+
+    Questions are drawn with replacement within each task, all that is summed of a question together.
+
+    Args:
+      by_task: what is summed, float [questions, columns]; at least one question.
+      figure: from sums [..., columns] to figures [...]; nan where there is none.
+
+    Returns:
+      The figure of all questions; nan bounds where no task has two questions or a resample has no figure.
+    """
+    value = float(figure(np.sum([rows.sum(axis=0) for rows in by_task.values()], axis=0)))
+    if all(len(rows) < 2 for rows in by_task.values()):
+        return Interval(value, math.nan, math.nan)
+    rng = np.random.default_rng(seed)
+    drawn = sum(rows[rng.integers(0, len(rows), (resamples, len(rows)))].sum(axis=1) for rows in by_task.values())
+    low, high = np.quantile(figure(np.asarray(drawn)), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(value, float(low), float(high))

@@ -119,51 +119,6 @@ def speed(series: Sequence[Series]) -> Table:
     return Table("Speed", columns, tuple(rows), note)
 
 
-def speed_by_task(series: Sequence[Series]) -> Table | None:
-    """Decoding speed-up over the plain target by task: short answers gain less."""
-    if len(series) < 2 or not any(one.key.method == "lc" for one in series):
-        return None
-    tasks = list(dict.fromkeys(task for one in series for task in one.tasks()))
-    rows = []
-    for one in series:
-        plain = baseline(series, one, "lc")
-        rows.append((one.key.label, *(_task_speed(one, plain, task) for task in tasks)))
-    note = "Decode-only speed-up over lc; in brackets tokens per step."
-    return Table("Speed-up by task", ("method", *tasks), tuple(rows), note)
-
-
-def question_speed(series: Sequence[Series]) -> Table | None:
-    """Spec-Bench's own figures (arXiv 2401.07851): a question's new tokens over its wall time, prefill included."""
-    tasks = list(dict.fromkeys(task for one in series for task in one.tasks()))
-    rows = []
-    for one in series:
-        plain = baseline(series, one, "lc")
-        cells = []
-        for task in (*tasks, "overall"):
-            own = one.tasks().get(task, []) if task != "overall" else list(one.records)
-            others = plain.by_item if plain is not None else {}
-            shared = [r for r in own if r["item"] in others]
-            if not shared:
-                cells.append("-")
-                continue
-            ours = sum(map(_tokens_per_second, shared)) / len(shared)
-            theirs = sum(_tokens_per_second(others[r["item"]]) for r in shared) / len(shared)
-            cells.append(f"{ours:.1f} ({ratio(ours, theirs):.2f}x)")
-        rows.append((one.key.label, *cells, f"{cost(one.records).tokens_per_step:.2f}"))
-    columns = ("method", *tasks, "overall", "mean accepted tokens")
-    note = (
-        "Tokens a second, the mean over questions of new tokens over wall time (prefill and all turns included, "
-        "compilation excluded); in brackets the ratio to lc's mean. Mean accepted tokens: those that a step emits."
-    )
-    return Table("Spec-Bench", columns, tuple(rows), note)
-
-
-def _tokens_per_second(record: Result) -> float:
-    turns = record["turns"]
-    seconds = sum(turn["seconds"][name] for turn in turns for name in ("retrieval", "prefill", "decode"))
-    return ratio(sum(len(turn["token_ids"]) for turn in turns), seconds)
-
-
 def drafts(series: Sequence[Series]) -> Table | None:
     """What databases contributed, and how many forwards the drafting model took."""
     sources = list(dict.fromkeys(name for one in series for name in cost(one.records).by_source))
@@ -248,14 +203,6 @@ def failures(failed: Sequence[Result], series: Sequence[Series]) -> Table:
         rows.append((label, f"{length:,}" if length else "-", f"{len(found)} of {total}", " ".join(first.split())))
     note = "These questions count in no other table. The file of results holds the reason of each."
     return Table("Failed", ("method", "tokens", "failed", "the first"), tuple(rows), note)
-
-
-def _task_speed(one: Series, plain: Series | None, task: str) -> str:
-    own = one.tasks().get(task)
-    if not own:
-        return "-"
-    decode, _ = speed_up(Series(one.key, tuple(own)), plain)
-    return f"{_ratio(decode)} ({cost(own).tokens_per_step:.2f})"
 
 
 def _metric(records: Sequence[Result], metric: str) -> list[float]:

@@ -123,6 +123,7 @@ def make_row_databases(
     vocab_size: int,
     new_tokens: int,
     seed: int,
+    slots: int = 0,
     earlier: LearnedNgrams | None = None,
     mesh: Mesh | None = None,
 ) -> RowDatabases:
@@ -134,6 +135,7 @@ def make_row_databases(
       vocab_size: V.
       new_tokens: generated at most.
       seed: of the lookahead window's start.
+      slots: tokens of a prompt that the history has room for at least: those that share it share their programs.
       earlier: what an earlier turn of the one row's conversation has taught; the prompt adds what it goes on with.
       mesh: rows are split over its data axis.
 
@@ -152,7 +154,7 @@ def make_row_databases(
         check_bytes("context", needed, config.device_bytes)
         memory.table = put(_tables(hierarchy, config, prompts, vocab_size, earlier))
     if "history" in hierarchy.databases:
-        capacity = token_bucket(max(map(len, prompts)) + new_tokens)
+        capacity = token_bucket(max(slots, *map(len, prompts)) + new_tokens)
         rows = np.zeros((len(prompts), capacity), np.int32)
         for row, prompt in zip(rows, prompts, strict=True):
             row[: len(prompt)] = prompt

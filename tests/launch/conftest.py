@@ -12,6 +12,8 @@ from unittest import mock
 import pytest
 from absl import flags
 
+from rapid_jax.decoding.programs import Programs
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -61,6 +63,19 @@ def launch():
 
     yield run
     _forget_flags()
+
+
+@pytest.fixture
+def compilation_shown(monkeypatch):
+    """The names of the types of all that was told of a compilation: who says it to the user, or a function for nobody."""
+    shown, get = set(), Programs.get
+
+    def watched(self, *args, **kwargs):
+        shown.add(type(self.on_compile).__name__)
+        return get(self, *args, **kwargs)
+
+    monkeypatch.setattr(Programs, "get", watched)
+    return shown
 
 
 @pytest.fixture(scope="session")

@@ -283,9 +283,10 @@ def test_a_forced_acceptance_is_met_exactly_and_said(measure, rate, tokens_per_s
     assert f"[acceptance forced to {rate:g}]" in outcome.out
 
 
-def test_random_weights_without_drafts_need_no_rate(measure):
+def test_random_weights_without_drafts_need_no_rate(measure, compilation_shown):
     _, rows = measure(*RANDOM, "--methods=lc,rag", "--gammas=2,4", "--new_tokens=4")
     assert [row["method"] for row in rows] == ["lc", "rag"]  # draft lengths change nothing: one cell
+    assert compilation_shown == {"_Compilations"}, "half a minute of silence looks like a hang"
 
 
 @pytest.mark.slow

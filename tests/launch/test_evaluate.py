@@ -49,6 +49,8 @@ def run(*flags, module="launch.evaluate"):
         (["--prompts=x"], 2, "--prompts is for infinitebench and longbench_v2, this is --benchmark=archive"),
         (["--config.evaluation.retrieval_query=x"], 2, "retrieval_query must be one of question, question_and_choices"),
         (["--config.sampling.from_checkpoint=top_k,top_q"], 2, "from_checkpoint must be names of temperature"),
+        (["--max_new_tokens=0"], 2, "--max_new_tokens=0"),
+        (["--max_new_tokens=8", "--sweep=max_new_tokens=4,8"], 2, "leave one of them out"),
         (["--output=setup.cfg"], 1, "--output=setup.cfg is a file"),
     ],
 )
@@ -128,6 +130,39 @@ def test_a_run_goes_on_on_another_day_with_the_date_of_its_prompts(evaluate, tmp
     assert again.status == 0, again.err
     assert json.loads((tmp_path / "days" / "manifest.json").read_text())["config"]["chat"]["date"] == "2020-01-01"
     assert "chat.date" in evaluate("days", *flags, "--config.chat.date=2021-01-01").err
+
+
+def test_spec_bench_is_cut_counted_by_task_and_tells_its_programs(evaluate, launch, tmp_path, compilation_shown):
+    """As its published tables: so many questions of each task, tokens a step, speed-up over lc at each temperature."""
+    categories = (("writing", 2), ("writing", 2), ("coding", 2), ("qa", 1), ("qa", 1), ("qa", 1))
+    records = [
+        {"question_id": n, "category": category, "turns": ["Where is the lamp?", "Who has it?"][:turns]}
+        for n, (category, turns) in enumerate(categories)
+    ]
+    data = tmp_path / "question.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    flags = ("--benchmark=specbench", f"--data={data}", "--methods=lc,pld", "--sweep=temperature=0,1", "--limit=2")
+    outcome = evaluate("out", *flags, "--max_new_tokens=3")
+    assert outcome.status == 0, outcome.err
+    answers = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert len(answers) == 4 * 4 and {answer["item"] for answer in answers} == {"0", "2", "3", "4"}
+    assert all(len(turn["token_ids"]) <= 3 for answer in answers for turn in answer["turns"])
+    assert {len(answer["turns"]) for answer in answers if answer["task"] == "mt_bench"} == {2}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["benchmark"]["max_new_tokens"] == manifest["config"]["sampling"]["max_new_tokens"] == 3
+    columns = ("multi-turn conversation (2)", "question answering (2)", "overall (4)")
+    rows = [f"{method} (temperature {t})" for method in ("lc", "pld") for t in (0, 1)]
+    assert all(outcome.out.count(name) >= 3 for name in (*columns, *rows))
+    assert "Tokens per step by task" in outcome.out and "Speed-up by task" in outcome.out
+    (line,) = [line for line in outcome.out.splitlines() if " programs were compiled in " in line]
+    assert 1 < int(line.split()[0]) < 40 and compilation_shown == {"_Compilations"}
+    assert launch("report", tmp_path / "out").status == 0
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert line in page and all(f"| {name} " in page for name in (*columns, *rows))
+    other = evaluate("out", *flags, "--max_new_tokens=4")
+    assert other.status == 1 and "fingerprints" in other.err
+    again = evaluate("out", *flags, "--max_new_tokens=3")
+    assert again.status == 0 and "No program was compiled" in again.out
 
 
 def test_nothing_but_bad_records_is_another_file(evaluate, tmp_path):

@@ -2,11 +2,12 @@
 
 The data file is question.jsonl of hemingkx/Spec-Bench, with the fields question_id, category and turns. There is no
 document and no score: what counts is tokens a second. The eight categories of MT-Bench, which have two turns, make one
-task.
+task and take turns in it, so that its first questions are of all of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,21 @@ from rapid_jax.evaluation.benchmarks.turns import next_turn
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
+TASKS = {
+    "mt_bench": "multi-turn conversation",
+    "translation": "translation",
+    "summarization": "summarization",
+    "qa": "question answering",
+    "math_reasoning": "mathematical reasoning",
+    "rag": "retrieval-augmented generation",
+}  # as the published tables call them, in their order
 MAX_NEW_TOKENS = 1024
 
 
 class SpecBench:
-    """All questions as one source without a document, in file order; see `base.Benchmark`.
+    """All questions as one source without a document; see `base.Benchmark`.
+
+    They are in file order, but for those of MT-Bench: one of each category, then the next one of each.
 
     Args:
       path: the data file.
@@ -40,10 +51,12 @@ class SpecBench:
 
     def __init__(self, path: Path | str, *, keep_bad: bool = False):
         self._turns: dict[str, tuple[str, ...]] = {}
+        self._categories: dict[str, str] = {}
         records = read_records(Path(path), keep_bad=keep_bad)
         rows = rows_of(records, self._row, self.name, keep_bad=keep_bad)
-        self._sources = by_document(rows, keep_bad=keep_bad)
-        self.fingerprint = fingerprint({"name": self.name, "max_new_tokens": MAX_NEW_TOKENS}, Path(path))
+        self._sources = tuple(self._in_turn(source) for source in by_document(rows, keep_bad=keep_bad))
+        settings = {"name": self.name, "max_new_tokens": MAX_NEW_TOKENS, "order": "categories of MT-Bench in turn"}
+        self.fingerprint = fingerprint(settings, Path(path))
 
     def _row(self, record: Record) -> Row:
         category = record.one_of("category", (*MT_BENCH, *OTHERS))
@@ -59,7 +72,20 @@ class SpecBench:
             max_new_tokens=MAX_NEW_TOKENS,
         )
         self._turns.setdefault(item.id, turns)
+        self._categories.setdefault(item.id, category)
         return Row(record, "", item)
+
+    def _in_turn(self, source: Source) -> Source:
+        """The source with the categories of MT-Bench in turn, in the places that their items have now."""
+        theirs = [item for item in source.items if item.task == "mt_bench"]
+        taken: dict[str, int] = {}
+        rounds = {}
+        for item in theirs:
+            category = self._categories[item.id]
+            rounds[item.id] = taken[category] = taken.get(category, 0) + 1
+        ordered = iter(sorted(theirs, key=lambda item: rounds[item.id]))
+        items = tuple(next(ordered) if item.task == "mt_bench" else item for item in source.items)
+        return dataclasses.replace(source, items=items)
 
     def sources(self) -> Iterator[Source]:
         """One source with an empty text, and one of bad records where there are any."""

@@ -45,7 +45,8 @@ def test_short_prompts_of_every_length_need_six_prefill_programs():
     programs = set()
     for tokens in range(20, 1600):
         programs |= {(size, context_bucket(tokens, 1024)) for size in chunk_sizes(tokens, 1024)}
-    assert programs == {(64, 64), (256, 256), (1024, 1024), (1024, 2048), (64, 2048), (256, 2048)}
+    assert {context for _, context in programs} == {256, 1024, 2048}, "each is a decoding program of every method"
+    assert programs == {(64, 256), (256, 256), (1024, 1024), (1024, 2048), (64, 2048), (256, 2048)}
 
 
 def test_nothing_to_read_needs_no_forward():
@@ -58,4 +59,4 @@ def test_sizes_by_hand():
     assert [token_bucket(n) for n in (0, 1, 16, 17, 64, 65)] == [16, 16, 16, 32, 64, 128]
     assert chunk_sizes(1393, 512) == [512, 512, 512]
     assert chunk_sizes(1030, 512) == [512, 512, 64]
-    assert [context_bucket(n, 512) for n in (5, 33, 512, 513, 100_000)] == [64, 64, 512, 1024, 106_496]
+    assert [context_bucket(n, 512) for n in (5, 33, 512, 513, 100_000)] == [256, 256, 512, 1024, 106_496]

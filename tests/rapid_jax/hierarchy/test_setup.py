@@ -69,6 +69,8 @@ def test_a_history_has_room_for_the_whole_answer():
         row = [9, 4].index(size)
         assert memory.history.tokens[row, :size].tolist() == said
     assert made(hierarchy, [text(0, 8)]).history.tokens.shape == (1, 16)
+    shapes = {made(hierarchy, [text(0, size)], slots=64).history.tokens.shape for size in (8, 30, 64)}
+    assert shapes == {(1, 128)}, "prompts in contexts of one size need one program"
 
 
 def test_the_newest_tokens_of_a_prompt_are_known_and_short_prompts_match_nothing():

@@ -3,7 +3,8 @@
 import pytest
 
 from rapid_jax.config import EngineConfig, SamplingConfig
-from rapid_jax.evaluation.benchmarks.spec_bench import MT_BENCH, OTHERS, SpecBench
+from rapid_jax.evaluation.benchmarks.selection import Selection
+from rapid_jax.evaluation.benchmarks.spec_bench import MT_BENCH, OTHERS, TASKS, SpecBench
 
 
 def record(number, category="qa", turns=("Who?",), **fields):
@@ -18,6 +19,16 @@ def test_the_eight_categories_of_mt_bench_make_one_task(write_records):
     assert [item.task for item in source.items] == ["mt_bench"] * 8 + list(OTHERS)
     assert [item.id for item in source.items] == [str(i) for i in range(13)]
     assert all(item.max_new_tokens == 1024 and item.question == "Who?" for item in source.items)
+
+
+def test_so_many_questions_of_each_task_are_of_every_category(write_records):
+    """The file has ten of writing first: the first ten alone would say nothing of coding or mathematics."""
+    records = [record(2 * i + n, category) for i, category in enumerate((*MT_BENCH, *OTHERS)) for n in (0, 1)]
+    benchmark = SpecBench(write_records("question.jsonl", records))
+    (source,) = benchmark.sources()
+    assert [item.id for item in source.items] == [str(i) for i in (*range(0, 16, 2), *range(1, 16, 2), *range(16, 26))]
+    (chosen,) = Selection(benchmark, limit=1).sources()
+    assert [item.task for item in chosen.items] == list(TASKS)
 
 
 def test_the_second_turn_follows_the_whole_conversation(write_records):
