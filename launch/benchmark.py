@@ -174,7 +174,7 @@ def _make_prompts() -> Callable[[Engine, int, int], Iterable[BenchmarkPrompts]]:
 
 
 def _prompts_a_length() -> int:
-    from rapid_jax.benchmarking.reference_prompts import KINDS
+    from rapid_jax.evaluation.benchmarks.reference import KINDS
 
     return _QUESTIONS.value * len(KINDS) if _PROMPTS.value == _REFERENCE else 1
 
@@ -223,7 +223,7 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
 
 def _check_prompts(lengths: tuple[int, ...], batches: tuple[int, ...]) -> None:
     """Flags that do not fit the prompts about real text."""
-    from rapid_jax.benchmarking.reference_prompts import MOST, SHORTEST
+    from rapid_jax.evaluation.benchmarks.reference import MOST, SHORTEST
 
     if _PROMPTS.value != _REFERENCE:
         return

@@ -7,7 +7,8 @@
 
 Every answer is a line of OUTPUT/results.jsonl as soon as it is there. A sweep asks every method once for each value of
 a setting that concerns it: --sweep=eta=0,5,10,20 --sweep=unrelated=true,false. `archive` makes its own documents (or
-reads what launch.make_archive wrote), `dialogue` has a made file of dialogues; the others need --data. A question that
+reads what launch.make_archive wrote), `dialogue` has a made file of dialogues, `reference` asks about the reference of
+the Python language; the others need --data. A question that
 cannot be asked, such as a bad record of the data, is recorded as failed with its reason; the others go on, and the exit
 status is 1. configs/official_rapid.py repeats RAPID's published evaluation.
 """
@@ -94,6 +95,7 @@ _DEFAULT_LENGTHS = {
     "dialogue": (8192,),
     "infinitebench": (0,),
     "longbench_v2": (0,),
+    "reference": (2048,),
     "specbench": (0,),
 }
 _DEFAULT_ARCHIVE_SEED = 1_000_000  # outside those that the embedded model was trained on
@@ -121,7 +123,7 @@ def main() -> None:
     from rapid_jax.evaluation.report import Report
     from rapid_jax.evaluation.runner import EvaluationPlan
 
-    made = _BENCHMARK.value in ("archive", "dialogue")  # to their length; other prompts are cut to it
+    made = _BENCHMARK.value in ("archive", "dialogue", "reference")  # to their length; other prompts are cut to it
     paths = [embedded.checkpoint(config.target), *_drafters(config, variations)]
     distributed.on_all(lambda: check_checkpoints(paths, config))
     if made:
@@ -259,6 +261,7 @@ def _whole_benchmark(length: int, count_tokens: Callable[[str], int], settings: 
     from rapid_jax.evaluation.benchmarks.dialogue import DialogueBenchmark
     from rapid_jax.evaluation.benchmarks.infinitebench import InfiniteBench
     from rapid_jax.evaluation.benchmarks.longbench_v2 import LongBenchV2
+    from rapid_jax.evaluation.benchmarks.reference import ReferenceBenchmark
     from rapid_jax.evaluation.benchmarks.selection import Selection
     from rapid_jax.evaluation.benchmarks.spec_bench import SpecBench
 
@@ -282,6 +285,8 @@ def _whole_benchmark(length: int, count_tokens: Callable[[str], int], settings: 
         made = InfiniteBench(data, prompts=_PROMPTS.value, keep_bad=True, query_with_choices=choices)
     elif name == "longbench_v2":
         made = LongBenchV2(data, prompts=_PROMPTS.value, cot=_COT.value, settings=settings, keep_bad=True)
+    elif name == "reference":
+        made = ReferenceBenchmark(length, count_tokens)
     else:
         made = SpecBench(data, keep_bad=True)
     return Selection(made, names=_TASKS.value or (), limit=limit)

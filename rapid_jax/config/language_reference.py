@@ -60,7 +60,12 @@ def document_about(topic: str, room: int, count: Callable[[str], int], depth: fl
 
 def title(topic: str) -> str:
     """The heading of a topic."""
-    return _topics()[topic].strip().splitlines()[0]
+    return text(topic).strip().splitlines()[0]
+
+
+def text(topic: str) -> str:
+    """A topic as it stands in a document."""
+    return _topics()[topic]
 
 
 def _topics() -> Mapping[str, str]:

@@ -6,8 +6,9 @@ from pydoc_data.topics import topics
 import pytest
 
 from rapid_jax.benchmarking.prompts import benchmark_config
-from rapid_jax.benchmarking.reference_prompts import KINDS, MOST, QUESTIONS, SHORTEST, reference_prompts
+from rapid_jax.benchmarking.reference_prompts import reference_prompts
 from rapid_jax.engine.engine import Engine
+from rapid_jax.evaluation.benchmarks.reference import KINDS, QUESTIONS
 
 TOKENS = 3000  # of a byte each
 
@@ -42,10 +43,3 @@ def test_the_section_is_in_the_document_and_its_name_or_question_in_the_prompt(a
         assert f'Write out the section "{title}" word for word.' in decode(quote.target.questions[0])
         assert QUESTIONS[section] in decode(ask.target.questions[0])
         assert f'Summarise the section "{title}"' in decode(summarise.target.questions[0])
-
-
-def test_every_section_fits_the_shortest_document():
-    """Of four characters a token, which is what a vocabulary of 49,152 needs for this text."""
-    assert MOST >= 10
-    for section in QUESTIONS:
-        assert len(topics[section]) / 4 < SHORTEST - 100, section
