@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _SHORTEST = 64  # tokens of context
 _ARCHIVE, _REFERENCE = "archive", "reference"
 _SUFFIXES = (".png", ".svg")
+_ASSISTS_FROM = (5, 24)  # version of transformers whose assistants go on from a cache with the right tokens
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
@@ -335,7 +336,10 @@ def _transformers(engine: Engine, source: WeightSource, missing: list[str]) -> P
 
     drafter, assistant = engine.drafter, None
     drafter_settings = open_source(drafter.path).for_transformers()
-    if drafter_settings is None:
+    version = importlib.metadata.version("transformers")
+    if tuple(map(int, version.split(".")[:2])) < _ASSISTS_FROM:
+        missing.append(f"no row hf-assisted: transformers {version} is too old, 5.24 is needed")
+    elif drafter_settings is None:
         missing.append("no row hf-assisted: transformers does not read the drafter's checkpoint")
     elif drafter.config.vocab_size != engine.target.config.vocab_size:
         missing.append("no row hf-assisted: the drafter's embedding has another number of rows than the target's")
