@@ -145,9 +145,9 @@ def _measure(
     measurements: list[Measurement] = []
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
+        stack.enter_context(cli.showing_compilation(engine.session.programs))
         runs = stack.enter_context(cli.progress("measuring", "runs"))
         prefill = stack.enter_context(cli.progress("prefill", "tok"))
-        stack.enter_context(cli.showing_compilation(engine.session.programs))
         done, total = 0, sweep.runs(peers)
 
         def tick() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _LEAST = 64  # tokens of the shortest forward of a prefill, where a chunk has as many
-# Slots of the smallest context, where a chunk has as many: to read the free ones costs less than another program of every
-# method for the shortest prompts.
+# Slots of the smallest context, where a chunk has as many: reading free ones costs less than compiling one more program
+# of each method for the shortest prompts.
 _LEAST_CONTEXT = 256
 
 

@@ -31,14 +31,21 @@ def recording_compilation(directory: Path, programs: Programs, *, write: bool = 
       OSError: the file cannot be written; names it.
     """
     count, seconds = programs.count, programs.compile_seconds
-    try:
-        yield
-    finally:
+
+    def record() -> None:
         new = {"programs": programs.count - count, "seconds": round(programs.compile_seconds - seconds, 3)}
         if write and new["programs"] and directory.is_dir():
             path = directory / COMPILATION
             with naming(path), path.open("ab", buffering=0) as file:
                 file.write(json.dumps(new).encode() + b"\n")
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a disk that is full already: the first error is the one to show
+            record()
+        raise
+    record()
 
 
 def read_compilation(directory: Path) -> list[tuple[int, float]]:

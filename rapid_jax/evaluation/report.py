@@ -104,8 +104,9 @@ class Report:
         items = len({record["item"] for one in self.series for record in one.records})
         sources = len({record["source"] for one in self.series for record in one.records})
         failed = f"; failed: {len(self.failures):,}" if self.failures else ""
+        documents = "" if benchmark["name"] == "specbench" else f"; documents: {sources:,}"
         lines = [
-            f"{answers:,} answers{failed}; items: {items:,}; documents: {sources:,}; methods: "
+            f"{answers:,} answers{failed}; items: {items:,}{documents}; methods: "
             + ", ".join(dict.fromkeys(one.key.method for one in self.series))
             + "."
         ]

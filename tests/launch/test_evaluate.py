@@ -148,6 +148,8 @@ def test_spec_bench_is_cut_counted_by_task_and_tells_its_programs(evaluate, laun
     assert len(answers) == 4 * 4 and {answer["item"] for answer in answers} == {"0", "2", "3", "4"}
     assert all(len(turn["token_ids"]) <= 3 for answer in answers for turn in answer["turns"])
     assert {len(answer["turns"]) for answer in answers if answer["task"] == "mt_bench"} == {2}
+    seconds = [turn["seconds"]["compile"] for answer in answers for turn in answer["turns"]]
+    assert not any(seconds), "what a first execution sets up would count against lc, which is asked first"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["benchmark"]["max_new_tokens"] == manifest["config"]["sampling"]["max_new_tokens"] == 3
     columns = ("multi-turn conversation (2)", "question answering (2)", "overall (4)")

@@ -24,6 +24,14 @@ def test_every_run_adds_what_it_compiled_also_where_it_was_interrupted(tmp_path)
     assert read_compilation(tmp_path) == [(3, 1.5), (1, 0.25)]
 
 
+def test_a_full_disk_is_named_unless_something_else_went_wrong_before(tmp_path):
+    (tmp_path / COMPILATION).mkdir()
+    with pytest.raises(OSError, match=f"{COMPILATION} cannot be written"):
+        compiling(tmp_path, Programs(), 1, 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        compiling(tmp_path, Programs(), 1, 1.0, fails=True)
+
+
 def test_results_of_an_earlier_version_have_no_such_file(tmp_path):
     assert read_compilation(tmp_path) == []
 

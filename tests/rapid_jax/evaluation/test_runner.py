@@ -261,7 +261,9 @@ def test_databases_are_kept_or_rebuilt_from_turn_to_turn(engine, tmp_path, kept,
 
     monkeypatch.setattr(Engine, "converse", converse)
     plan = EvaluationPlan(Conversations(), 0, ["lc", "hd"], [Variation()], 1, keep_databases=kept)
-    plain, drafted = answers(engine, tmp_path, plan)
+    answers(engine, tmp_path / "compiling", plan)  # such answers are asked for again
+    taught.clear()
+    plain, drafted = answers(engine, tmp_path / "compiled", plan)
     assert [t["token_ids"] for t in drafted["turns"]] == [t["token_ids"] for t in plain["turns"]]
     assert len(drafted["turns"]) == 2 and drafted["turns"][1]["acceptance"]["proposed"] > 0
     assert taught == [False, False, False, kept]  # two turns of lc, which teaches nothing, then two of hd
