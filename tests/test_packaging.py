@@ -36,7 +36,6 @@ def wheel(tmp_path_factory):
     return next(work.glob("*.whl"))
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def run_installed(wheel, tmp_path_factory):
     """A function that runs Python with the unpacked wheel in a directory with nothing of the checkout."""
@@ -52,6 +51,7 @@ def run_installed(wheel, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_embedded_files_and_every_module(wheel):
     """Without them the first command of the README ends in an error for whoever does not work in a checkout."""
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -65,13 +65,13 @@ def test_the_wheel_holds_the_embedded_files_and_every_module(wheel):
     assert not any(name.startswith("tests/") for name in names)
 
 
-@pytest.mark.slow
 def test_an_installed_launcher_finds_the_embedded_tokenizer_from_another_directory(run_installed):
     done = run_installed("-m", "launch.make_archive", "--tokens=600", "--output=a")
     assert done.returncode == 0, done.stderr
     assert "a/document.txt: " in done.stdout
 
 
+@pytest.mark.slow
 def test_assets_and_configs_name_installed_files_from_another_directory(run_installed):
     """A flag of the documentation means the same for a checkout and for an installation."""
     code = (

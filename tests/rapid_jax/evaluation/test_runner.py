@@ -269,13 +269,13 @@ def test_databases_are_kept_or_rebuilt_from_turn_to_turn(engine, tmp_path, kept,
     assert taught == [False, False, False, kept]  # two turns of lc, which teaches nothing, then two of hd
 
 
-@pytest.mark.slow
 def test_a_conversation_cannot_be_retrieved_from(engine, tmp_path):
     """Spec-Bench with a retrieving method must be refused, not answered with nothing retrieved."""
     with pytest.raises(ValueError, match="method rag retrieves"):
         answers(engine, tmp_path, EvaluationPlan(TwoDocuments(), 0, ["rag"], [Variation()], 2))
 
 
+@pytest.mark.slow
 def test_rule_figures_are_those_of_the_closed_forms(engine):
     """At eta 0 every rule is lossless; with residual exact the law is p_hat; with rapid it may leave both."""
     source = next(TwoDocuments().sources())

@@ -23,7 +23,6 @@ def looking_up(engine):
     return reconfigured(engine, HierarchyConfig(candidates=3, length=4, ngram=3, window=3))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hd", slow("pld"), slow("lookahead")])
 @pytest.mark.parametrize("temperature", [slow(0.0), 1.0])
 def test_databases_are_lossless(looking_up, document_text, questions, method, temperature):
@@ -40,6 +39,7 @@ def test_databases_are_lossless(looking_up, document_text, questions, method, te
     assert set(drafted[0].database_bytes) == {"pld": {"history"}}.get(method, {"context"})
 
 
+@pytest.mark.slow
 def test_the_drafter_drafts_the_same_with_databases(looking_up, document_text, questions):
     """rapid+hd is rapid in fewer forwards: never in other tokens."""
     document = looking_up.read(document_text)

@@ -73,7 +73,6 @@ def prediction():
     return predict.predict(Plan(CONFIG, make_mesh((1, 1, 2)), jnp.float32), workload(LONG), get_method("rapid"), RATES)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("context", [2048, 4096, 16_384])
 def test_operations_of_a_chunk_are_those_of_the_formula(context):
     """Cost a token grows only by the attention over what came before.
@@ -88,6 +87,7 @@ def test_operations_of_a_chunk_are_those_of_the_formula(context):
     assert done == pytest.approx(formulas.chunk_flops(plan, start, work.chunk) + tiles, rel=0.02)
 
 
+@pytest.mark.slow
 def test_self_speculation_holds_the_weights_once(prediction):
     lc = predict.memory(prediction.plan, prediction.workload, get_method("lc"))
     assert prediction.memory.weights == lc.weights

@@ -26,7 +26,6 @@ def fresh(rows):
     return initial_parameters(MODEL, jax.random.key(0), *rows.marked)
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(rows, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
@@ -44,6 +43,7 @@ def test_progress_is_reported_through_all_phases(finished):
     assert all(0 <= entry["fact"] <= 1 for entry in entries)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_an_unbroken_one(finished, rows, tmp_path):
     """A run that a machine's restart cut in two must not give another model."""
     directory = tmp_path / "checkpoints"

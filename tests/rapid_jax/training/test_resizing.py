@@ -15,13 +15,13 @@ SMALL = ModelConfig("llama", 32, 16, 12, 2, 2, 2, 8, 64, RopeConfig(theta=1e4), 
 LARGE = dataclasses.replace(SMALL, num_layers=4, ffn_width=20)
 
 
-@pytest.mark.slow
 def logits(config, params):
     decoder = Decoder(config)
     tokens = np.arange(10, dtype=np.int32)[None]
     return output_logits(decoder, params, hidden_states(decoder, params, tokens, tokens)[0])
 
 
+@pytest.mark.slow
 def test_a_grown_model_computes_what_it_grew_out_of():
     params = init_params(SMALL, seed=1, dtype="float32")
     grown = resized(params, SMALL, LARGE, init_params(LARGE, seed=2, dtype="float32"))
@@ -40,7 +40,6 @@ def test_what_was_added_can_learn():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_smaller_model_keeps_the_first_layers_and_units():
     params = init_params(LARGE, seed=1, dtype="float32")
     shrunk = resized(params, LARGE, SMALL, init_params(SMALL, seed=2, dtype="float32"))
@@ -50,6 +49,7 @@ def test_a_smaller_model_keeps_the_first_layers_and_units():
     assert jax.tree.map(np.shape, shrunk) == jax.tree.map(np.shape, init_params(SMALL))
 
 
+@pytest.mark.slow
 def test_a_model_of_another_width_is_refused():
     other = dataclasses.replace(SMALL, width=32)
     with pytest.raises(ValueError, match="layers and ffn_width alone"):
