@@ -97,6 +97,7 @@ def test_a_model_database_holds_what_the_target_wrote(model, tmp_path, tiny_chec
     }
 
 
+@pytest.mark.slow
 def test_a_stopped_build_goes_on_where_it_stopped(model, tmp_path, monkeypatch):
     """Stopped between two answers, the next line half written: nothing is asked twice, and the table is the same."""
     assert model("whole").status == 0
@@ -184,6 +185,7 @@ def test_prompts_without_a_document_are_conversations(build, tmp_path, tiny_chec
     NgramTable.open(tmp_path / "db", load_tokenizer(tiny_checkpoint))
 
 
+@pytest.mark.slow
 def test_without_files_archives_are_asked_about(build, tmp_path, tiny_checkpoint):
     """The command of one line; archives that no evaluation uses."""
     sizes = ("--archives=1", "--tokens=300", "--max_new_tokens=6")

@@ -132,6 +132,7 @@ def test_a_run_goes_on_on_another_day_with_the_date_of_its_prompts(evaluate, tmp
     assert "chat.date" in evaluate("days", *flags, "--config.chat.date=2021-01-01").err
 
 
+@pytest.mark.slow
 def test_spec_bench_is_cut_counted_by_task_and_tells_its_programs(evaluate, launch, tmp_path, compilation_shown):
     """As its published tables: so many questions of each task, tokens a step, speed-up over lc at each temperature."""
     categories = (("writing", 2), ("writing", 2), ("coding", 2), ("qa", 1), ("qa", 1), ("qa", 1))

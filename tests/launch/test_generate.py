@@ -193,6 +193,7 @@ def test_databases_are_named_in_a_list(ask):
     assert "from history" in outcome.out and "Databases on the device: " in outcome.out
 
 
+@pytest.mark.slow
 def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from configs import base\n"
@@ -224,6 +225,7 @@ def test_a_document_that_is_cut_is_said_aloud(ask, caplog):
     assert f"{cut} tokens of its middle are left out" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_drafter_of_its_own_is_named_and_used(ask, make_tiny_checkpoint):
     drafter = make_tiny_checkpoint(seed=7, num_layers=1)
     outcome, answers = ask("--method=lc,sd", f"--drafter={drafter}")

@@ -52,6 +52,7 @@ def checksum(params):
     return [float(np.abs(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(params)]
 
 
+@pytest.mark.slow
 def test_they_meet(seen):
     """Both see all devices; one of them, and only one, is to print and write."""
     assert [one["hosts"] for one in seen] == [[2, True, 8], [2, False, 8]]

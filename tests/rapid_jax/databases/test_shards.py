@@ -30,6 +30,7 @@ def no_waiting_for_the_disk():
         yield
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 70_000), max_size=12), max_size=10), st.integers(2, 30))
 def test_every_token_is_in_one_shard_in_its_order(tmp_path_factory, documents, shard_tokens):

@@ -32,6 +32,7 @@ def spec(lab):
     return lab.spec()
 
 
+@pytest.mark.slow
 def test_the_host_reads_once_a_burst(lab, spec, monkeypatch):
     """Every further read would stall the device; burst n + 1 runs before burst n is read."""
     started = lab.start(spec, lab.questions)

@@ -145,7 +145,7 @@ def run(rope, window, check, **options):
         slow("default", 8, {}),
         slow("llama3", 8, {}),
         slow("yarn", 8, {}),
-        ("yarn", 4, dict(early_stop=True, first_candidates=3)),
+        slow("yarn", 4, dict(early_stop=True, first_candidates=3)),
         slow("llama3", 78, {}),  # some rows have not filled the ring at first, and wrap around later
     ],
 )

@@ -12,6 +12,7 @@ from rapid_jax.decoding.state import NotFinite
 from rapid_jax.engine import batch as batches
 from rapid_jax.engine.batch import ModelInput, Started, check_request, controls_of, plan_batch, start_batch
 from rapid_jax.engine.engine import Engine
+from tests.marks import slow
 
 # Tokens of a draft: of this engine, of the databases, of prompt lookup, of a gamma that is chosen.
 GAMMA, DATABASES, LOOKUP, LONGEST = 4, 4, 10, 16
@@ -255,7 +256,7 @@ def test_the_seconds_of_an_answer_are_the_sums_that_they_say(engine, document, q
     assert seconds.to_dict()["total"] == 700.0 + seconds.decode
 
 
-@pytest.mark.parametrize("method", ["lc", "rapid"])
+@pytest.mark.parametrize("method", ["lc", slow("rapid")])
 def test_other_sampling_settings_compile_nothing(engine, document, questions, compilations, method):
     """A sweep over temperatures would compile for each of them; greedy decoding alone has a program of its own."""
     document.ask(questions[0], method, temperature=1.0)

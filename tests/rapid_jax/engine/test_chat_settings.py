@@ -70,6 +70,7 @@ def test_a_drafter_reads_the_end_of_its_own_prompt(engine, document):
     assert (logits[np.arange(4), tokens] > logits.max(-1) - 1e-4).all()
 
 
+@pytest.mark.slow
 def test_answers_are_the_targets_whatever_the_drafters_template(engine, document):
     """Speculative decoding without transfer is lossless, and its drafts go on from the drafter's own prompt."""
     plain = document.ask(QUESTION, "lc")

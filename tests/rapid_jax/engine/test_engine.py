@@ -74,6 +74,7 @@ def test_the_target_alone_is_not_changed_by_drafts_over_its_window(
     assert accepted == tested if options["window"] == 4096 else 0 < accepted < tested
 
 
+@pytest.mark.slow
 def test_a_window_over_everything_draws_what_the_target_would(engine, document, questions):
     """Sampled too, q is p there: no draft is rejected, in a batch whose rows differ in length."""
     answers = engine.ask_many(document, questions[:3], "magicdec", temperature=1.0)
@@ -430,6 +431,7 @@ def test_rows_and_heads_split_over_eight_devices(engine_config, document_text, d
     assert on_mesh.ask(questions[3], "lc").token_ids == document.ask(questions[3], "lc").token_ids
 
 
+@pytest.mark.slow
 def test_weights_split_over_context_and_model(engine_config, document_text, document, questions):
     """Every weight over all eight devices of a (1, 2, 4) mesh gives the tokens of one device."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=(1, 2, 4)))
@@ -438,6 +440,7 @@ def test_weights_split_over_context_and_model(engine_config, document_text, docu
         assert on_mesh.ask(questions[0], method).token_ids == document.ask(questions[0], method).token_ids
 
 
+@pytest.mark.slow
 def test_a_drafter_on_devices_of_its_own(engine_config, document_text, document, questions):
     """Draft and verify as two programs on two devices: the tokens and counts of one program."""
     apart = Engine.load(config=dataclasses.replace(engine_config, drafter_mesh=(1, 1, 1)))

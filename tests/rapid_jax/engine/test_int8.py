@@ -34,6 +34,7 @@ def test_who_is_int8(engine_config, engine):
     assert other.target is drafts.target and matrix(other.drafter) == jnp.int8
 
 
+@pytest.mark.slow
 def test_an_int8_copy_drafts_for_the_exact_target(engine_config, engine, document_text, plain_answer):
     """sd must give lc's tokens of the float target, and the copy, nearly the target, is nearly always right."""
     drafts = loaded(engine_config, engine, drafter_weights="int8")
@@ -47,7 +48,7 @@ def plain_answer(document, questions):
     return document.ask(questions[0], "lc")
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), slow((1, 2, 2))])
+@pytest.mark.parametrize("mesh", [slow((1, 1, 1)), slow((1, 2, 2))])
 def test_int8_contexts_of_all_readers(engine_config, engine, document_text, questions, mesh):
     """The passages of the drafter and of rag are rounded as the document is; methods agree as without."""
     small = loaded(engine_config, engine, kv="int8", weights="int8", mesh=mesh)

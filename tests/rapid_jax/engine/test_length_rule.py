@@ -54,6 +54,7 @@ def test_drafts_that_lose_are_not_made_and_that_is_said(document, questions, pri
     assert "rapid drafts nothing at" in caplog.text and "times the speed of none" in caplog.text
 
 
+@pytest.mark.slow
 def test_gamma_is_chosen_by_the_costs(document, questions, priced):
     """Dear drafts are short, cheap ones long; the tokens of a lossless method stay."""
     priced(plain=1.0, draft=0.3)

@@ -201,6 +201,7 @@ def test_traffic_between_devices_does_not_depend_on_the_context():
     assert len(short) > 4 and short == long
 
 
+@pytest.mark.slow
 def test_a_striped_context_is_written_in_place():
     """A chunk that copied the cache would need it twice."""
     compiled, cache = compiled_chunk(8192)

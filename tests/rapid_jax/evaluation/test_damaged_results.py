@@ -88,6 +88,7 @@ def check_ends(folder, *names):
             assert "\n" not in message and any(name in message for name in names), repr(message)
 
 
+@pytest.mark.slow
 def test_a_field_of_the_wrong_kind_anywhere_is_named_or_harmless(directory):
     """Every place of an answer, of a failure and of the manifest, with twenty odd values each: about 1,900 damages."""
     records = good_lines()

@@ -93,6 +93,7 @@ class Choices(Documents):
         return Item(name, "first", f"What of {name}?\nA. red\nB. blue", f"What of {name}?", "r", 4)
 
 
+@pytest.mark.slow
 def test_passages_are_retrieved_with_the_query_of_the_item(engine, tmp_path, monkeypatch):
     """Options name wrong things too: retrieved with, they would bring passages about those."""
     asked = []
@@ -167,6 +168,7 @@ class TwoPrompts(Documents):
         )
 
 
+@pytest.mark.slow
 def test_a_source_has_its_own_prompts_around_document_and_passages(engine, tmp_path):
     """RAPID's drafter is told that it reads retrieved chunks; so is the target where it reads them in rag."""
     plan = EvaluationPlan(TwoPrompts(), 0, ["lc", "rag", "sd"], [Variation()], 1)
@@ -187,6 +189,7 @@ def test_a_source_has_its_own_prompts_around_document_and_passages(engine, tmp_p
     assert records["sd"]["turns"][0]["token_ids"] == records["lc"]["turns"][0]["token_ids"]
 
 
+@pytest.mark.slow
 def test_batched_answers_are_those_of_single_questions(engine, tmp_path):
     """Rows are batched for speed; the answers must be the same."""
     batched = answers(engine, tmp_path / "3", EvaluationPlan(Documents(), 0, ["lc", "sd"], [Variation()], 3))
@@ -195,6 +198,7 @@ def test_batched_answers_are_those_of_single_questions(engine, tmp_path):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_sweep_asks_each_method_what_concerns_it(engine, tmp_path):
     """Plain decoding is asked once, RAPID for each eta and each kind of passages."""
     variations = parse_sweep(["eta=0,10", "unrelated=false,true"])

@@ -67,7 +67,8 @@ def test_databases_are_bounded_by_the_configuration(engine, document_text):
 
 
 @pytest.mark.parametrize(
-    "option", [dict(early_stop=True), slow(dict(stop_confidence=0.5)), slow(dict(first_candidates=2, residual="exact"))]
+    "option",
+    [slow(dict(early_stop=True)), slow(dict(stop_confidence=0.5)), slow(dict(first_candidates=2, residual="exact"))],
 )
 def test_options_of_the_drafter_alone(looking_up, document_text, questions, option):
     """sd takes them and stays lossless; a drafter with databases refuses what it cannot do."""

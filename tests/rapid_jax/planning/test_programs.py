@@ -95,6 +95,7 @@ def test_self_speculation_holds_the_weights_once(prediction):
     assert prediction.memory.peak > prediction.memory.weights + prediction.memory.document
 
 
+@pytest.mark.slow
 def test_a_longer_context_costs_its_keys_and_values(prediction):
     """Costs of other lengths come from one compilation: the bytes of a step grow by the cache's own."""
     rates = Rates(1.0, 1e30, 1e30)

@@ -39,6 +39,7 @@ def test_first_layer_heads_look_a_fixed_number_of_tokens_back(params, head, back
     assert (weights.argmax(-1)[back:] == np.arange(64 - back)).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_a_head_of_layer_1_finds_the_latest_name(params):
     tokens = np.asarray(jax.random.randint(jax.random.key(2), (64,), 0, 400)).copy()
     tokens[[5, 20, 40]] = [400, 410, 420]

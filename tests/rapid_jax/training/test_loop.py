@@ -54,6 +54,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(finished, rows, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parameters_come_back_from_the_newest_checkpoint(finished):
     directory, state, _ = finished
     restored = loop.restore_parameters(MODEL, config(4), directory)
