@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -130,15 +131,17 @@ def decode(
 def _warmed(
     programs: Programs, spec: StepSpec, burst_steps: int, args: tuple, reported: NamedSharding | None
 ) -> Callable:
-    """The compiled burst; a new one has run once on a copy of the state, for what XLA sets up in a first execution.
+    """The compiled burst; a new one has run one step on a copy of the state, for what XLA sets up in a first execution.
 
     That is as long as a second where small matrix products have kernels of their own (on CPU), and counts as compiling.
+    A room of one token ends every row in its first step: the steps behind it would set up nothing more.
     """
     known, state = programs.count, args[-1]
     out_shardings = shardings_of(state), reported
     run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=out_shardings)
     if programs.count > known:
         start = time.perf_counter()
-        jax.block_until_ready(run(*args[:-1], copied(state)))
+        one = jax.device_put(jnp.minimum(state.budget, state.num_tokens + 1), state.budget.sharding)
+        jax.block_until_ready(run(*args[:-1], dataclasses.replace(copied(state), budget=one)))
         programs.compile_seconds += time.perf_counter() - start
     return run

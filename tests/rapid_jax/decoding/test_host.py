@@ -151,3 +151,23 @@ def test_running_a_new_program_counts_as_compiling():
     programs = Counting(known=False)
     next(started([4], on_their_own=False, programs=programs))
     assert programs.compile_seconds > 0
+
+
+def test_a_new_program_runs_one_step_and_leaves_the_answer_alone():
+    """A whole burst before the clock starts is seconds of waiting that set up nothing; on the state itself it would be
+    an answer without its first tokens."""
+    rooms = []
+
+    class Watching(Counting):
+        def get(self, *args, **kwargs):
+            run = super().get(*args, **kwargs)
+
+            def watched(*given):
+                rooms.append(np.asarray(given[-1].budget - given[-1].num_tokens).tolist())
+                return run(*given)
+
+            return watched
+
+    bursts = started([4, 7, 0], on_their_own=False, programs=Watching(known=False))
+    assert not next(bursts).num_tokens.any() and rooms == [[1, 1, 0]]
+    assert list(bursts)[-1].num_tokens.tolist() == [4, 7, 0] and rooms[1] == [4, 7, 0]
