@@ -70,7 +70,7 @@ def print_tables(measurements: Sequence[Measurement], acceptance: float | None) 
         for method in dict.fromkeys(m.method for m in part):
             points = [(m.cell.context_length, m.speed_up) for m in part if m.method == method]
             speed_ups = [(length, speed_up) for length, speed_up in points if speed_up is not None]
-            if speed_ups and method in METHODS and METHODS[method].speculates:
+            if len(speed_ups) > 1 and method in METHODS and METHODS[method].speculates:
                 print_line(describe_crossing(method, speed_ups) + _marked(acceptance))
     print_line(f"\n{_LEGEND}")
     if acceptance is not None:

@@ -96,14 +96,11 @@ def crossing_point(speed_ups: Iterable[tuple[int, float]]) -> float | None:
 
 
 def describe_crossing(method: str, speed_ups: Iterable[tuple[int, float]]) -> str:
-    """The crossing point, or that there is none, in a sentence."""
+    """The crossing point, or that there is none, in a sentence about at least two lengths."""
     points = sorted(speed_ups)
     crossing = crossing_point(points)
     if crossing is not None:
         return f"{method} overtakes lc at about {float(f'{crossing:.3g}'):,.0f} tokens of context."
-    if len(points) == 1:
-        verb = "faster" if points[0][1] >= 1 else "slower"
-        return f"{method} is {verb} than lc at {points[0][0]:,} tokens of context."
     if points[-1][1] < 1:
         return f"{method} is slower than lc at {points[-1][0]:,} tokens of context, the longest measured."
     return f"{method} is at least as fast as lc at every length measured, from {points[0][0]:,} tokens of context on."

@@ -35,8 +35,6 @@ def test_crossing_point(speed_ups, crossing):
             [(4096, 1.5), (16_384, 2)],
             "sd is at least as fast as lc at every length measured, from 4,096 tokens of context on.",
         ),
-        ([(4096, 1.5)], "sd is faster than lc at 4,096 tokens of context."),
-        ([(4096, 0.5)], "sd is slower than lc at 4,096 tokens of context."),
     ],
 )
 def test_the_sentence_says_what_was_measured(speed_ups, sentence):

@@ -139,3 +139,17 @@ def test_a_busy_host_is_said(measured, capsys, share, warned):
     rows = [dataclasses.replace(row, other_load=share) for row in measured[0]]
     speed_table.print_tables(rows, None)
     assert ("WARNING: other processes took up to 50%" in capsys.readouterr().out) == warned
+
+
+def test_a_crossing_is_told_of_several_lengths_alone(measured, capsys):
+    """At one length the table has said it already, and ten methods would say it in ten lines."""
+    from launch import speed_table
+
+    def at(length):
+        cell = dataclasses.replace(CELL, context_length=length)
+        return [dataclasses.replace(row, cell=cell, speed_up=1.0 if row.method == "lc" else 0.5) for row in measured[0]]
+
+    speed_table.print_tables(at(1024), None)
+    assert "slower than lc" not in capsys.readouterr().out
+    speed_table.print_tables([*at(1024), *at(2048)], None)
+    assert capsys.readouterr().out.count("sd is slower than lc at 2,048 tokens of context, the longest measured.") == 1
