@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
@@ -43,10 +43,14 @@ def _init(config: ModelConfig, dtype: np.dtype, seed: int, weights: str) -> Para
     return decoder.init(jax.random.key(seed), tokens, tokens, method="forward_logits")["params"]
 
 
-@functools.lru_cache(maxsize=8)  # tracing 80 layers takes seconds
 def logical_params(config: ModelConfig, dtype: np.dtype, weights: str = "") -> Params:
-    """Shapes of all weights, boxed with the logical names of their axes; uses no memory. Not to be written to."""
-    return jax.eval_shape(lambda: _init(config, dtype, 0, weights))
+    """Shapes of all weights, boxed with the logical names of their axes; uses no memory.
+
+    One layer is traced: all have the same weights, and 80 layers would take seconds.
+    """
+    traced = jax.eval_shape(lambda: _init(dataclasses.replace(config, num_layers=1), dtype, 0, weights))
+    layer = traced.pop("layers_0")
+    return {**traced, **{f"layers_{index}": layer for index in range(config.num_layers)}}
 
 
 def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = None, weights: str = "") -> Params:

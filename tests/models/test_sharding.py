@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import init_params, sharding
 from models.config import ModelConfig
-from models.params import logical_params
+from models.params import _init, logical_params
 
 CONFIG = ModelConfig(
     family="llama",
@@ -118,3 +118,14 @@ def test_several_devices_of_a_cpu_need_a_flag(monkeypatch, caplog, flags, shape,
     monkeypatch.setenv("XLA_FLAGS", flags)
     sharding.make_mesh(shape)
     assert (sharding.IN_ORDER in caplog.text) == warns
+
+
+@pytest.mark.parametrize("weights", ["", "int8"])
+def test_one_traced_layer_stands_for_all(weights):
+    """Every leaf of a whole trace, with its shape, dtype and axes."""
+    config, dtype = dataclasses.replace(CONFIG, num_layers=11), np.dtype("float32")
+    traced = jax.eval_shape(lambda: _init(config, dtype, 0, weights))
+    found = logical_params(config, dtype, weights)
+    assert jax.tree.structure(found) == jax.tree.structure(traced)  # the axes' names are part of it
+    assert jax.tree.leaves(found) == jax.tree.leaves(traced)
+    assert len([name for name in found if name.startswith("layers_")]) == 11
