@@ -65,6 +65,7 @@ def test_the_wheel_holds_the_embedded_files_and_every_module(wheel):
     assert not any(name.startswith("tests/") for name in names)
 
 
+@pytest.mark.slow
 def test_an_installed_launcher_finds_the_embedded_tokenizer_from_another_directory(run_installed):
     done = run_installed("-m", "launch.make_archive", "--tokens=600", "--output=a")
     assert done.returncode == 0, done.stderr

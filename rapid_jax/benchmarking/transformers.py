@@ -321,7 +321,7 @@ def _continuing(model_class: Any) -> Any:
             if self.held is None:
                 return super().generate(*args, **kwargs)
             if kwargs.get("cache", kwargs.get("past_key_values")) is None:
-                kwargs["past_key_values"] = self.held
+                kwargs["cache"] = self.held  # assistants need the version that calls it so
             output = super().generate(*args, **kwargs)
             before = kwargs["input_ids"].shape[1]
             self.drafts.append((before, output.sequences.shape[1] - before))

@@ -217,6 +217,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source, has_metadata",
     [

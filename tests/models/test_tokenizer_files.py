@@ -150,6 +150,7 @@ def test_a_pattern_that_backtracks_without_end_is_refused(tmp_path, split):
     assert "\n" not in str(caught.value) and time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 def test_a_pattern_that_is_quadratic_is_refused(tmp_path):
     """No error comes: each position reads on to the end of the document, which takes minutes for a long one."""
     with pytest.raises(ValueError, match="splitting a text of 60,000 characters takes too long; it is the pattern"):

@@ -133,6 +133,7 @@ def generate(family, shape, rows, drafts):
     return np.asarray(last.output)[:rows, :24], np.asarray(last.counters.steps)[:rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
 @pytest.mark.parametrize("rows", [slow(1), 4])

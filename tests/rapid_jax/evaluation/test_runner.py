@@ -121,6 +121,7 @@ class OneBad(TwoDocuments):
         yield Source("bad", "", (dataclasses.replace(self.item("f"), problem="data.jsonl, line 7: not JSON"),))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_recorded_as_failed_and_the_others_go_on(engine, tmp_path, caplog):
     """Hours of answers must not end at one bad record; its neighbours in the batch are answered without it."""
     strict = dataclasses.replace(engine.config, truncation="error")

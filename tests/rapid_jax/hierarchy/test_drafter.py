@@ -172,6 +172,7 @@ class Assisted:
         return model, state, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warping", quick(WARPINGS, "sampled"))
 def test_an_assisted_draft_is_the_sequential_one(lab, warping):
     """The same tokens with the same keys, the same q, the same cache."""
