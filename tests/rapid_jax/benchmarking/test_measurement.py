@@ -152,4 +152,7 @@ def test_a_crossing_is_told_of_several_lengths_alone(measured, capsys):
     speed_table.print_tables(at(1024), None)
     assert "slower than lc" not in capsys.readouterr().out
     speed_table.print_tables([*at(1024), *at(2048)], None)
-    assert capsys.readouterr().out.count("sd is slower than lc at 2,048 tokens of context, the longest measured.") == 1
+    sentence = "sd is slower than lc at 2,048 tokens of context, the longest measured."
+    assert capsys.readouterr().out.count(sentence) == 1
+    speed_table.print_tables([*at(1024), *at(2048)], 0.8)
+    assert f"{sentence} [acceptance forced to 0.8]" in capsys.readouterr().out
