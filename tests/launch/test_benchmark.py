@@ -266,7 +266,7 @@ def test_bytes_of_a_step_are_those_computed_by_hand(measure, batch):
     assert found["magicdec"] == lc + 4 * (WEIGHTS + KV * batch * (4 + 100))
 
 
-@pytest.mark.parametrize("rate, tokens_per_step, kept", [(1.0, 5, 1), (0.0, 1, 0)])
+@pytest.mark.parametrize("rate, tokens_per_step, kept", [(1.0, 5, 1), slow(0.0, 1, 0)])
 def test_a_forced_acceptance_is_met_exactly_and_said(measure, rate, tokens_per_step, kept):
     """At its ends the rate leaves no room: gamma + 1 tokens a step, or one."""
     flags = (*RANDOM, "--methods=lc,sd,rapid", "--gammas=4", "--new_tokens=10", f"--acceptance={rate}")

@@ -128,6 +128,7 @@ def test_float_weights_are_freed_one_by_one(checkpoint, monkeypatch):
     assert set(most) <= {0, 1} and most.count(1) >= 7 * config.num_layers  # 0 is the head's
 
 
+@pytest.mark.slow
 def test_random_int8_weights_are_of_the_size_of_others(checkpoint):
     """Speed would be measured on a model whose activations overflow or vanish."""
     config = dataclasses.replace(read_config(checkpoint), width=64)

@@ -15,6 +15,7 @@ from rapid_jax.database_building.manifest import write_manifest
 from rapid_jax.database_building.ngrams import count_ngrams, make_table, save_table
 from rapid_jax.databases.manifest import Manifest
 from rapid_jax.databases.ngram_table import NgramTable, lookup
+from tests.marks import slow
 
 VOCAB, ROWS = 6, 512
 DOCUMENTS = st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=24), max_size=8)
@@ -52,7 +53,7 @@ def found(tokens, lengths):
     return rows
 
 
-@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("n", [2, slow(5)])
 def test_a_table_holds_what_a_plain_count_finds(n):
     """A draft that is not what the model most often wrote would be rejected, and nobody would see why."""
     keys = np.arange(-1, VOCAB + 2)

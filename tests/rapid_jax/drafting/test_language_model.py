@@ -8,6 +8,7 @@ import pytest
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting import LanguageModelDrafter, NullDrafter
+from tests.marks import slow
 from tests.rapid_jax.drafting.chains import PASSAGE, ROWS, VOCAB, check_law, outcome, read, run
 
 GAMMA = 3
@@ -117,7 +118,7 @@ def test_more_first_candidates_than_tokens_are_refused(model, count):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("size", [7, 11])
+@pytest.mark.parametrize("size", [slow(7), 11])
 def test_a_vocabulary_padded_to_another_size_is_fitted(programs, make_small_model, size):
     """Qwen2.5 of 3B and of 7B share a tokenizer and pad their embeddings apart; q must be over the target's ids."""
     model = make_small_model(3, vocab_size=size)

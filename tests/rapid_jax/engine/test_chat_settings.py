@@ -52,6 +52,7 @@ def document(engine, document_text):
 QUESTION = "Who keeps the kettle?"
 
 
+@pytest.mark.slow
 def test_a_drafter_reads_the_end_of_its_own_prompt(engine, document):
     """Its template may end otherwise than the target's; its first draft must be what its own prompt asks for."""
     request = document.request([QUESTION], "sd", [QUESTION], {})

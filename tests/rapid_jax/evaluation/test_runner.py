@@ -73,6 +73,7 @@ def answers(engine, directory, plan):
         return list(run(engine, plan, store))
 
 
+@pytest.mark.slow
 def test_every_item_is_asked_with_every_way_and_turn(engine, tmp_path):
     """An item that is left out, or a second turn that is dropped, would make a table of something else."""
     records = answers(engine, tmp_path, EvaluationPlan(TwoDocuments(), 0, ["lc"], [Variation()], 2))
