@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rapid_jax.evaluation.benchmarks.files import Record, parse_json, shown
+from rapid_jax.evaluation.benchmarks.files import parse_record
 from rapid_jax.evaluation.writing import naming
 
 if TYPE_CHECKING:
@@ -60,14 +60,7 @@ def read_compilation(directory: Path) -> list[tuple[int, float]]:
     found = []
     data = path.read_bytes()
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
-        where = f"{path}, line {number}"
-        try:
-            fields = parse_json(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{where}: {shown(fields)} is no object")
-        record = Record(where, fields)
+        record = parse_record(line, f"{path}, line {number}")
         found.append((record.count("programs", 0, _MOST), record.number("seconds", 0, _LONGEST)))
     return found
 

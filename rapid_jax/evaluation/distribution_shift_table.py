@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rapid_jax.config.speculation import RESIDUALS, TAIL_RULES
-from rapid_jax.evaluation.benchmarks.files import Record, parse_json
+from rapid_jax.evaluation.benchmarks.files import parse_record
 from rapid_jax.evaluation.statistics import mean_and_error
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.evaluation.writing import replace_text
@@ -42,14 +42,9 @@ def read_shifts(directory: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().splitlines() if path.is_file() else []
     found: dict[tuple, dict[str, Any]] = {}  # a line that stands twice counts once
     for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}: no figures of a verification rule"
         if not line.strip():
             continue
-        try:
-            value = parse_json(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        record = Record(where, value if isinstance(value, dict) else {})
+        record = parse_record(line, f"{path}, line {number}: no figures of a verification rule")
         record.text("item")
         record.one_of("tail", TAIL_RULES)
         record.one_of("residual", RESIDUALS)

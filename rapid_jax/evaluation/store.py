@@ -12,7 +12,7 @@ from typing import Any
 from absl import logging
 
 from rapid_jax.config.mapping import flatten
-from rapid_jax.evaluation.benchmarks.files import Record, parse_json, shown
+from rapid_jax.evaluation.benchmarks.files import parse_record
 from rapid_jax.evaluation.results import Check, check_key, check_result, identity, read_object
 from rapid_jax.evaluation.writing import encoded, naming, replace_text
 
@@ -205,14 +205,9 @@ def _numbered_results(directory: Path, check: Check) -> Iterator[tuple[int, dict
     for number, line in enumerate(data[:whole].split(b"\n"), start=1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}: not a result of an evaluation"
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{where}: {shown(record)} is no object")
-        check(Record(where, record))
+        parsed = parse_record(line, f"{path}, line {number}: not a result of an evaluation")
+        check(parsed)
+        record = dict(parsed.fields)
         names = (record["key"], identity(record))
         first = next((seen[name] for name in names if name in seen), 0)
         for name in names:

@@ -176,6 +176,14 @@ def read_records(path: Path, *, keep_bad: bool = False) -> Iterator[Record]:
         raise ValueError(f"{path}: the file holds no records")
 
 
+def parse_record(line: bytes, where: str) -> Record:
+    """The object of a line of JSON; of any other line a record whose fields raise what is wrong with it."""
+    try:
+        return _record(where, parse_json(line))
+    except ValueError as error:
+        return Record(where, {}, str(error))
+
+
 def _record(where: str, value: Any) -> Record:
     if isinstance(value, dict):
         return Record(where, value)
@@ -185,14 +193,8 @@ def _record(where: str, value: Any) -> Record:
 def _jsonl(path: Path) -> Iterator[Record]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                record = _record(where, parse_json(line))
-            except ValueError as error:
-                record = Record(where, {}, str(error))
-            yield record
+            if line.strip():
+                yield parse_record(line, f"{path}, line {number}")
 
 
 def _json(path: Path) -> Iterator[Record]:
