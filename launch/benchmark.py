@@ -22,8 +22,6 @@ Tables go to standard output, progress to standard error. Exit status 0, 2 (a wr
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,7 +36,6 @@ from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.writing import naming
 
 if TYPE_CHECKING:
-    from models.sources.base import WeightSource
     from rapid_jax.benchmarking.measurement import Measurement
     from rapid_jax.benchmarking.peers import PeerEngine
     from rapid_jax.benchmarking.prompts import BenchmarkPrompts
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
 _SHORTEST = 64  # tokens of context
 _ARCHIVE, _REFERENCE = "archive", "reference"
 _SUFFIXES = (".png", ".svg")
-_ASSISTS_FROM = (5, 24)  # version of transformers whose assistants go on from a cache with the right tokens
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
@@ -106,15 +102,24 @@ def main() -> None:
     from launch import speed_table
     from rapid_jax.benchmarking.bandwidth import measure_bandwidth
     from rapid_jax.benchmarking.hardware import hardware
+    from rapid_jax.benchmarking.installed_peers import InstalledPeers, installed_peers
     from rapid_jax.benchmarking.measurement import averages
     from rapid_jax.benchmarking.sweep import Sweep
 
     cli.use_compilation_cache()
     engine = _engine(config)
     distributed.on_all(lambda: engine.require([method for method in methods if method.looks_up]))
-    peers, versions, missing = _peers(engine, max(lengths))
+    wanted = not _RANDOM.value and _PEERS.value is not False
+    found = installed_peers(engine, max(lengths)) if wanted else InstalledPeers()
     sweep = Sweep(
-        methods, lengths, batches, gammas, _NEW_TOKENS.value, _REPEATS.value, _ACCEPTANCE.value, _prompts_a_length()
+        methods,
+        lengths,
+        batches,
+        gammas,
+        new_tokens=_NEW_TOKENS.value,
+        repeats=_REPEATS.value,
+        acceptance=_ACCEPTANCE.value,
+        prompts=_prompts_a_length(),
     )
     bandwidth = measure_bandwidth()
     about = {
@@ -124,10 +129,10 @@ def main() -> None:
         "prompts": "random" if _RANDOM.value else _PROMPTS.value,
         "repeats": sweep.repeats,
         "hardware": hardware(1 if engine.session.mesh is None else engine.session.mesh.size, bandwidth),
-        "versions": engine.versions | versions,
+        "versions": engine.versions | found.versions,
     }
-    speed_table.print_header(about, sweep, missing)
-    measurements = averages(_measure(sweep, engine, peers, bandwidth, about))
+    speed_table.print_header(about, sweep, found.missing)
+    measurements = averages(_measure(sweep, engine, found.peers, bandwidth, about))
     speed_table.print_tables(measurements, _ACCEPTANCE.value)
     if _PLOT.value is not None and distributed.is_main():
         from rapid_jax.benchmarking.plot import plot_speed_ups
@@ -278,93 +283,6 @@ def _engine(config: EngineConfig) -> Engine:
         from rapid_jax.engine.engine import Engine
 
         return distributed.on_all(lambda: Engine.load(config=config, progress=progress))
-
-
-def _peers(engine: Engine, longest: int) -> tuple[list[PeerEngine], dict[str, str], list[str]]:
-    """Other engines with the target's checkpoint.
-
-    Args:
-      engine: ours.
-      longest: tokens of the longest document.
-
-    Returns:
-      The engines, the versions of their packages, and a line for each kind of rows that is missing.
-    """
-    peers: list[PeerEngine] = []
-    versions: dict[str, str] = {}
-    missing: list[str] = []
-    if _RANDOM.value or _PEERS.value is False:
-        return peers, versions, missing
-    from models.sources import open_source
-
-    source = open_source(engine.target.path)
-    for name, package, make in (
-        ("transformers", "torch", lambda: _transformers(engine, source, missing)),
-        ("llama.cpp", "llama-cpp-python", lambda: _llama_cpp(engine, source, longest)),
-    ):
-        try:
-            peers.append(make())
-            versions[package] = importlib.metadata.version(package)
-        except _NoRows as why:
-            missing.append(f"no rows of {name}: {why}")
-    return peers, versions, missing
-
-
-class _NoRows(Exception):
-    """Why another engine is not run."""
-
-
-def _transformers(engine: Engine, source: WeightSource, missing: list[str]) -> PeerEngine:
-    """Raises _NoRows; adds a line to `missing` where there is no assistant."""
-    import jax
-
-    from models.sources import open_source
-
-    backend = jax.default_backend()
-    if importlib.util.find_spec("torch") is None:
-        raise _NoRows("torch is not installed")
-    if engine.session.mesh is not None:
-        raise _NoRows("transformers is run on one device only")
-    settings = source.for_transformers()
-    if settings is None:
-        raise _NoRows("transformers does not read this checkpoint")
-    import torch
-
-    if backend != "cpu" and not (backend == "gpu" and torch.cuda.is_available()):
-        raise _NoRows(f"torch has no {backend}")
-    from rapid_jax.benchmarking.transformers import Assistant, Transformers
-
-    drafter, assistant = engine.drafter, None
-    drafter_settings = open_source(drafter.path).for_transformers()
-    version = importlib.metadata.version("transformers")
-    if tuple(map(int, version.split(".")[:2])) < _ASSISTS_FROM:
-        missing.append(f"no row hf-assisted: transformers {version} is too old, 5.24 is needed")
-    elif drafter_settings is None:
-        missing.append("no row hf-assisted: transformers does not read the drafter's checkpoint")
-    elif drafter.config.vocab_size != engine.target.config.vocab_size:
-        missing.append("no row hf-assisted: the drafter's embedding has another number of rows than the target's")
-    else:
-        assistant = Assistant(drafter_settings, drafter)
-    device = "cuda" if backend == "gpu" else "cpu"
-    return Transformers(settings, engine.target.decoder.dtype.name, device, assistant)
-
-
-def _llama_cpp(engine: Engine, source: WeightSource, longest: int) -> PeerEngine:
-    """Raises _NoRows."""
-    import jax
-
-    from rapid_jax.engine.engine import QUESTION_RESERVE
-
-    path = source.for_llama_cpp()
-    if path is None:
-        raise _NoRows("the target is no GGUF file")
-    if importlib.util.find_spec("llama_cpp") is None:
-        raise _NoRows("llama-cpp-python is not installed")
-    if jax.default_backend() != "cpu" or engine.session.mesh is not None:
-        raise _NoRows("it is run beside a single CPU device only")
-    from rapid_jax.benchmarking.llama_cpp import LlamaCpp
-
-    return LlamaCpp(path, longest + QUESTION_RESERVE + engine.config.sampling.max_new_tokens)
 
 
 if __name__ == "__main__":

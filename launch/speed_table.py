@@ -39,9 +39,8 @@ def print_header(about: dict[str, Any], sweep: Sweep, missing: Sequence[str]) ->
     rate = f"{bandwidth['gigabytes_per_second']:.4g} GB/s"
     print_line(f"bandwidth  {rate}, measured ({bandwidth['kind']} of {bandwidth['array_bytes']:,} bytes)")
     print_line("versions   " + ", ".join(f"{k} {v}" for k, v in versions.items() if k != "device"))
-    print_line(
-        f"runs       {sweep.new_tokens} new tokens a row, median of {sweep.repeats} after one that does not count"
-    )
+    uncounted = "one that does not count" if sweep.prompts == 1 else "one of the first prompt that does not count"
+    print_line(f"runs       {sweep.new_tokens} new tokens a row, median of {sweep.repeats} after {uncounted}")
     if sweep.prompts > 1:
         print_line(f"prompts    {sweep.prompts} at each context length; means, and 95% intervals of speed-ups")
     if sweep.acceptance is not None:

@@ -26,6 +26,7 @@ import numpy as np
 from models.gguf_copy import quantisation, weight_bytes, write_dequantised
 from models.language_model import LanguageModel
 from rapid_jax.benchmarking.measurement import Sample
+from rapid_jax.benchmarking.peers import Clock
 from rapid_jax.benchmarking.traffic import mean_tails
 
 _PREFIX = "llama.cpp "
@@ -185,16 +186,12 @@ class LlamaCppContestant:
         return Sample([tokens], [len(tokens)], decoding.seconds, self.document_seconds + question.seconds)
 
 
-class _Clock:
-    seconds = 0.0
-
-
 @contextlib.contextmanager
-def _working(llama: Any) -> Iterator[_Clock]:
+def _working(llama: Any) -> Iterator[Clock]:
     """Work of llama.cpp, finished and timed at the end; what it refuses becomes a ValueError of one line."""
     import llama_cpp
 
-    clock = _Clock()
+    clock = Clock()
     start = time.perf_counter()
     try:
         yield clock

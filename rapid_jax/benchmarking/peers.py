@@ -40,3 +40,9 @@ class PeerEngine(Protocol):
           new_tokens: tokens that every row decodes.
         """
         ...
+
+
+class Clock:
+    """Seconds that a piece of work took, known at its end."""
+
+    seconds = 0.0

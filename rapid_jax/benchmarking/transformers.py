@@ -25,6 +25,7 @@ import numpy as np
 
 from models.language_model import LanguageModel
 from rapid_jax.benchmarking.measurement import Sample
+from rapid_jax.benchmarking.peers import Clock
 from rapid_jax.benchmarking.traffic import Forward, mean_tails, step_bytes
 
 PLAIN, PROMPT_LOOKUP, ASSISTED = "hf", "hf-pld", "hf-assisted"
@@ -96,13 +97,22 @@ class Transformers:
       dtype: name of the weights' dtype, such as "float32".
       device: of torch, "cpu" or "cuda".
       assistant: who drafts for it, with the same vocabulary; None leaves ASSISTED out.
+      lookup: whether this version can look the prompt up behind a cache; False leaves PROMPT_LOOKUP out.
 
     Raises:
       ValueError: transformers cannot load a checkpoint.
     """
 
-    def __init__(self, source: Mapping[str, str], dtype: str, device: str, assistant: Assistant | None = None):
-        self.device = device
+    def __init__(
+        self,
+        source: Mapping[str, str],
+        dtype: str,
+        device: str,
+        assistant: Assistant | None = None,
+        *,
+        lookup: bool = True,
+    ):
+        self.device, self._lookup = device, lookup
         self.model = _load(source, dtype, device)
         self.assistant, self.assistant_model = assistant, None
         self._assistant_reads = assistant is not None and assistant.source != source  # what the target does not read
@@ -113,8 +123,8 @@ class Transformers:
 
     def names(self, rows: int) -> tuple[str, ...]:
         """What can be run with a batch of this size."""
-        assisted = (ASSISTED,) if self.assistant is not None else ()
-        return (PLAIN, PROMPT_LOOKUP, *assisted) if rows == 1 else (PLAIN,)
+        drafting = ((PROMPT_LOOKUP, self._lookup), (ASSISTED, self.assistant is not None))
+        return (PLAIN, *(name for name, there in drafting if there and rows == 1))
 
     def read(self, tokens: Sequence[int], chunk: int) -> TransformersDocument:
         """Reads a document in chunks of so many tokens."""
@@ -184,11 +194,11 @@ class Transformers:
         ]
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[_Clock]:
+    def working(self) -> Iterator[Clock]:
         """Device work without gradients, finished and timed at the end; what torch lacks becomes a MemoryError."""
         import torch
 
-        clock = _Clock()
+        clock = Clock()
         start = time.perf_counter()
         try:
             with torch.inference_mode():
@@ -198,10 +208,6 @@ class Transformers:
         except torch.OutOfMemoryError as error:
             raise MemoryError(f"transformers: {error}; --nopeers leaves it out") from None
         clock.seconds = time.perf_counter() - start
-
-
-class _Clock:
-    seconds = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,6 +114,7 @@ def test_without_an_assistant_there_is_no_such_row(model):
     from rapid_jax.benchmarking.transformers import Transformers
 
     assert Transformers(source(model), "float32", "cpu").names(1) == ("hf", "hf-pld")
+    assert Transformers(source(model), "float32", "cpu", lookup=False).names(1) == ("hf",)
 
 
 def assisted(peer, model, document):
