@@ -26,14 +26,14 @@ def document(room: int, count: Callable[[str], int]) -> str:
     Raises:
       ValueError: the room does not hold that topic.
     """
-    needed = count(_topics()[_TOPIC] + _BETWEEN)
+    needed = count(text(_TOPIC) + _BETWEEN)
     if room < needed:
         raise ValueError(
             f"the model has room for a document of {room} tokens, the default one needs {needed} at least: "
             "give a document and a question of your own"
         )
-    chosen = _chosen(_TOPIC, _names(), room, count)
-    return _joined(sorted(chosen), count, room, keep=_TOPIC)
+    names = sorted([_TOPIC, *_fitting(_names(), room - needed, count, without=_TOPIC)])
+    return _joined(names, count, room, keep=_TOPIC)
 
 
 def document_about(topic: str, room: int, count: Callable[[str], int], depth: float) -> str:
@@ -48,14 +48,16 @@ def document_about(topic: str, room: int, count: Callable[[str], int], depth: fl
     Raises:
       ValueError: the room does not hold the topic.
     """
-    needed = count(_topics()[topic] + _BETWEEN)
+    needed = count(text(topic) + _BETWEEN)
     if room < needed:
-        raise ValueError(f'the section "{title(topic)}" has {needed} tokens and does not fit into {room}')
+        raise ValueError(
+            f'the section "{title(topic)}" has {needed} tokens and does not fit into {room}: take a longer document'
+        )
     names = _names()
     place = names.index(topic)
-    others = [name for name in _chosen(topic, names[place:] + names[:place], room, count) if name != topic]
-    others.insert(round(depth * len(others)), topic)
-    return _joined(others, count, room, keep=topic)
+    around = _fitting(names[place:] + names[:place], room - needed, count, without=topic)
+    around.insert(round(depth * len(around)), topic)
+    return _joined(around, count, room, keep=topic)
 
 
 def title(topic: str) -> str:
@@ -82,16 +84,15 @@ def _names() -> list[str]:
     return list(first.values())
 
 
-def _chosen(topic: str, order: Sequence[str], room: int, count: Callable[[str], int]) -> list[str]:
-    """The topic, and all others that still fit when they are tried in this order."""
-    topics = _topics()
-    free, chosen = room - count(topics[topic] + _BETWEEN), [topic]
+def _fitting(order: Sequence[str], free: int, count: Callable[[str], int], *, without: str) -> list[str]:
+    """The topics but one that still fit into `free` tokens when they are tried in this order."""
+    fitting = []
     for name in order:
-        size = count(topics[name] + _BETWEEN)
-        if name != topic and size <= free:
+        size = count(text(name) + _BETWEEN)
+        if name != without and size <= free:
             free -= size
-            chosen.append(name)
-    return chosen
+            fitting.append(name)
+    return fitting
 
 
 def _joined(names: list[str], count: Callable[[str], int], room: int, keep: str) -> str:
