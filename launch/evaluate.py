@@ -8,9 +8,9 @@
 Every answer is a line of OUTPUT/results.jsonl as soon as it is there. A sweep asks every method once for each value of
 a setting that concerns it: --sweep=eta=0,5,10,20 --sweep=unrelated=true,false. `archive` makes its own documents (or
 reads what launch.make_archive wrote), `dialogue` has a made file of dialogues, `reference` asks about the reference of
-the Python language; the others need --data. A question that
-cannot be asked, such as a bad record of the data, is recorded as failed with its reason; the others go on, and the exit
-status is 1. configs/official_rapid.py repeats RAPID's published evaluation.
+the Python language; the others need --data. A question that cannot be asked, such as a bad record of the data, is
+recorded as failed with its reason; the others go on, and the exit status is 1. configs/official_rapid.py repeats
+RAPID's published evaluation.
 """
 
 from __future__ import annotations
