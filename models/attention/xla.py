@@ -14,6 +14,7 @@ from models.attention.online_softmax import MASKED, Running, nothing_seen, resul
 from models.formats import restore, widen
 
 FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
+KEYS_FIRST_ROWS = 4  # up to here XLA:CPU is fastest with the long keys as the first operand, above with the rows
 KEY_BLOCK = 1024
 
 
@@ -86,10 +87,13 @@ def _few_rows(
     """Decoding: rows [G*T] against all slots at once."""
     rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
     k, v = widen(k, q.dtype), widen(v, q.dtype)
-    scores = jnp.einsum("bksh,bkrh->bksr", k, rows, preferred_element_type=jnp.float32)  # fastest with long keys first
+    if rows.shape[2] <= KEYS_FIRST_ROWS:
+        scores = jnp.swapaxes(jnp.einsum("bksh,bkrh->bksr", k, rows, preferred_element_type=jnp.float32), 2, 3)
+    else:
+        scores = jnp.einsum("bkrh,bksh->bkrs", rows, k, preferred_element_type=jnp.float32)
     if k_scale is not None:
-        scores = scores * k_scale[..., None]
-    weights, total, top = _softmax_parts(jnp.where(visible, jnp.swapaxes(scores, 2, 3), MASKED))
+        scores = scores * k_scale[:, :, None]
+    weights, total, top = _softmax_parts(jnp.where(visible, scores, MASKED))
     if v_scale is not None:
         weights = weights * v_scale[:, :, None]
     out = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
