@@ -203,7 +203,7 @@ def _check_models(config: EngineConfig, methods: list[Method], batches: tuple[in
     for batch in batches:
         if batch % data:
             raise cli.UsageError(f"--batch_sizes: {batch} rows are no multiple of the mesh's data axis of {data}")
-    looking_up = [method.name for method in methods if method.looks_up]
+    looking_up = [method.name for method in methods if method.searches]
     if looking_up and (rate is not None or _RANDOM.value):
         raise cli.UsageError(
             f"--methods: drafts of {looking_up[0]} come from real text and are followed, not tested by chance: "

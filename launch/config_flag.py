@@ -24,7 +24,7 @@ _INSTALLED = Path(archivist.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 _NAMES = ("--config", "-config")
-_SECTIONS = ("chat", "retrieval", "speculation", "hierarchy", "sampling", "evaluation")
+_SECTIONS = ("chat", "retrieval", "speculation", "hierarchy", "copying", "sampling", "evaluation")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -304,11 +304,15 @@ def _with_date(config: EngineConfig) -> EngineConfig:
 
 
 def _with_sampling(config: EngineConfig, plans: list[EvaluationPlan]) -> EngineConfig:
-    """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise."""
+    """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise.
+
+    Earlier answers are not kept to be copied: one method would copy what another has said to the same question.
+    """
     items = [item for plan in plans for source in plan.benchmark.sources() for item in source.items]
     fields = dict(plans[0].benchmark.sampling) if _SAMPLING.value == "benchmark" else {}
     fields["max_new_tokens"] = max(item.max_new_tokens for item in items)
-    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **fields))
+    sampling = dataclasses.replace(config.sampling, **fields)
+    return dataclasses.replace(config, sampling=sampling, copying=dataclasses.replace(config.copying, earlier_answers=0))
 
 
 def _methods() -> list[str]:

@@ -69,6 +69,7 @@ class MethodContestant:
             speculation=dataclasses.replace(config.speculation, gamma=self.cell.gamma),
             sampling=dataclasses.replace(config.sampling, max_new_tokens=self.cell.new_tokens),
             hierarchy=method.hierarchy(config.hierarchy),
+            copying=config.copying,
             target=ModelInput(self.session.target, self.context, self.prompts.target.questions),
             drafter=drafter,
             stop_ids=(),

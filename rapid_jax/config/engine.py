@@ -11,6 +11,7 @@ from models.fields import shown
 from models.formats import KV, WEIGHTS, choices
 from rapid_jax.config.chat import ChatConfig, check_prompt_template
 from rapid_jax.config.checks import MOST_TOKENS, check_most, is_integer, require
+from rapid_jax.config.copying import CopyingConfig
 from rapid_jax.config.evaluation import EvaluationConfig
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.config.retrieval import RetrievalConfig
@@ -24,6 +25,7 @@ _SECTIONS: dict[str, type] = {
     "retrieval": RetrievalConfig,
     "speculation": SpeculationConfig,
     "hierarchy": HierarchyConfig,
+    "copying": CopyingConfig,
     "sampling": SamplingConfig,
     "evaluation": EvaluationConfig,
 }
@@ -55,7 +57,7 @@ class EngineConfig:
       prompt: user message, with {document} before {question}.
       drafter_prompt: the same around retrieved passages, for whoever reads them (the drafter, and the target in rag);
         empty takes that of the document. evaluation.passages_prompt gives a benchmark's own.
-      chat, retrieval, speculation, hierarchy, sampling, evaluation: see there.
+      chat, retrieval, speculation, hierarchy, copying, sampling, evaluation: see there.
     """
 
     target: str = ""
@@ -77,6 +79,7 @@ class EngineConfig:
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     speculation: SpeculationConfig = dataclasses.field(default_factory=SpeculationConfig)
     hierarchy: HierarchyConfig = dataclasses.field(default_factory=HierarchyConfig)
+    copying: CopyingConfig = dataclasses.field(default_factory=CopyingConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 

@@ -24,6 +24,7 @@ class Method:
         itself, over a part of its own cache) or NO_MODEL.
       transfers: the drafter's knowledge moves the target (eta > 0).
       looks_up: n-gram databases propose tokens, to the drafting model where there is one, else to the target.
+      copies: what was read and said before proposes tokens, as long as that pays (rapid_jax.copying).
       fixed: fields of HierarchyConfig that the method sets whatever the configuration says.
     """
 
@@ -33,6 +34,7 @@ class Method:
     drafting_model: str = NO_MODEL
     transfers: bool = False
     looks_up: bool = False
+    copies: bool = False
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
@@ -53,7 +55,12 @@ class Method:
     @property
     def speculates(self) -> bool:
         """Whether anything is drafted."""
-        return self.draws or self.looks_up
+        return self.draws or self.searches
+
+    @property
+    def searches(self) -> bool:
+        """Whether what was read and said is searched for drafts."""
+        return self.looks_up or self.copies
 
     @property
     def without_drafts(self) -> Method:
@@ -82,6 +89,11 @@ METHODS: dict[str, Method] = {
             transfers=True,
         ),
         Method(name="magicdec", summary="lossless drafts over a window of its own cache", drafting_model=OWN_CACHE),
+        Method(
+            name="copy",
+            summary="lossless drafts copied from what was read and said, as long as measured costs say that they pay",
+            copies=True,
+        ),
         Method(name="hd", summary="lossless drafts from n-gram databases, ordered by locality", looks_up=True),
         Method(
             name="pld",

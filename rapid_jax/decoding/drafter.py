@@ -65,6 +65,7 @@ class CandidateDraft:
       sources: int32 [B,C], where each candidate comes from, an index into the drafter's `sources`.
       extra: int32 [B,X], further tokens that ride on the verify forward; only the drafter looks at their outputs.
       forwards: int32 [B], forwards of a drafting model that the draft took.
+      pace: int32 scalar, which of the drafter's `paces` holds all that is proposed; None for a drafter without paces.
     """
 
     tokens: jax.Array
@@ -72,6 +73,12 @@ class CandidateDraft:
     sources: jax.Array
     extra: jax.Array
     forwards: jax.Array
+    pace: jax.Array | None = None
+
+    def narrowed(self, length: int) -> CandidateDraft:
+        """The same with candidates of `length` tokens at most."""
+        lengths = jnp.minimum(self.lengths, length)
+        return dataclasses.replace(self, tokens=self.tokens[..., :length], lengths=lengths, pace=None)
 
     @property
     def in_flight(self) -> jax.Array:
@@ -81,6 +88,20 @@ class CandidateDraft:
 
 
 Draft = ChainDraft | CandidateDraft
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Pace:
+    """By what a drafter with paces chooses among them; it is the drafter's `model`.
+
+    Attributes:
+      costs: float32 [N], seconds of a step at each pace over those at the first, measured before decoding.
+      pinned: int32 scalar, the pace to take whatever it costs; -1 leaves the choice to the drafter.
+    """
+
+    costs: jax.Array
+    pinned: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,3 +199,11 @@ class Drafter(Protocol):
     def commit(self, cache: Any, drafted: Any, outcome: Outcome) -> Any:
         """The cache once the outcome's tokens are committed, given the second result of `draft`."""
         ...
+
+
+def paces(drafter: Drafter) -> tuple[Drafter, ...]:
+    """The drafters that stand for shorter drafts of this one, from none on; () where all its drafts are as long.
+
+    A drafter with paces is asked for a CandidateDraft without extra tokens; a step verifies only the rows of one pace.
+    """
+    return getattr(drafter, "paces", ())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -16,7 +15,9 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import ContextCache, TailCache
 from rapid_jax.decoding.apart import decode_apart
-from rapid_jax.decoding.programs import Programs, copied, shardings_of
+from rapid_jax.decoding.drafter import Pace
+from rapid_jax.decoding.pacing import with_costs, with_room
+from rapid_jax.decoding.programs import Program, Programs, copied, shardings_of
 from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.state import BurstReport, Counters, DecodeState, check_finite
 from rapid_jax.decoding.step import burst
@@ -112,6 +113,11 @@ def decode(
     stopped = hosts.put(ended, by_row)
     inputs = (params, context, drafter_model, controls, stopped, state)
     run = _warmed(programs, spec, burst_steps, inputs, replicated)
+    if isinstance(drafter_model, Pace):
+        start = time.perf_counter()
+        drafter_model = with_costs(spec, run, inputs)
+        programs.compile_seconds += time.perf_counter() - start
+        inputs = (params, context, drafter_model, controls, stopped, state)
     yield hosts.fetch(BurstReport.of(state))
 
     state, report = run(*inputs)
@@ -130,7 +136,7 @@ def decode(
 
 def _warmed(
     programs: Programs, spec: StepSpec, burst_steps: int, args: tuple, reported: NamedSharding | None
-) -> Callable:
+) -> Program:
     """The compiled burst; a new one has run one step on a copy of the state, for what XLA sets up in a first execution.
 
     That is as long as a second where small matrix products have kernels of their own (on CPU), and counts as compiling.
@@ -141,7 +147,6 @@ def _warmed(
     run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=out_shardings)
     if programs.count > known:
         start = time.perf_counter()
-        one = jax.device_put(jnp.minimum(state.budget, state.num_tokens + 1), state.budget.sharding)
-        jax.block_until_ready(run(*args[:-1], dataclasses.replace(copied(state), budget=one)))
+        jax.block_until_ready(run(*args[:-1], with_room(copied(state), 1)))
         programs.compile_seconds += time.perf_counter() - start
     return run

@@ -50,7 +50,7 @@ class Programs:
         *,
         donate: tuple[int, ...] = (),
         out_shardings: Any = None,
-    ) -> Callable[..., Any]:
+    ) -> Program:
         """The executable of function(*static, *args).
 
         Args:
@@ -108,10 +108,12 @@ class Program:
     Attributes:
       executable: of the arrays that differ.
       places: for each leaf of the arguments, the first leaf that is the same array.
+      measured: what has been measured of it, by name.
     """
 
     executable: Any
     places: tuple[int, ...]
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __call__(self, *args: Any) -> Any:
         leaves = jax.tree.leaves(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from models.cache import Block, ContextCache, commit
 from models.decoder import output_logits
 from rapid_jax.decoding.accept import Accepted, accept_candidates, accept_chain
-from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Draft, Outcome
+from rapid_jax.decoding.drafter import CandidateDraft, ChainDraft, Draft, Drafter, Outcome, paces
 from rapid_jax.decoding.forward import forward_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import position_keys
@@ -55,15 +56,8 @@ def judge(
     Returns:
       (the state behind the step, its drafter's cache untouched; what the drafter needs for its own commit).
     """
-    with jax.named_scope("verify"):
-        logits, block = _verify(spec, params, context, draft, state)
-    with jax.named_scope("accept"):
-        verified, row = _verified_rows(draft), (state.keys, state.num_tokens)
-        if isinstance(draft, ChainDraft):
-            accepted = accept_chain(spec, controls, *row, draft, logits[:, :verified])
-        else:
-            accepted = accept_candidates(spec, controls, *row, draft, logits[:, :verified])
-        not_finite = jnp.where(state.done, 0, _not_finite(logits, draft))
+    tried = _try(spec, params, context, draft, controls, state)
+    accepted = tried.accepted
     with jax.named_scope("commit"):
         emitted = accepted.tokens
         count, ended = _cut(emitted, accepted.num_accepted + 1, state, controls.stop_ids)
@@ -71,17 +65,71 @@ def judge(
         behind = DecodeState(
             newest=jnp.take_along_axis(jnp.concatenate([state.newest, emitted], axis=1), count[:, None], axis=1),
             last_tokens=jnp.take_along_axis(tokens, count[:, None] + jnp.arange(2)[None, :], axis=1),
-            target_tail=commit(state.target_tail, block, count, accepted.rows),
+            target_tail=commit(state.target_tail, tried.block, count, accepted.rows),
             drafter_cache=state.drafter_cache,
             output=_append(state.output, state.num_tokens, emitted, count),
             num_tokens=state.num_tokens + count,
             budget=state.budget,
             done=state.done | ended,
-            not_finite=state.not_finite | not_finite,
+            not_finite=state.not_finite | jnp.where(state.done, 0, tried.not_finite),
             keys=state.keys,
             counters=_counted(state, draft, accepted),
         )
-    return behind, Outcome(emitted, count, logits[:, verified:], block, accepted.rows)
+    return behind, Outcome(emitted, count, tried.extra_logits, tried.block, accepted.rows)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Tried:
+    """A draft behind the target's forward, before anything of it is kept.
+
+    Attributes:
+      accepted: what may be emitted.
+      block: keys and values of the tokens in flight.
+      extra_logits: float32 [B,E,V], see Outcome.
+      not_finite: int32 [B], see `_not_finite`.
+    """
+
+    accepted: Accepted
+    block: Block
+    extra_logits: jax.Array
+    not_finite: jax.Array
+
+
+def _try(
+    spec: StepSpec, params: dict, context: ContextCache, draft: Draft, controls: Controls, state: DecodeState
+) -> _Tried:
+    """Verifies and accepts a draft; of a draft with a pace only the rows of that pace are computed, the rest is 0."""
+
+    def tried(spec: StepSpec, draft: Draft) -> _Tried:
+        with jax.named_scope("verify"):
+            logits, block = _verify(spec, params, context, draft, state)
+        with jax.named_scope("accept"):
+            verified, row = _verified_rows(draft), (state.keys, state.num_tokens)
+            accept = accept_chain if isinstance(draft, ChainDraft) else accept_candidates
+            accepted = accept(spec, controls, *row, draft, logits[:, :verified])  # type: ignore[arg-type]
+            return _Tried(accepted, block, logits[:, verified:], _not_finite(logits, draft))
+
+    if not isinstance(draft, CandidateDraft) or draft.pace is None:
+        return tried(spec, draft)
+    size = spec.drafter.gamma + 1
+
+    def at(pace: Drafter) -> _Tried:
+        done = tried(dataclasses.replace(spec, drafter=pace), draft.narrowed(pace.gamma))
+        missing = size - pace.gamma - 1
+
+        def rows(x: jax.Array) -> jax.Array:
+            return jnp.pad(x, ((0, 0), (0, missing)))
+
+        def slots(cached: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            return tuple(jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) for x in cached)
+
+        accepted = dataclasses.replace(done.accepted, tokens=rows(done.accepted.tokens))
+        if accepted.rows is not None:
+            accepted = dataclasses.replace(accepted, rows=rows(accepted.rows))
+        return dataclasses.replace(done, accepted=accepted, block=Block(slots(done.block.k), slots(done.block.v)))
+
+    return jax.lax.switch(draft.pace, [functools.partial(at, pace) for pace in paces(spec.drafter)])
 
 
 def _verify(

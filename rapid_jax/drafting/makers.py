@@ -10,15 +10,19 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from jax.sharding import Mesh
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from models.cache import ContextCache, TailCache
 from models.decoder import Decoder
 from models.language_model import LanguageModel
-from rapid_jax.config import HierarchyConfig, Method, SpeculationConfig
+from rapid_jax.config import CopyingConfig, HierarchyConfig, Method, SpeculationConfig
 from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, PASSAGES
+from rapid_jax.copying.drafter import CopiedBefore, CopyDrafter, make_memory
 from rapid_jax.decoding.buckets import context_bucket
 from rapid_jax.decoding.drafter import Drafter
+from rapid_jax.decoding.pacing import without_costs
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
@@ -52,6 +56,7 @@ class DraftingInputs:
     Attributes:
       speculation: how drafts are made.
       hierarchy: the databases that the method asks.
+      copying: how text is copied.
       databases: those that are only read.
       programs: compile what is copied.
       chunk: tokens of a prefill chunk.
@@ -59,8 +64,9 @@ class DraftingInputs:
       drafter: with the questions read but for their last two tokens; None where no model reads passages.
       context_tokens: tokens of the longest context that the target has read.
       prompts: each row's token ids, of the drafting model where there is one, else of the target; empty where the
-        method looks nothing up.
+        method searches nothing.
       earlier: what an earlier turn has taught the databases; of a batch of one row.
+      copied_before: what earlier answers about the document have left to be copied.
       new_tokens: tokens of an answer at most.
       seed: of the lookahead window's start.
       mesh: rows are split over its data axis.
@@ -68,6 +74,7 @@ class DraftingInputs:
 
     speculation: SpeculationConfig
     hierarchy: HierarchyConfig
+    copying: CopyingConfig
     databases: StaticDatabases
     programs: Programs
     chunk: int
@@ -76,6 +83,7 @@ class DraftingInputs:
     context_tokens: int
     prompts: Sequence[Sequence[int]] = ()
     earlier: LearnedNgrams | None = None
+    copied_before: CopiedBefore | None = None
     new_tokens: int = 0
     seed: int = 0
     mesh: Mesh | None = None
@@ -133,7 +141,7 @@ class Maker(Protocol):
         """Raises ValueError for what this kind cannot do; `apart` says that the drafter has devices of its own."""
         ...
 
-    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
         """Drafted tokens that a step can accept at most."""
         ...
 
@@ -159,7 +167,7 @@ class NothingMaker:
     def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
         pass
 
-    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
         return 0
 
     def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
@@ -173,7 +181,7 @@ class NothingMaker:
 class PassagesMaker(NothingMaker):
     """A language model that has read the retrieved passages (RAPID)."""
 
-    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
         return speculation.gamma
 
     def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
@@ -231,12 +239,35 @@ class OwnCacheMaker(PassagesMaker):
 class DatabasesMaker(NothingMaker):
     """Candidates from n-gram databases (HD)."""
 
-    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
         return hierarchy.length
 
     def make(self, inputs: DraftingInputs) -> Drafting:
         hierarchy, rows, static = inputs.ask_databases()
         return Drafting(HierarchyDrafter(hierarchy), static, rows, hierarchy.databases, database_bytes(rows, static))
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyMaker(NothingMaker):
+    """Copies of what was read and said."""
+
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
+        return max(copying.lengths)
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        copying, mesh = inputs.copying, inputs.mesh
+        drafter = CopyDrafter(copying.lengths, copying.places)
+        memory = make_memory(
+            inputs.prompts,
+            new_tokens=inputs.new_tokens,
+            longest=drafter.gamma,
+            slots=context_bucket(max(map(len, inputs.prompts)), inputs.chunk) + copying.earlier_answers,
+            before=inputs.copied_before,
+            mesh=mesh,
+        )
+        pace = without_costs(len(drafter.paces), None if mesh is None else NamedSharding(mesh, P()))
+        held = sum(x.nbytes for x in jax.tree.leaves(memory.text))
+        return Drafting(drafter, pace, memory, database_bytes={"copied text": held})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,15 +297,16 @@ class AssistedMaker(PassagesMaker):
         )
 
 
-_MAKERS: dict[tuple[str, bool], Maker] = {
-    (NO_MODEL, False): NothingMaker(),
-    (NO_MODEL, True): DatabasesMaker(),
-    (PASSAGES, False): PassagesMaker(),
-    (PASSAGES, True): AssistedMaker(),
-    (OWN_CACHE, False): OwnCacheMaker(),
+_MAKERS: dict[tuple[str, bool, bool], Maker] = {  # by what draws, whether databases are asked, whether text is copied
+    (NO_MODEL, False, False): NothingMaker(),
+    (NO_MODEL, True, False): DatabasesMaker(),
+    (NO_MODEL, False, True): CopyMaker(),
+    (PASSAGES, False, False): PassagesMaker(),
+    (PASSAGES, True, False): AssistedMaker(),
+    (OWN_CACHE, False, False): OwnCacheMaker(),
 }
 
 
 def maker_of(method: Method) -> Maker:
     """The maker of a method's drafter."""
-    return _MAKERS[method.drafting_model, method.looks_up]
+    return _MAKERS[method.drafting_model, method.looks_up, method.copies]

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from models.cache import ContextCache
 from models.decoder import Decoder
 from models.language_model import LanguageModel
-from rapid_jax.config import HierarchyConfig, Method, SamplingConfig, SpeculationConfig
+from rapid_jax.config import CopyingConfig, EngineConfig, HierarchyConfig, Method, SamplingConfig, SpeculationConfig
+from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.drafter import Drafter
 from rapid_jax.decoding.loop import decode, initial_state
@@ -98,7 +99,7 @@ class Batch:
     """Rows that are decoded together, and how.
 
     Attributes:
-      method, speculation, sampling, hierarchy: in force, after the length rule has decided.
+      method, speculation, sampling, hierarchy, copying: in force, after the length rule has decided.
       target: what the target reads.
       drafter: what the drafting model reads; None where no model reads passages.
       stop_ids: token ids that end a row.
@@ -106,6 +107,7 @@ class Batch:
       retrieved: the retrieved context of each row; empty where nothing is retrieved.
       decision: of the length rule; None where it was not asked.
       earlier: what an earlier turn of a conversation has taught the databases.
+      copied_before: what earlier answers about the document have left to be copied.
       verify: who accepts, see StepSpec.
       retrieval_seconds, prefill_seconds: time spent so far.
     """
@@ -114,6 +116,7 @@ class Batch:
     speculation: SpeculationConfig
     sampling: SamplingConfig
     hierarchy: HierarchyConfig
+    copying: CopyingConfig
     target: ModelInput
     drafter: ModelInput | None
     stop_ids: tuple[int, ...]
@@ -121,6 +124,7 @@ class Batch:
     retrieved: tuple[RetrievedContext, ...] = ()
     decision: Decision | None = None
     earlier: LearnedNgrams | None = None
+    copied_before: CopiedBefore | None = None
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
     retrieval_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -128,7 +132,7 @@ class Batch:
     @property
     def draft_length(self) -> int:
         """Drafted tokens that a step can accept at most."""
-        return maker_of(self.method).draft_length(self.speculation, self.hierarchy)
+        return maker_of(self.method).draft_length(self.speculation, self.hierarchy, self.copying)
 
     @property
     def controls(self) -> Controls:
@@ -199,9 +203,9 @@ def spec_of(
     return StepSpec(target, drafter, speculation.rule, verify, apart)
 
 
-def longest_draft(method: Method, speculation: SpeculationConfig, hierarchy: HierarchyConfig) -> int:
+def longest_draft(method: Method, speculation: SpeculationConfig, config: EngineConfig) -> int:
     """Tokens that a step of a method may draft, whichever length is chosen for it."""
-    length = maker_of(method).draft_length(speculation, method.hierarchy(hierarchy))
+    length = maker_of(method).draft_length(speculation, method.hierarchy(config.hierarchy), config.copying)
     return max(length, *GAMMAS) if speculation.choose_gamma and method.drafts_from_passages else length
 
 
@@ -256,6 +260,7 @@ def plan_batch(session: Session, request: Request) -> Batch:
         speculation=speculation,
         sampling=request.sampling,
         hierarchy=method.hierarchy(session.config.hierarchy),
+        copying=session.config.copying,
         target=target,
         drafter=drafter,
         stop_ids=tuple(sorted({*tokenizer.stop_ids, *stop_ids_and_strings(tokenizer, request.sampling.stop)[0]})),
@@ -263,6 +268,7 @@ def plan_batch(session: Session, request: Request) -> Batch:
         retrieved=retrieved,
         decision=decision,
         earlier=document.earlier if len(request.questions) == 1 else None,
+        copied_before=document.copied_before,
         retrieval_seconds=retrieval_seconds,
         prefill_seconds=seconds + (drafter.context.seconds if drafter is not None else 0.0),
     )
@@ -287,14 +293,16 @@ def start_batch(session: Session, batch: Batch) -> Started:
     inputs = DraftingInputs(
         speculation=batch.speculation,
         hierarchy=batch.hierarchy,
+        copying=batch.copying,
         databases=session.databases,
         programs=programs,
         chunk=config.prefill_chunk,
         target=target,
         drafter=drafter,
         context_tokens=max(batch.target.context.lengths),
-        prompts=(batch.drafter or batch.target).prompts if batch.method.looks_up else (),
+        prompts=(batch.drafter or batch.target).prompts if batch.method.searches else (),
         earlier=batch.earlier,
+        copied_before=batch.copied_before,
         new_tokens=sampling.max_new_tokens,
         seed=sampling.seed,
         mesh=session.mesh,
@@ -369,7 +377,7 @@ def _check_room(
       context, question: tokens.
       head: tokens before a document, which no setting shortens; None for passages.
     """
-    longest = longest_draft(request.method, request.speculation, session.config.hierarchy)
+    longest = longest_draft(request.method, request.speculation, session.config)
     new = request.sampling.max_new_tokens + longest + 1
     needed, limit = context + question + new, model.config.max_position
     if needed > limit:

@@ -14,6 +14,7 @@ from models.plain_text import clean_text
 from models.progress import ProgressCallback
 from rapid_jax.config import get_method
 from rapid_jax.config.overrides import Overrides
+from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.arguments import check_max_chunks, check_optional_text, check_text, check_texts
 from rapid_jax.engine.batch import Request
@@ -37,6 +38,7 @@ class Document:
       index_seconds: time that chunking and embedding took; 0 before it.
       earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
       remembered: what the last answer to a conversation has taught them; None before it.
+      copied_before: what the answers so far have left to be copied by later ones.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Document:
         self.index_seconds = 0.0
         self.earlier = earlier
         self.remembered: LearnedNgrams | None = None
+        self.copied_before = CopiedBefore()
         self._session = session
         self._retrieve_from: str | None = None
         self._progress = progress

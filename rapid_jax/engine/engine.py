@@ -239,7 +239,7 @@ class Engine:
     def _document_limit(self, head: int) -> int:
         """Tokens that a document may have behind a head of so many tokens."""
         config = self._session.config
-        drafts = (longest_draft(method, config.speculation, config.hierarchy) for method in METHODS.values())
+        drafts = (longest_draft(method, config.speculation, config) for method in METHODS.values())
         reserve = QUESTION_RESERVE + config.sampling.max_new_tokens + max(drafts) + 1
         free = self.target.config.max_position - head - reserve
         limit = min(config.max_context_tokens or free, free)

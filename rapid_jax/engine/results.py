@@ -111,6 +111,8 @@ def _settings(session: Session, request: Request, batch: Batch, started: Started
     if batch.method.looks_up:
         databases = list(started.drafting.databases)
         settings["hierarchy"] = {**dataclasses.asdict(batch.hierarchy), "databases": databases}
+    if batch.method.copies:
+        settings["copying"] = dataclasses.asdict(batch.copying)
     if batch.method.retrieves:
         settings["retrieval"] = dict(request.document.index.settings)
         if request.max_chunks is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rapid_jax.copying.drafter import CopyMemory
 from rapid_jax.decoding.state import BurstReport, DecodeState, NotFinite
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.batch import Batch, Request, Started, check_request, plan_batch, start_batch
@@ -80,7 +81,11 @@ class Run:
         raise RuntimeError("the answer is not there before its stream has been read to the end")
 
     def _remember(self, batch: Batch, state: DecodeState) -> None:
-        """Leaves with a conversation what its databases have learned, for its next turn."""
+        """Leaves with a document what was said about it, and with a conversation what its databases have learned."""
         document, learned = self._request.document, state.drafter_cache
+        answers = [row.token_ids for row in self._rows]
+        copied = learned if isinstance(learned, CopyMemory) else None
+        with self._session.lock:
+            document.copied_before = document.copied_before.after(answers, copied, batch.copying.earlier_answers)
         if isinstance(learned, RowDatabases) and document.is_conversation and len(self._rows) == 1:
             document.remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))

@@ -151,8 +151,8 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
     Raises:
       ValueError: a method that looks drafts up.
     """
-    if method.looks_up:
-        raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
+    if method.searches:
+        raise ValueError(f"method {method.name} looks drafts up, which the planner does not know")
     if method.reads_document:
         context = context_shape(plan, workload.context, workload.chunk)
     else:

@@ -14,8 +14,8 @@ from rapid_jax.engine.batch import ModelInput, Started, check_request, controls_
 from rapid_jax.engine.engine import Engine
 from tests.marks import slow
 
-# Tokens of a draft: of this engine, of the databases, of prompt lookup, of a gamma that is chosen.
-GAMMA, DATABASES, LOOKUP, LONGEST = 4, 4, 10, 16
+# Tokens of a draft: of this engine, of the databases, of prompt lookup, of a gamma that is chosen, of a copy.
+GAMMA, DATABASES, LOOKUP, LONGEST, COPY = 4, 4, 10, 16, 32
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ ROOM = {
     "nobody chooses one for its own cache": ("magicdec", dict(choose_gamma=True), GAMMA),
     "databases": ("hd", {}, DATABASES),
     "prompt lookup": ("pld", {}, LOOKUP),
+    "copies": ("copy", {}, COPY),
     "a drafter with databases": ("rapid+hd", {}, GAMMA),
 }
 
@@ -100,7 +101,7 @@ def test_a_request_is_checked_with_the_whole_document_and_its_own_question(engin
 
 def test_a_document_may_have_one_token_and_no_fewer(engine):
     """The bound on new tokens that its refusal states."""
-    for tokens, fits in ((8192 - 1 - 512 - LOOKUP - 1 - 1, True), (8192 - 1 - 512 - LOOKUP - 1, False)):
+    for tokens, fits in ((8192 - 1 - 512 - COPY - 1 - 1, True), (8192 - 1 - 512 - COPY - 1, False)):
         sampling = dataclasses.replace(engine.config.sampling, max_new_tokens=tokens)
         config = dataclasses.replace(engine.config, sampling=sampling)
         other = Engine(dataclasses.replace(engine.session, config=config))
@@ -122,11 +123,11 @@ def test_a_document_that_was_cut_leaves_every_method_a_question_of_512_tokens(en
     for method in METHODS:
         if method != "rest":  # its database is not here
             check_request(engine.session, document.request([question], method))
-    longest = max(GAMMA, *(batches.longest_draft(m, speculation, config.hierarchy) for m in METHODS.values()))
+    longest = max(GAMMA, *(batches.longest_draft(m, speculation, config) for m in METHODS.values()))
     assert document.num_tokens == 8192 - 512 - config.sampling.max_new_tokens - longest - 1, "no token more is left out"
 
 
-@pytest.mark.parametrize("method", ["lc", "rag", "sd", "rapid", "magicdec", "hd", "rapid+hd"])
+@pytest.mark.parametrize("method", ["lc", "rag", "sd", "rapid", "magicdec", "copy", "hd", "rapid+hd"])
 def test_each_model_has_read_all_but_the_tokens_that_its_first_forward_takes(engine, planned, method):
     """The target takes one and the drafter two: a token read twice, or never, shifts every later position."""
     batch = planned(method, rows=2)

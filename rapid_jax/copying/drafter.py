@@ -1,0 +1,165 @@
+"""Copies as drafts: no drafting model, exactly lossless, and none where they would cost more than they bring."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models import hosts
+from rapid_jax.copying import trust
+from rapid_jax.copying.text import Copy, ReadText, append, matches, propose
+from rapid_jax.copying.trust import Trust
+from rapid_jax.decoding.buckets import token_bucket
+from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome, Pace
+from rapid_jax.decoding.sampling import Warping
+from rapid_jax.hierarchy.drafter import candidate_layout
+
+SOURCES = ("earlier answers", "prompt", "answer")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class CopyMemory:
+    """What each row has read, said and learned.
+
+    Attributes:
+      text: earlier answers, prompt and answer.
+      trust: how far copies are trusted.
+      parts: int32 [B,2], where the prompt and the answer begin.
+      ended: bool [B], rows that emitted nothing in the last step.
+    """
+
+    text: ReadText
+    trust: Trust
+    parts: jax.Array
+    ended: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyDrafter:
+    """Copies what followed the longest match of the text's end, up to the length that is fastest for the batch.
+
+    `model` is a Pace, `cache` a CopyMemory.
+
+    Attributes:
+      lengths: draft lengths that are compiled, growing.
+      places: that are compared, see `text.propose`.
+    """
+
+    lengths: tuple[int, ...]
+    places: int
+    sources: tuple[str, ...] = SOURCES
+
+    @property
+    def gamma(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def layout(self) -> BlockLayout:
+        return BlockLayout(*candidate_layout(1, self.gamma))
+
+    @property
+    def paces(self) -> tuple[CopyDrafter, ...]:
+        """The drafters of each length, from none on: a step verifies the rows of one of them."""
+        return tuple(dataclasses.replace(self, lengths=(length,)) for length in (0, *self.lengths))
+
+    def draft(
+        self, model: Pace, cache: CopyMemory, last_tokens: jax.Array, keys: jax.Array, warping: Warping
+    ) -> tuple[CandidateDraft, Copy]:
+        copy = propose(cache.text, self.gamma, self.places)
+        fastest = trust.choose(cache.trust, copy.matched, ~cache.ended, model.costs, self.lengths)
+        pace = jnp.where(model.pinned < 0, fastest, model.pinned)
+        length = jnp.where(copy.matched > 0, jnp.asarray((0, *self.lengths))[pace], 0)
+        source = jnp.sum(copy.place[:, None] >= cache.parts, axis=1, dtype=jnp.int32)
+        batch = last_tokens.shape[0]
+        draft = CandidateDraft(
+            tokens=copy.tokens[:, None],
+            lengths=length[:, None].astype(jnp.int32),
+            sources=source[:, None],
+            extra=jnp.zeros((batch, 0), jnp.int32),
+            forwards=jnp.zeros((batch,), jnp.int32),
+            pace=pace,
+        )
+        return draft, copy
+
+    def commit(self, cache: CopyMemory, drafted: Copy, outcome: Outcome) -> CopyMemory:
+        seen = trust.observe(cache.trust, drafted.tokens, drafted.matched, outcome.tokens, outcome.count)
+        text = append(cache.text, outcome.tokens, outcome.count)
+        return CopyMemory(text, seen, cache.parts, outcome.count == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CopiedBefore:
+    """What answers about one document leave for later ones.
+
+    Attributes:
+      tokens: of the answers, the latest last.
+      shown: tokens by class of match, float [N] each: that were right, and that were compared; None before any.
+    """
+
+    tokens: tuple[int, ...] = ()
+    shown: tuple[np.ndarray, np.ndarray] | None = None
+
+    def after(self, answers: Sequence[Sequence[int]], memory: CopyMemory | None, kept: int) -> CopiedBefore:
+        """What is left once more answers are there.
+
+        Args:
+          answers: their tokens.
+          memory: of the rows that gave them, behind their last step; None where nothing was copied.
+          kept: tokens of answers that are kept at most; whole answers go, the oldest first.
+        """
+        tokens = [*self.tokens, *(token for answer in answers for token in answer)]
+        shown = self.shown
+        if memory is not None:
+            before = trust.initial(shown)
+            more = (hosts.fetch(x)[: len(answers)] for x in (memory.trust.right, memory.trust.seen))
+            fresh = [np.maximum(rows - start, 0).sum(axis=0) for rows, start in zip(more, before, strict=True)]
+            shown = (fresh[0], fresh[1]) if shown is None else (shown[0] + fresh[0], shown[1] + fresh[1])
+        return CopiedBefore(tuple(tokens[max(0, len(tokens) - kept) :]) if kept else (), shown)
+
+
+def make_memory(
+    prompts: Sequence[Sequence[int]],
+    *,
+    new_tokens: int,
+    longest: int,
+    slots: int = 0,
+    before: CopiedBefore | None = None,
+    mesh: Mesh | None = None,
+) -> CopyMemory:
+    """What each row knows before its first step.
+
+    Args:
+      prompts: each row's token ids, the last committed token included.
+      new_tokens: generated at most.
+      longest: tokens of a draft at most.
+      slots: tokens of a prompt, with earlier answers, that there is room for at least: those that share it share their
+        programs.
+      before: what earlier answers about the same document have left.
+      mesh: rows are split over its data axis.
+    """
+    before = before or CopiedBefore()
+    texts = [[*before.tokens, *prompt] for prompt in prompts]
+    capacity = token_bucket(max(slots, *map(len, texts)) + new_tokens + longest + 1)
+
+    def put(rows: Sequence[np.ndarray]) -> jax.Array:
+        return hosts.put(np.stack(rows), None if mesh is None else NamedSharding(mesh, P("data")))
+
+    found = {tuple(text): matches(text, capacity) for text in {tuple(text) for text in texts}}
+    right, seen = trust.initial(before.shown)
+    return CopyMemory(
+        ReadText(
+            put([np.pad(np.asarray(text, np.int32), (0, capacity - len(text))) for text in texts]),
+            put([np.asarray(len(text), np.int32) for text in texts]),
+            put([found[tuple(text)] for text in texts]),
+        ),
+        Trust(put([right] * len(texts)), put([seen] * len(texts))),
+        put([np.asarray([len(before.tokens), len(text)], np.int32) for text in texts]),
+        put([np.asarray(False) for _ in texts]),
+    )
