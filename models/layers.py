@@ -22,7 +22,7 @@ def weight(
     module: nn.Module,
     name: str,
     init: nn.initializers.Initializer,
-    axes: tuple[str, ...],
+    axes: tuple[str | None, ...],
     shape: tuple[int, ...],
     dtype: jnp.dtype,
 ) -> jax.Array:

@@ -71,7 +71,17 @@ def abstract_params(config: ModelConfig, dtype: np.dtype, mesh: Mesh | None = No
     else:
         sharding.check_divides(config, mesh)
         shardings = sharding.shardings(boxed, mesh)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), meta.unbox(boxed), shardings)
+    placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), meta.unbox(boxed), shardings)
+    for keys, leaf in jax.tree.leaves_with_path(placed) if weights else ():
+        try:
+            leaf.sharding.shard_shape(leaf.shape)
+        except ValueError:  # a model that a mesh divides may have groups that it does not
+            name = ".".join(key.key for key in keys)
+            raise ValueError(
+                f"{name} of {weights} weights is {list(leaf.shape)}: mesh {dict(leaf.sharding.mesh.shape)} does not "
+                "divide it; take fewer devices along its axis, or weights in another format"
+            ) from None
+    return placed
 
 
 def init_params(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from models.formats.base import KVFormat, WeightFormat
 
-WEIGHTS = {"": "plain", "int8": "int8"}  # name -> the module whose WEIGHTS is the format
+WEIGHTS = {"": "plain", "int8": "int8", "int4": "int4"}  # name -> the module whose WEIGHTS is the format
 KV = {"": "plain", "int8": "int8"}  # name -> the module whose KV is the format
 
 

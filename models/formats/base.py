@@ -47,7 +47,7 @@ class Matrix:
 class Array:
     """One array that a matrix is kept as: the logical names of its axes, its shape, dtype and random values."""
 
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     shape: tuple[int, ...]
     dtype: Any
     init: Initializer

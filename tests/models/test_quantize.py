@@ -158,8 +158,8 @@ def test_refusals(checkpoint, tmp_path):
         models.load(tmp_path / "float", quantize="int8")
     with pytest.raises(ValueError, match="int8 weights are not written as safetensors"):
         export_hf(load_params(checkpoint, config, quantize="int8"), config, tmp_path / "again", "float32")
-    with pytest.raises(ValueError, match="weights 'int4' is not supported; known: '', int8"):
-        models.load(checkpoint, quantize="int4")
+    with pytest.raises(ValueError, match="weights 'int3' is not supported; known: '', int8, int4"):
+        models.load(checkpoint, quantize="int3")
     with pytest.raises(ValueError, match="int8 weights need dtype bfloat16 or float32: float16 overflows"):
         models.load(checkpoint, "float16", quantize="int8")
 
