@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _DTYPE = "bfloat16"
 _WEIGHT_KINDS, _KV_KINDS = ([_DTYPE, *filter(None, known)] for known in (formats.WEIGHTS, formats.KV))
-_PLANNED = ("lc", "rag", "sd", "rapid")
+_PLANNED = ("lc", "rag", "sd", "rapid", "copy")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
 _TARGET = flags.DEFINE_string("target", None, "A checkpoint in the place of --preset; its weights are not read.")
@@ -44,7 +44,7 @@ _MESH = flags.DEFINE_string(
     "mesh", None, "Chips along data,context,model; if not given, as many along model as divide it."
 )
 _CHUNK = flags.DEFINE_integer("chunk", 2048, "Tokens of a prefill chunk, a power of two.", 32, 2**24)
-_GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step.", 1, 2**12)
+_GAMMA = flags.DEFINE_integer("gamma", 10, "Tokens drafted in a step, or copied.", 1, 2**12)
 _NEW_TOKENS = flags.DEFINE_integer("new_tokens", 1024, "Tokens of an answer, at most.", 1, 2**24)
 _WEIGHTS = flags.DEFINE_enum("weights", _DTYPE, _WEIGHT_KINDS, "How the target's matrices are kept.")
 _DRAFTER = flags.DEFINE_enum(

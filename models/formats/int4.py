@@ -1,4 +1,4 @@
-"""int4 weights: symmetric, rounded to the nearest of 15 steps, with a float32 scale for each group of inputs and output.
+"""int4 weights: symmetric, rounded to the nearest of 15 steps, a float32 scale for each output and group of inputs.
 
 A group's scale is not constant over the axis that a product sums. With few rows the groups are therefore summed one by
 one, scaled and added up: on TPUs this reads int4 alone and needs no temporary memory, where a weight that is restored

@@ -124,6 +124,17 @@ class CopiedBefore:
         return CopiedBefore(tuple(tokens[max(0, len(tokens) - kept) :]) if kept else (), shown)
 
 
+def empty_memory(rows: int, capacity: int) -> CopyMemory:
+    """Of rows that have read nothing."""
+
+    def tokens(*shape: int) -> jax.Array:
+        return jnp.zeros((rows, *shape), jnp.int32)
+
+    right, seen = (jnp.tile(x, (rows, 1)) for x in trust.initial())
+    text = ReadText(tokens(capacity), tokens(), tokens(capacity))
+    return CopyMemory(text, Trust(right, seen), tokens(2), jnp.zeros((rows,), bool))
+
+
 def make_memory(
     prompts: Sequence[Sequence[int]],
     *,

@@ -161,8 +161,8 @@ class HloProgram:
             branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
             names = _NAME.findall(branches[1]) if branches else []
             names += [n for n in map(instruction.called, ("true_computation", "false_computation")) if n]
-            if names:  # the longest stands for the dearest
-                yield max(names, key=lambda n: len(self.computations[n])), 1
+            if names:  # the one that makes most stands for the dearest
+                yield max(names, key=lambda n: sum(map(_result_bytes, self.computations[n].values()))), 1
 
     def _trips(self, loop: Instruction) -> int | None:
         told = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)

@@ -25,6 +25,7 @@ from rapid_jax.planning.programs import (
     Plan,
     Workload,
     context_shape,
+    copied_shape,
     prefill_program,
     step_program,
     tail_shape,
@@ -136,6 +137,7 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
     if method.retrieves:
         passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
     tails = (2 if method.drafts_from_passages else 1) * formulas.chip_bytes(tail_shape(plan, workload))
+    tails += formulas.chip_bytes(copied_shape(plan, workload)) if method.copies else 0
     return Memory(weights, document, passages, tails, unread)
 
 
@@ -149,7 +151,7 @@ class Prediction:
       chunk: the last prefill chunk of what the target reads.
       plain: a step of plain decoding over it.
       step: a step of the method; the same where it drafts nothing.
-      draft: a forward of the drafter; None where there is none.
+      draft: a forward of the drafter; None where there is none, and where drafts are copied.
     """
 
     plan: Plan
@@ -166,7 +168,7 @@ class Prediction:
     def verify(self) -> Work:
         """The target's forward over a whole draft, with acceptance: the step without the drafter's forwards."""
         if self.draft is None:
-            return self.plain.work
+            return self.step.work.at_least(self.plain.work) if self.drafts else self.plain.work
         return self.step.work.plus(self.draft.work, -float(self.workload.gamma)).at_least(self.plain.work)
 
     def costs(self, context: int | None = None) -> StepSeconds:
@@ -174,13 +176,20 @@ class Prediction:
         tokens = self.read_tokens if context is None else context
         queries, gamma = self.workload.batch, self.workload.gamma
         plain = self._longer(self.plain.work, tokens - self.read_tokens, queries, 1).seconds(self.rates)
-        if self.draft is None:
+        if not self.drafts:
             return StepSeconds(plain, 0.0)
         verify = self._longer(self.verify, tokens - self.read_tokens, queries * (gamma + 1), 1).seconds(self.rates)
+        if self.draft is None:
+            return StepSeconds(plain, 0.0, max(verify - plain, 0.0) / gamma)
         passages = dataclasses.replace(self.workload, context=tokens).retrieved
         more = passages - self.workload.retrieved
         draft = self._longer(self.draft.work, more, queries, queries).seconds(self.rates)
         return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether a step of the method drafts."""
+        return self.draft is not None or self.method.copies
 
     @property
     def baseline(self) -> str:
@@ -195,7 +204,7 @@ class Prediction:
     @property
     def step_seconds(self) -> float:
         """Of the method's step: one forward after another."""
-        return self.costs().step(self.workload.gamma if self.draft is not None else 0)
+        return self.costs().step(self.workload.gamma if self.drafts else 0)
 
     @property
     def ideal_step_bytes(self) -> float:
@@ -260,10 +269,11 @@ def predict(
       progress: called with (programs compiled, programs in all).
 
     Raises:
-      ValueError: a mesh that does not divide the model, or a method that looks drafts up.
+      ValueError: a mesh that does not divide the model, or a method that looks drafts up in databases.
     """
     baseline = get_method("lc" if method.reads_document else "rag")
     wanted = [baseline, get_method("rag"), method] if method.drafts_from_passages else [baseline]
+    wanted += [method] if method.copies else []
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
     last = max(read.context - read.chunk, 0)
     chunk = compile_program(

@@ -23,10 +23,12 @@ from models.decoder import Decoder
 from models.formats import kv_format
 from models.params import abstract_params
 from models.sharding import context_spec, rows_axis, tail_spec
-from rapid_jax.config import SamplingConfig, SpeculationConfig
+from rapid_jax.config import CopyingConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.config.methods import Method
+from rapid_jax.copying.drafter import CopyDrafter, CopyMemory, empty_memory
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
 from rapid_jax.decoding.loop import initial_state
+from rapid_jax.decoding.pacing import without_costs
 from rapid_jax.decoding.prefill import context_chunk
 from rapid_jax.decoding.spec import Controls
 from rapid_jax.decoding.state import DecodeState
@@ -148,11 +150,13 @@ def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
 def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.Lowered:
     """One decoding step of a method whose drafter, if it has one, is the target itself.
 
+    Copied drafts have gamma tokens.
+
     Raises:
-      ValueError: a method that looks drafts up.
+      ValueError: a method that looks drafts up in databases.
     """
-    if method.searches:
-        raise ValueError(f"method {method.name} looks drafts up, which the planner does not know")
+    if method.looks_up:
+        raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
     if method.reads_document:
         context = context_shape(plan, workload.context, workload.chunk)
     else:
@@ -160,20 +164,24 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
     speculation = SpeculationConfig(gamma=workload.gamma)
     drafter: Any = NullDrafter(plan.config.vocab_size)
     passages: Any = ()
-    drafter_tail: Any = ()
+    drafter_cache: Any = ()
     if method.drafts_from_passages:
         drafter = PassagesMaker().chain(plan.drafter.decoder, speculation, plan.config.vocab_size)
         passages = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
-        drafter_tail = tail_shape(plan, workload)
+        drafter_cache = tail_shape(plan, workload)
+    elif method.copies:
+        drafter = CopyDrafter((workload.gamma,), CopyingConfig().places)
+        passages = jax.tree.map(lambda x: _array(plan, x.shape, x.dtype), jax.eval_shape(lambda: without_costs(2)))
+        drafter_cache = copied_shape(plan, workload)
     spec = spec_of(method, plan.decoder, drafter, speculation)
     controls = controls_of(method, speculation, SamplingConfig(), plan.config.eos_ids)
-    state = _state(plan, workload, tail_shape(plan, workload), drafter_tail)
+    state = _state(plan, workload, tail_shape(plan, workload), drafter_cache, len(drafter.sources))
 
     def once(
         params: Any, copy: Any, context: ContextCache, passages: Any, controls: Controls, state: DecodeState
     ) -> DecodeState:
         """The step with shared weights as one argument: of two equal ones the compiler would count both."""
-        drafter_model = (params if copy is None else copy, passages) if method.drafts_from_passages else ()
+        drafter_model = (params if copy is None else copy, passages) if method.drafts_from_passages else passages
         return step(spec, params, context, drafter_model, controls, state)
 
     copy = plan.drafter.params if method.drafts_from_passages and plan.drafter is not plan else None
@@ -189,7 +197,14 @@ def tail_shape(plan: Plan, workload: Workload) -> TailCache:
     return _placed(plan, shapes, {4: tail_spec(rows), 1: P(rows_axis(rows))})
 
 
-def _state(plan: Plan, workload: Workload, target_tail: TailCache, drafter_tail: Any) -> DecodeState:
+def copied_shape(plan: Plan, workload: Workload) -> CopyMemory:
+    """Shapes and shardings of what copies are taken from."""
+    rows, capacity = workload.batch, token_bucket(workload.context + workload.tail + workload.gamma + 1)
+    shapes = jax.eval_shape(functools.partial(empty_memory, rows, capacity))
+    return _placed(plan, shapes, {1: P("data"), 2: P("data")})
+
+
+def _state(plan: Plan, workload: Workload, target_tail: TailCache, drafter_cache: Any, num_sources: int) -> DecodeState:
     rows = workload.batch
 
     def make() -> DecodeState:
@@ -200,10 +215,11 @@ def _state(plan: Plan, workload: Workload, target_tail: TailCache, drafter_tail:
             budget=np.full(rows, workload.new_tokens, np.int32),
             capacity=token_bucket(workload.new_tokens),
             seed=0,
+            num_sources=num_sources,
         )
 
     state = _placed(plan, jax.eval_shape(make), {1: P("data"), 2: P("data")})
-    return dataclasses.replace(state, target_tail=target_tail, drafter_cache=drafter_tail)
+    return dataclasses.replace(state, target_tail=target_tail, drafter_cache=drafter_cache)
 
 
 def _placed(plan: Plan, shapes: Any, specs: dict[int, P]) -> Any:

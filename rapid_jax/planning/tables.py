@@ -16,6 +16,7 @@ from rapid_jax.planning.programs import context_shape
 from rapid_jax.speculation import choose_gamma, crossing_length, speed_up, tokens_per_step
 
 ACCEPTANCES = (0.5, 0.6, 0.7, 0.8, 0.9)
+TOKENS_PER_STEP = (1.5, 2.0, 2.5, 3.5, 5.0)
 _SHORTEST = 1024  # tokens, where the search for the crossing begins
 
 
@@ -41,6 +42,7 @@ def _programs(p: Prediction) -> list[tuple[str, Work]]:
     rows.append((f"step of {p.baseline}", p.plain.work))
     if p.draft is not None:
         rows += [("drafter's forward", p.draft.work), (f"verify {p.workload.gamma + 1} tokens", p.verify)]
+    if p.drafts:
         rows.append((f"step of {p.method.name}", p.step.work))
     return rows
 
@@ -50,7 +52,7 @@ def work_table(p: Prediction) -> Table:
     rows = []
     for name, work in _programs(p):
         memory, arithmetic = work.bytes / p.rates.bytes_per_second, work.flops / p.rates.flops_per_second
-        total = p.step_seconds if name == f"step of {p.method.name}" and p.draft is not None else work.seconds(p.rates)
+        total = p.step_seconds if name == f"step of {p.method.name}" and p.drafts else work.seconds(p.rates)
         wire = Work(0, 0, work.wire_bytes, work.hops).seconds(p.rates)
         cells = (f"{1e3 * x:,.3f}" for x in (memory, arithmetic, wire, total))
         rows.append((name, f"{work.bytes / 1e9:,.3f}", f"{work.flops / 1e9:,.1f}", *cells))
@@ -63,7 +65,7 @@ def work_table(p: Prediction) -> Table:
 def collectives_table(p: Prediction) -> Table:
     """Collectives of a chip: how many, and the bytes of their results."""
     programs: list[tuple[str, Compiled]] = [("prefill chunk", p.chunk), (f"step of {p.baseline}", p.plain)]
-    if p.draft is not None:
+    if p.drafts:
         programs.append((f"step of {p.method.name}", p.step))
     rows = [
         (name, kind, f"{group}", f"{times:,.0f}", f"{size / 1e6:,.3f}")
@@ -105,12 +107,24 @@ def speeds(p: Prediction, acceptances: Iterable[float] = ACCEPTANCES) -> list[di
     return rows
 
 
+def copied_speeds(p: Prediction) -> list[dict[str, float]]:
+    """Predicted decoding by the tokens that a step with a copied draft emits, the next one included."""
+    costs, batch = p.costs(), p.workload.batch
+    seconds = costs.step(p.workload.gamma)
+    return [
+        dict(tokens_per_step=n, tokens_per_second=batch * n / seconds, speed_up=n * costs.plain / seconds)
+        for n in TOKENS_PER_STEP
+    ]
+
+
 def speed_table(p: Prediction) -> Table:
     """Predicted seconds of prefill and tokens a second."""
     base = p.workload.batch / p.costs().plain
     title = f"predicted: prefill {p.prefill_seconds():,.1f} s, {p.baseline} {base:,.1f} tokens/s"
-    if p.draft is None:
+    if not p.drafts:
         return Table(title, ("",), ())
+    if p.method.copies:
+        return _copied_table(p, title)
     gamma = p.workload.gamma
     rows = []
     for one in speeds(p):
@@ -137,6 +151,15 @@ def speed_table(p: Prediction) -> Table:
     return Table(title, columns, tuple(rows), note)
 
 
+def _copied_table(p: Prediction, title: str) -> Table:
+    rows = [
+        (f"{one['tokens_per_step']:.1f}", f"{one['tokens_per_second']:,.1f}", f"{one['speed_up']:.2f}")
+        for one in copied_speeds(p)
+    ]
+    note = f"Speed-ups are over {p.baseline}. How many tokens a step emits depends on the text."
+    return Table(title, ("tokens/step", "tokens/s", "speed-up"), tuple(rows), note)
+
+
 def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
     """Everything as a JSON object, in bytes, seconds and tokens; figures of one chip."""
     mesh = p.plan.mesh
@@ -160,5 +183,5 @@ def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
         prefill_seconds=p.prefill_seconds(),
         baseline=p.baseline,
         baseline_tokens_per_second=p.workload.batch / p.costs().plain,
-        speeds=speeds(p) if p.draft is not None else [],
+        speeds=copied_speeds(p) if p.method.copies else speeds(p) if p.draft is not None else [],
     )

@@ -135,5 +135,7 @@ def test_refusals(checkpoint):
     with pytest.raises(ValueError, match="int4 weights need dtype bfloat16 or float32: float16 overflows"):
         models.load(checkpoint, "float16", quantize="int4")
     config = dataclasses.replace(read_config(checkpoint), width=576)  # 18 groups
-    with pytest.raises(ValueError, match=r"of int4 weights is \[18, .*\]: mesh .*'context': 8.* does not divide it; take"):
+    with pytest.raises(
+        ValueError, match=r"of int4 weights is \[18, .*\]: mesh .*'context': 8.* does not divide it; take"
+    ):
         abstract_params(config, np.dtype("float32"), make_mesh((1, 8, 1)), "int4")

@@ -10,7 +10,7 @@ import pytest
 from models import ModelConfig
 from models.sharding import make_mesh
 from rapid_jax.config.methods import get_method
-from rapid_jax.planning import formulas, hlo, predict
+from rapid_jax.planning import formulas, hlo, predict, tables
 from rapid_jax.planning.cost import Rates
 from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program
 from tests.marks import slow
@@ -66,6 +66,21 @@ def test_the_cache_is_written_in_place_by_prefill_and_the_state_by_a_step(mesh):
     assert compiled(mesh, LONG, "prefill").memory_analysis().alias_size_in_bytes >= kv
     held = predict.memory(plan, work, get_method("rapid"))
     assert compiled(mesh, LONG, "rapid").memory_analysis().alias_size_in_bytes >= held.tails
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_copies_are_planned_without_a_drafter(mesh):
+    """A step is that of plain decoding with more rows, and its collectives do not grow with the text it searches."""
+    copy = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG), get_method("copy"), RATES)
+    assert copy.draft is None and copy.drafts and copy.costs().draft == 0
+    assert 2 * copy.plain.work.flops < copy.verify.flops, "the rows of the draft"
+    assert copy.step_seconds == pytest.approx(copy.costs().step(3)) and copy.step_seconds >= copy.costs().plain
+    rows = tables.copied_speeds(copy)
+    assert [row["tokens_per_step"] for row in rows] == list(tables.TOKENS_PER_STEP)
+    assert rows[1]["speed_up"] == pytest.approx(2 * copy.costs().plain / copy.step_seconds)
+    named = [row[0] for row in tables.work_table(copy).rows]
+    assert named[-1] == "step of copy" and not any("drafter" in name for name in named)
+    assert collectives(mesh, SHORT, "copy") == collectives(mesh, LONG, "copy")
 
 
 @pytest.fixture(scope="module")
