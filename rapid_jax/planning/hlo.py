@@ -161,8 +161,18 @@ class HloProgram:
             branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
             names = _NAME.findall(branches[1]) if branches else []
             names += [n for n in map(instruction.called, ("true_computation", "false_computation")) if n]
-            if names:  # the one that makes most stands for the dearest
-                yield max(names, key=lambda n: sum(map(_result_bytes, self.computations[n].values()))), 1
+            if names:
+                yield max(names, key=self._weight), 1  # what the dearest branch does
+
+    def _weight(self, computation: str) -> tuple[float, int]:
+        """By which branches are compared: operations, and bytes of results."""
+        scope = self.computations[computation]
+        operations = sum(self._flops(one, where) for i in scope.values() for where, one in self._inside(i, computation))
+        size = sum(map(_result_bytes, scope.values()))
+        for inner, times in (run for i in scope.values() for run in self._control(i)):
+            more = self._weight(inner)
+            operations, size = operations + times * more[0], size + round(times * more[1])
+        return operations, size
 
     def _trips(self, loop: Instruction) -> int | None:
         told = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)
