@@ -84,8 +84,8 @@ class Run:
         """Leaves with a document what was said about it, and with a conversation what its databases have learned."""
         document, learned = self._request.document, state.drafter_cache
         answers = [row.token_ids for row in self._rows]
-        copied = learned if isinstance(learned, CopyMemory) else None
+        copied, kept = learned if isinstance(learned, CopyMemory) else None, batch.copying.earlier_answers
         with self._session.lock:
-            document.copied_before = document.copied_before.after(answers, copied, batch.copying.earlier_answers)
+            document.copied_before = document.copied_before.after(answers, copied, kept, began=batch.copied_before)
         if isinstance(learned, RowDatabases) and document.is_conversation and len(self._rows) == 1:
             document.remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))
