@@ -160,7 +160,7 @@ def test_logits_are_those_of_one_device(rows, family, shape):
 @pytest.mark.parametrize("rows", [slow(1), 4])
 @pytest.mark.parametrize("drafts", ["chain", "copies", slow("window"), slow("candidates")])
 def test_greedy_tokens_are_those_of_one_device(family, shape, drafts, rows):
-    """The whole step, drafts of a model, of the target itself and of a database with its window, one row and four."""
+    """The whole step, drafts of a model, of copies, of the target itself and of a database with its window."""
     expected, steps = generate(family, None, rows, drafts)
     tokens, steps_on_mesh = generate(family, shape, rows, drafts)
     np.testing.assert_array_equal(tokens, expected)
