@@ -146,20 +146,21 @@ ARCHIVES = ("--archives=2", "--tasks=fact,choice", "--max_new_tokens=4", "--conf
 def merged(evaluate, launch, tmp_path):
     """A function: number of shards, flags -> reports of an unsharded run and of the merged shards, without timings.
 
-    The first shard is killed before its end and goes on.
+    The first shard is killed before its end and goes on. It has the bad record, if the benchmark has one.
     """
 
-    def run(count, *flags):
-        assert evaluate("whole", *flags).status == 0
+    def run(count, *flags, bad=False):
+        assert evaluate("whole", *flags).status == bad
         for index in range(count):
             outcome = evaluate(f"shard-{index}", *flags, f"--shard={index}/{count}")
-            assert outcome.status == 0 and f"directories of all {count} shards" in outcome.out, outcome.err
+            assert outcome.status == (bad and index == 0), outcome.err
+            assert f"directories of all {count} shards" in outcome.out
         results = tmp_path / "shard-0" / "results.jsonl"
         text = results.read_bytes()
         results.write_bytes(text[: len(text) // 2])
         refused = launch("report", tmp_path / "shard-0", tmp_path / "shard-1", f"--output={tmp_path / 'merged'}")
         assert refused.status == 1 and f"shard 0/{count} lacks" in refused.err
-        assert evaluate("shard-0", *flags, f"--shard=0/{count}").status == 0
+        assert evaluate("shard-0", *flags, f"--shard=0/{count}").status == bad
         shards = [tmp_path / f"shard-{index}" for index in range(count)]
         assert launch("report", "--timings=false", tmp_path / "whole").status == 0
         drawn = launch("report", "--timings=false", *shards, f"--output={tmp_path / 'merged'}")
@@ -221,7 +222,7 @@ def test_a_shard_goes_on_as_itself_alone(evaluate, tmp_path, caplog):
 @pytest.mark.slow
 def test_shards_of_conversations_and_of_bad_records_are_merged(merged, tmp_path):
     """A benchmark without documents is spread by its conversations; what cannot be asked is some shard's too."""
-    categories = ("writing", "coding", "qa", "qa", "math", "rag")
+    categories = ("writing", "coding", "qa", "qa", "no category", "math", "rag")
     records = [
         {"question_id": n, "category": category, "turns": ["Where is the lamp?", "Who has it?"][: 1 + n % 2]}
         for n, category in enumerate(categories)
@@ -235,8 +236,8 @@ def test_shards_of_conversations_and_of_bad_records_are_merged(merged, tmp_path)
         "--sweep=temperature=0,1",
         "--max_new_tokens=3",
     )
-    whole, together = merged(3, *flags, "--config.chat.date=2026-01-02")
-    assert whole == together and "items: 6" in whole
+    whole, together = merged(3, *flags, "--config.chat.date=2026-01-02", bad=True)
+    assert whole == together and "24 answers; failed: 4; items: 6;" in whole
 
 
 @pytest.mark.slow
