@@ -101,7 +101,8 @@ def start(
     Args:
       main: does the work; the flags are parsed when it is called.
       parse: takes argv and returns what is no flag.
-      arguments: names of what follows the flags, given to main in this order.
+      arguments: names of what follows the flags, given to main in this order; a last one that ends in "..." may come
+        several times.
     """
 
     def parse_or_exit(argv: list[str]) -> list[str]:
@@ -123,10 +124,10 @@ def start(
 
     def run(argv: list[str]) -> None:
         given = argv[1:]
-        if len(given) > len(arguments):
+        if len(given) > len(arguments) and not (arguments and arguments[-1].endswith("...")):
             fail(f"unexpected argument {given[len(arguments)]!r}: every setting is a flag, --name=value", USAGE)
         if len(given) < len(arguments):
-            fail(f"{arguments[len(given)]} is missing; --help shows how it is used", USAGE)
+            fail(f"{arguments[len(given)].removesuffix('...')} is missing; --help shows how it is used", USAGE)
         absl_logging.set_verbosity(absl_logging.WARNING)
         absl_logging.get_absl_handler().setFormatter(_OneLine())
         try:

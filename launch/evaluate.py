@@ -9,8 +9,9 @@ Every answer is a line of OUTPUT/results.jsonl as soon as it is there. A sweep a
 a setting that concerns it: --sweep=eta=0,5,10,20 --sweep=unrelated=true,false. `archive` makes its own documents (or
 reads what launch.make_archive wrote), `dialogue` has a made file of dialogues, `reference` asks about the reference of
 the Python language; the others need --data. A question that cannot be asked, such as a bad record of the data, is
-recorded as failed with its reason; the others go on, and the exit status is 1. configs/official_rapid.py repeats
-RAPID's published evaluation.
+recorded as failed with its reason; the others go on, and the exit status is 1. --shard=I/N asks every N-th document, as
+one of N independent jobs whose directories launch.report merges. configs/official_rapid.py repeats RAPID's published
+evaluation.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from rapid_jax.config.checks import MOST_ROWS, MOST_TOKENS
 from rapid_jax.config.methods import METHODS
 from rapid_jax.evaluation.archive import MIN_TOKENS
 from rapid_jax.evaluation.benchmarks import BENCHMARKS
-from rapid_jax.evaluation.results import FAILED
+from rapid_jax.evaluation.results import FAILED, SHARD
+from rapid_jax.evaluation.shards import Part, Shard
 from rapid_jax.evaluation.variation import NAMES, Variation, parse_sweep
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ _DATABASES = flags.DEFINE_enum(
     ("rebuilt", "kept"),
     "What n-gram databases know at the next turn of a conversation: its messages, or also what drafting them taught.",
 )
+_SHARD = flags.DEFINE_string(
+    "shard", None, "I/N: ask every N-th document, as job I of 0 to N-1; launch.report merges the results of all."
+)
 _RULES = flags.DEFINE_integer(
     "rules",
     0,
@@ -105,7 +110,7 @@ _DEFAULT_ARCHIVE_SEED = 1_000_000  # outside those that the embedded model was t
 def main() -> None:
     """Checks the flags, loads, answers length by length, and prints the tables."""
     config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
-    methods, variations, lengths = _methods(), _variations(), _lengths()
+    methods, variations, lengths, shard = _methods(), _variations(), _lengths(), _shard()
     if _NEW_TOKENS.value and any(variation.get("max_new_tokens") for variation in variations):
         raise cli.UsageError("--max_new_tokens holds for all answers and --sweep varies it; leave one of them out")
     directory = Path(_OUTPUT.value) if _OUTPUT.value is not None else None
@@ -129,17 +134,20 @@ def main() -> None:
     if made:
         _check_room(config, max(lengths))
     tokenizer = _tokenizer(config)
+    benchmarks = [_benchmark(length, lambda text: len(tokenizer.encode(text)), config.evaluation) for length in lengths]
+    part = Part.of(shard, benchmarks) if shard else None
     plans = [
         EvaluationPlan(
-            benchmark=_benchmark(length, lambda text: len(tokenizer.encode(text)), config.evaluation),
+            benchmark=benchmarks[number],
             context_length=length,
             methods=methods,
             variations=variations,
             batch=_BATCH.value,
             prompt_tokens=0 if made else length,
             keep_databases=_DATABASES.value == "kept",
+            questions=part.asked(number) if part else None,
         )
-        for length in lengths
+        for number, length in enumerate(lengths)
     ]
     config = _with_date(_with_sampling(config, plans))
     distributed.check_same("the benchmark's data", [plan.benchmark.fingerprint for plan in plans])
@@ -152,7 +160,7 @@ def main() -> None:
         distributed.on_all(lambda: engine.require([METHODS[name] for name in methods]))
         programs = engine.session.programs
         with cli.showing_compilation(programs), recording_compilation(directory, programs, write=distributed.is_main()):
-            _answer(engine, plans, directory)
+            _answer(engine, plans, directory, part)
             unmeasured = _measure_rules(engine, plans, directory) if _RULES.value else 0
         report = Report(directory) if distributed.is_main() else None
         for heading, tables in report.tables() if report else ():
@@ -162,6 +170,8 @@ def main() -> None:
         printing.print_line(f"\n{compiled_line(programs.count, programs.compile_seconds)}")
     if _OUTPUT.value is not None and distributed.is_main():
         print(f"python -m launch.report {_OUTPUT.value} makes a page of it")
+        if part:
+            print(f"or, given the directories of all {part.shard.count} shards and --output=MERGED, one of the whole")
     if failed:
         raise ValueError(failed)
 
@@ -183,7 +193,7 @@ def _failed(report: Report | None, unmeasured: int) -> str:
     return "; ".join(parts)
 
 
-def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> None:
+def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path, part: Part | None) -> None:
     from rapid_jax.evaluation.runner import run
     from rapid_jax.evaluation.store import open_store
 
@@ -198,6 +208,7 @@ def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> Non
         },
         "config": engine.config.to_dict(),
         "versions": {**engine.versions, "processors": os.cpu_count()},
+        **({SHARD: part.to_dict()} if part else {}),
     }
     with open_store(directory, manifest) as store:
         for plan in plans:
@@ -210,7 +221,7 @@ def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> Non
 def _measure_rules(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> int:
     """Measures the distribution shift of the verification rules; how many questions could not be asked."""
     from rapid_jax.evaluation import distribution_shift
-    from rapid_jax.evaluation.benchmarks.selection import Selection
+    from rapid_jax.evaluation.benchmarks.selection import Selection, restricted
     from rapid_jax.evaluation.distribution_shift_table import write_shifts
     from rapid_jax.evaluation.runner import FAULTS
 
@@ -218,7 +229,7 @@ def _measure_rules(engine: Engine, plans: list[EvaluationPlan], directory: Path)
     done = failed = 0
     for plan in plans:
         chosen = Selection(plan.benchmark, limit=_RULES.value)
-        sources = [source for source in chosen.sources() if source.text]
+        sources = [source for source in restricted(chosen.sources(), plan.questions) if source.text]
         total = sum(len(source.items) for source in sources)
         with cli.progress("rules", "questions") as progress:
             for source in sources:
@@ -297,6 +308,11 @@ def _with_date(config: EngineConfig) -> EngineConfig:
     from rapid_jax.evaluation.store import MANIFEST, read_manifest
 
     if _OUTPUT.value is None or config.chat.date or not (Path(_OUTPUT.value) / MANIFEST).exists():
+        if _SHARD.value is not None and not config.chat.date:
+            logging.warning(
+                "--shard without --config.chat.date=YEAR-MONTH-DAY: shards that start on different days do not fit "
+                "together"
+            )
         return config
     chat = read_manifest(Path(_OUTPUT.value))["config"].get("chat", {})
     date = chat.get("date", "") if isinstance(chat, dict) else ""
@@ -332,6 +348,17 @@ def _variations() -> list[Variation]:
         return parse_sweep(_SWEEP.value)
     except ValueError as e:
         raise cli.UsageError(f"--sweep: {e}") from e
+
+
+def _shard() -> Shard | None:
+    if _SHARD.value is None:
+        return None
+    if _OUTPUT.value is None:
+        raise cli.UsageError("--shard needs --output=DIR: its results are kept to be merged with those of the others")
+    try:
+        return Shard.parse(_SHARD.value)
+    except ValueError as e:
+        raise cli.UsageError(f"--shard: {e}") from e
 
 
 def _is_length(text: str) -> bool:

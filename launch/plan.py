@@ -3,6 +3,7 @@
     python -m launch.plan --preset=llama31_8b --topology=v5e:2x4 --context=131072 --method=rapid
     python -m launch.plan --preset=llama31_70b --topology=v5e:4x4 --context=131072 --json=plan.json
     python -m launch.plan --target=model.gguf --topology=v5e:2x2 --context=8192
+    python -m launch.plan --preset=llama31_8b --topology=v5e:2x4 --compare
     python -m launch.plan --measure --context=16384
 
 Compiles the prefill chunk and the decoding steps that the Engine runs, for that slice (minutes for 80 layers), and
@@ -26,6 +27,7 @@ from rapid_jax.config.methods import Method, get_method
 if TYPE_CHECKING:
     from models.config import ModelConfig
     from rapid_jax.evaluation.tables import Table
+    from rapid_jax.planning.cost import Rates
     from rapid_jax.planning.predict import Memory
     from rapid_jax.planning.programs import Plan, Workload
     from rapid_jax.planning.topology import Slice
@@ -51,6 +53,9 @@ _DRAFTER = flags.DEFINE_enum(
     "drafter_weights", None, _WEIGHT_KINDS, "The drafter's; as a copy of its own if they differ."
 )
 _KV = flags.DEFINE_enum("kv", _DTYPE, _KV_KINDS, "How keys and values are kept once they have been read.")
+_COMPARE = flags.DEFINE_bool("compare", False, "Say what to run: the lossless settings side by side, fastest first.")
+_ACCEPTANCE = flags.DEFINE_float("acceptance", 0.8, "With --compare, share of a model's drafts that is kept.", 0, 1)
+_EMITTED = flags.DEFINE_float("tokens_per_step", 2.5, "With --compare, tokens of a step with a copied draft.", 1)
 _JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")
 
@@ -105,15 +110,19 @@ def _plan(method: Method) -> None:
     )
     workload = programs.Workload(_CONTEXT.value or 131_072, _BATCH.value, _GAMMA.value, _CHUNK.value, _NEW_TOKENS.value)
     copy = f", drafter {plan.drafter.weights}" if plan.drafter is not plan else ""
-    print_line(f"model     {name}, weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}")
+    kept = "" if _COMPARE.value else f", weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}"
+    print_line(f"model     {name}{kept}")
     print_line(f"slice     {piece.name}, mesh (data, context, model) = {shape}")
+    chip = piece.chip
+    rates = predict.Rates(chip.hbm_bandwidth, chip.flops, chip.link_bandwidth, topology.HOP_SECONDS)
+    if _COMPARE.value:
+        _compare(plan, workload, rates, piece)
+        return
     passages = f", the drafter reads {workload.retrieved:,}" if method.retrieves else ""
     print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
     held = predict.memory(plan, workload, method)
     if held.peak > fits.room(piece):
         _refuse(plan, workload, held, piece)
-    chip = piece.chip
-    rates = predict.Rates(chip.hbm_bandwidth, chip.flops, chip.link_bandwidth, topology.HOP_SECONDS)
     try:
         with cli.progress("compiling", "programs") as progress:
             predicted = predict.predict(plan, workload, method, rates, progress)
@@ -129,6 +138,22 @@ def _plan(method: Method) -> None:
     if _JSON.value is not None:
         about = {"preset" if _TARGET.value is None else "target": name, **tables.to_dict(predicted, piece.name)}
         _write_json(_JSON.value, about)
+
+
+def _compare(plan: Plan, workload: Workload, rates: Rates, piece: Slice) -> None:
+    from launch.printing import print_line
+    from rapid_jax.planning import choice, fits
+
+    print_line(f"workload  batch {workload.batch}, {workload.context:,} tokens of context")
+    acceptance, emitted = _ACCEPTANCE.value, _EMITTED.value
+    with cli.progress("predicting", "settings") as progress:
+        found = choice.choices(
+            plan, workload, rates, fits.room(piece), acceptance=acceptance, emitted=emitted, progress=progress
+        )
+    _print("What to run", choice.choice_table(found, acceptance, emitted))
+    if _JSON.value is not None:
+        about = dict(topology=piece.name, acceptance=acceptance, tokens_per_step=emitted)
+        _write_json(_JSON.value, {**about, **vars(workload), "choices": [one.to_dict() for one in found]})
 
 
 def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:

@@ -1,6 +1,6 @@
 """The pages that a stranger reads: every link leads somewhere, every example runs, every name and flag exists.
 
-A ```python block that begins with "# needs the hub" is compiled and not run. The blocks of a page share their names and
+A ```python block that begins with "# needs" (the hub, Ray) is compiled and not run. The blocks of a page share their names and
 run in order, as in a notebook.
 """
 
@@ -13,8 +13,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from tests.marks import quick
 
@@ -28,7 +30,7 @@ PAGES = [
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NEEDS_THE_HUB = "# needs the hub"
+NOT_RUN = ("# needs the hub", "# needs Ray")
 
 
 def blocks(page: Path, language: str | None = None) -> list[str]:
@@ -96,7 +98,7 @@ def test_every_python_example_runs(name, tmp_path, monkeypatch):
     namespace: dict[str, object] = {}
     for block in blocks(page, "python"):
         code = compile(block, str(page), "exec")
-        if block.startswith(NEEDS_THE_HUB):
+        if block.startswith(NOT_RUN):
             continue
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             exec(code, namespace)
@@ -165,6 +167,71 @@ def commands(page: Path) -> list[str]:
     spans = re.findall(r"`([^`\n]+)`", prose(page))
     inline = [span for span in spans if span.startswith(("--", "python -m launch.", "launch."))]
     return [line.partition("python -m launch.")[2] or line for line in lines + inline]
+
+
+CLUSTERS = ROOT / "docs" / "clusters.md"
+
+
+def started_by_a_shell(script: str, directory: Path, **variables: str) -> list[str]:
+    """The arguments with which a script starts `python`, for which a stand-in is in the path."""
+    (directory / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
+    (directory / ".venv" / "bin" / "activate").touch()
+    python = directory / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    path = f"{directory}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "-eu", "-c", script]
+    done = subprocess.run(
+        command, cwd=directory, env={"PATH": path, **variables}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def started_by_ray(script: str, monkeypatch) -> list[list[str]]:
+    """The commands that a script runs, the tasks of a stand-in for Ray among them."""
+    started = []
+
+    def run(command, **_):
+        started.append(command[1:])
+        return SimpleNamespace(returncode=0)
+
+    ray = SimpleNamespace(
+        init=lambda address: None, get=list, remote=lambda **_: lambda task: SimpleNamespace(remote=task)
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(subprocess, "run", run)
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(script, str(CLUSTERS), "exec"), {})
+    return started
+
+
+def test_the_examples_of_clusters_start_every_shard_with_the_same_flags(tmp_path, monkeypatch):
+    """A quote, an index or a number that is wrong in one of them would be found after hours in a queue."""
+    (slurm,), (manifest,), (ray,) = (blocks(CLUSTERS, language) for language in ("bash", "yaml", "python"))
+    spec = yaml.safe_load(manifest)["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["template"]["spec"]["restartPolicy"] == "Never"
+    (container,) = spec["template"]["spec"]["containers"]
+    (array,) = re.findall(r"^#SBATCH --array=0-(\d+)$", slurm, re.MULTILINE)
+    assert int(array) + 1 == spec["completions"] == spec["parallelism"]
+    found = {
+        "slurm": [
+            started_by_a_shell(slurm, tmp_path, SLURM_ARRAY_TASK_ID=str(index)) for index in range(spec["completions"])
+        ],
+        "kubernetes": [
+            started_by_a_shell(container["args"][0], tmp_path, JOB_COMPLETION_INDEX=str(index))
+            for index in range(spec["completions"])
+        ],
+        "ray": started_by_ray(ray, monkeypatch),
+    }
+    report = found["ray"].pop()
+    assert report[:2] == ["-m", "launch.report"] and len(set(report)) == 8 + 3
+    for name, started in found.items():
+        assert [command[:2] for command in started] == [["-m", "launch.evaluate"]] * 8, name
+        assert [command[2] for command in started] == [f"--shard={index}/8" for index in range(8)], name
+        assert all(command[3].endswith(f"out/shard-{index}") for index, command in enumerate(started)), name
+        assert not unknown_flags(" ".join(started[0])), name
+        rest = {tuple(flag for flag in command[4:] if flag != "--config.mesh=1,1,4") for command in started}
+        assert len(rest) == 1 and rest == {tuple(found["slurm"][0][4:])}, name
 
 
 def test_an_unknown_flag_is_found():

@@ -105,6 +105,11 @@ class KVFormat(Protocol):
         ...
 
 
+def item_bytes(dtype: Any) -> float:
+    """Bytes of a number in an accelerator's memory, where int4 is packed; on a CPU it takes a byte."""
+    return 0.5 if dtype == jnp.int4 else np.dtype(dtype).itemsize
+
+
 def dot(x: jax.Array, weight: jax.Array, matrix: Matrix, dtype: Any) -> jax.Array:
     """X [..., in...] times a weight [out..., in...] of any dtype -> [..., out...] in `dtype`, x's or float32."""
     rows = x.shape[: x.ndim - len(matrix.in_shape)]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from models.formats import kv_format
+from models.formats.base import item_bytes
 from models.language_model import LanguageModel
 
 
@@ -52,8 +53,9 @@ def step_bytes(forwards: Sequence[Forward]) -> int:
 
 def weight_bytes(model: LanguageModel) -> int:
     """Bytes of the weights that one forward reads; of an input embedding that is not tied it reads a few rows only."""
-    total = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    return total if model.config.tie_embeddings else total - sum(leaf.nbytes for leaf in model.params["embed"].values())
+    read = dict(model.params) if model.config.tie_embeddings else {**model.params, "embed": {}}
+    packed = jax.default_backend() != "cpu"
+    return round(sum(x.size * item_bytes(x.dtype) if packed else x.nbytes for x in jax.tree.leaves(read)))
 
 
 def kv_bytes_per_token(model: LanguageModel, kv: str = "") -> int:

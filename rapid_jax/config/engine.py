@@ -41,10 +41,10 @@ class EngineConfig:
       target: directory, GGUF file, package:NAME or hub name of the long-context model; "" is the embedded model.
       drafter: the same for the drafter; "" is self-speculation, the target's own parameters.
       dtype: of weights and caches, "bfloat16" or "float32"; "" is bfloat16 on TPU and GPU and float32 on CPU.
-      weights: "int8" rounds the target's matrices at load, with a scale for each output channel (models.formats), all
-        but its embedding; "" keeps them in dtype.
-      drafter_weights: the same of the drafter; "" is as the target. With "int8" alone, self-speculation drafts with an
-        int8 copy of the target.
+      weights: "int8" rounds the target's matrices at load, with a scale for each output channel, "int4" with one for
+        each group of inputs as well (models.formats); its embedding is never rounded. "" keeps them in dtype.
+      drafter_weights: the same of the drafter; "" is as the target. With "int8" or "int4" alone, self-speculation
+        drafts with a rounded copy of the target.
       kv: "int8" rounds what has been read, the document and the passages alike, once their prefill is done, with a
         scale for each head and token; questions and answers stay in dtype.
       mesh: devices along (data, context, model).

@@ -94,6 +94,12 @@ METHODS: dict[str, Method] = {
             summary="lossless drafts copied from what was read and said, as long as measured costs say that they pay",
             copies=True,
         ),
+        Method(
+            name="auto",
+            summary="lossless drafts from the source that pays just now: copies, a window of its own cache, or none",
+            drafting_model=OWN_CACHE,
+            copies=True,
+        ),
         Method(name="hd", summary="lossless drafts from n-gram databases, ordered by locality", looks_up=True),
         Method(
             name="pld",

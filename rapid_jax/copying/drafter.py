@@ -40,6 +40,10 @@ class CopyMemory:
     parts: jax.Array
     ended: jax.Array
 
+    def source(self, copy: Copy) -> jax.Array:
+        """Where a copy comes from, int32 [B], an index into SOURCES."""
+        return jnp.sum(copy.place[:, None] >= self.parts, axis=1, dtype=jnp.int32)
+
 
 @dataclasses.dataclass(frozen=True)
 class CopyDrafter:
@@ -69,19 +73,22 @@ class CopyDrafter:
         """The drafters of each length, from none on: a step verifies the rows of one of them."""
         return tuple(dataclasses.replace(self, lengths=(length,)) for length in (0, *self.lengths))
 
+    def propose(self, cache: CopyMemory) -> tuple[Copy, jax.Array]:
+        """What would be copied, and how many tokens of each length will be kept, float32 [B,L]."""
+        copy = propose(cache.text, self.gamma, self.places)
+        return copy, trust.expected(cache.trust, copy.matched, self.gamma)[:, np.asarray(self.lengths) - 1]
+
     def draft(
         self, model: Pace, cache: CopyMemory, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[CandidateDraft, Copy]:
-        copy = propose(cache.text, self.gamma, self.places)
-        fastest = trust.choose(cache.trust, copy.matched, ~cache.ended, model.costs, self.lengths)
-        pace = jnp.where(model.pinned < 0, fastest, model.pinned)
+        copy, kept = self.propose(cache)
+        pace = model.choose(trust.fastest(kept, ~cache.ended, model.costs))
         length = jnp.where(copy.matched > 0, jnp.asarray((0, *self.lengths))[pace], 0)
-        source = jnp.sum(copy.place[:, None] >= cache.parts, axis=1, dtype=jnp.int32)
         batch = last_tokens.shape[0]
         draft = CandidateDraft(
             tokens=copy.tokens[:, None],
             lengths=length[:, None].astype(jnp.int32),
-            sources=source[:, None],
+            sources=cache.source(copy)[:, None],
             extra=jnp.zeros((batch, 0), jnp.int32),
             forwards=jnp.zeros((batch,), jnp.int32),
             pace=pace,

@@ -51,21 +51,17 @@ def expected(trust: Trust, matched: jax.Array, length: int) -> jax.Array:
     return jnp.cumsum(jnp.cumprod(each, axis=1), axis=1)
 
 
-def choose(
-    trust: Trust, matched: jax.Array, active: jax.Array, costs: jax.Array, lengths: tuple[int, ...]
-) -> jax.Array:
-    """The index of the fastest draft length for all rows together, 0 for none, int32.
+def fastest(kept: jax.Array, active: jax.Array, costs: jax.Array) -> jax.Array:
+    """The index of the fastest way to draft for all rows together, 0 for none, int32.
 
     Args:
-      trust, matched: of the rows.
+      kept: float32 [B,P], drafted tokens that each row will keep in each of P ways.
       active: bool [B], rows that have not ended.
-      costs: float32 [1+L], seconds of a step without a draft and with one of each length, in any unit.
-      lengths: L of them, growing.
+      costs: float32 [1+P], seconds of a step without a draft and of one in each way, in any unit.
     """
-    kept = expected(trust, matched, max(lengths))[:, np.asarray(lengths) - 1] * active[:, None]
-    emitted = jnp.sum(active) + jnp.concatenate([jnp.zeros(1), jnp.sum(kept, axis=0)])
-    speed = emitted / costs * jnp.asarray([MARGIN, *[1.0] * len(lengths)])
-    return jnp.argmax(speed).astype(jnp.int32)
+    emitted = jnp.sum(active) + jnp.pad(jnp.sum(kept * active[:, None], axis=0), (1, 0))
+    margin = jnp.where(jnp.arange(len(costs)) == 0, MARGIN, 1.0)
+    return jnp.argmax(emitted / costs * margin).astype(jnp.int32)
 
 
 def observe(trust: Trust, copied: jax.Array, matched: jax.Array, emitted: jax.Array, count: jax.Array) -> Trust:

@@ -93,15 +93,19 @@ Draft = ChainDraft | CandidateDraft
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Pace:
-    """By what a drafter with paces chooses among them; it is the drafter's `model`.
+    """By what a drafter with paces chooses among its ways to draft, of which the first is to draft nothing.
 
     Attributes:
-      costs: float32 [N], seconds of a step at each pace over those at the first, measured before decoding.
-      pinned: int32 scalar, the pace to take whatever it costs; -1 leaves the choice to the drafter.
+      costs: float32 [N], seconds of a step in each way over those of the first, measured before decoding.
+      pinned: int32 scalar, the way to take whatever it costs; -1 leaves the choice to the drafter.
     """
 
     costs: jax.Array
     pinned: jax.Array
+
+    def choose(self, fastest: jax.Array) -> jax.Array:
+        """The way to take, int32 scalar."""
+        return jnp.where(self.pinned < 0, fastest, self.pinned)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,8 +15,7 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import ContextCache, TailCache
 from rapid_jax.decoding.apart import decode_apart
-from rapid_jax.decoding.drafter import Pace
-from rapid_jax.decoding.pacing import with_costs, with_room
+from rapid_jax.decoding.pacing import paced, with_costs, with_room
 from rapid_jax.decoding.programs import Program, Programs, copied, shardings_of
 from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.state import BurstReport, Counters, DecodeState, check_finite
@@ -113,9 +112,9 @@ def decode(
     stopped = hosts.put(ended, by_row)
     inputs = (params, context, drafter_model, controls, stopped, state)
     run = _warmed(programs, spec, burst_steps, inputs, replicated)
-    if isinstance(drafter_model, Pace):
+    if paced(drafter_model):
         start = time.perf_counter()
-        drafter_model = with_costs(spec, run, inputs)
+        drafter_model = with_costs(run, inputs)
         programs.compile_seconds += time.perf_counter() - start
         inputs = (params, context, drafter_model, controls, stopped, state)
     yield hosts.fetch(BurstReport.of(state))

@@ -1,51 +1,64 @@
-"""Costs of the paces of a drafter, measured with the compiled burst itself: nothing is compiled for it."""
+"""Costs of a drafter's ways to draft, measured with the compiled burst itself: nothing is compiled for it."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models import hosts
-from rapid_jax.decoding.drafter import Pace, paces
+from rapid_jax.decoding.drafter import Pace
 from rapid_jax.decoding.programs import Program, copied
-from rapid_jax.decoding.spec import StepSpec
 from rapid_jax.decoding.state import DecodeState
 
 _TRIALS = 3
 
 
-def with_costs(spec: StepSpec, run: Program, args: tuple) -> Pace:
-    """The drafter's Pace with the costs of a step at each pace, over those at the first.
+def paced(model: Any) -> bool:
+    """Whether what a drafter reads holds costs that are to be measured."""
+    return any(isinstance(part, Pace) for part in _parts(model))
 
-    Each pace runs steps on a copy of the state, whose rows have room for one token more; the best of three counts. A
+
+def with_costs(run: Program, args: tuple) -> Any:
+    """What the drafter reads, its Pace with the costs of a step in each way, over those of the first.
+
+    Each way runs steps on a copy of the state, whose rows have room for one token more; the best of three counts. A
     program is measured once.
 
     Args:
-      spec: of a drafter with paces.
       run: the compiled burst.
       args: its arguments; they are left as they are.
     """
-    params, context, pace, controls, stopped, state = args
+    params, context, model, controls, stopped, state = args
+    (pace,) = (part for part in _parts(model) if isinstance(part, Pace))
+
+    def with_pace(costs: Any, pinned: jax.Array) -> Any:
+        new = Pace(hosts.put(costs, pace.costs.sharding), pinned)
+        return new if model is pace else tuple(new if part is pace else part for part in model)
+
     if "costs" not in run.measured:
-        best = [np.inf] * len(paces(spec.drafter))
+        best = [np.inf] * len(pace.costs)
         for trial in range(_TRIALS + 1):  # the first one warms up
             for index in range(len(best)):
                 pinned = hosts.put(np.asarray(index, np.int32), pace.pinned.sharding)
                 own = with_room(copied(state), 1)
-                asked = (params, context, Pace(pace.costs, pinned), controls, stopped, own)
+                asked = (params, context, with_pace(pace.costs, pinned), controls, stopped, own)
                 jax.block_until_ready(asked)
                 start = time.perf_counter()
                 jax.block_until_ready(run(*asked))
                 seconds = time.perf_counter() - start
                 best[index] = min(best[index], seconds) if trial else best[index]
-        growing = np.maximum.accumulate(best)  # a longer draft that seems to cost less is the noise of a clock
-        over_first = hosts.from_main(lambda: (growing / growing[0]).tolist())  # clocks differ, all must draft alike
-        run.measured["costs"] = np.asarray(over_first, np.float32)
-    return Pace(hosts.put(run.measured["costs"], pace.costs.sharding), pace.pinned)
+        over_first = np.maximum(np.divide(best, best[0]), 1)  # a draft that seems to save time is the noise of a clock
+        run.measured["costs"] = np.asarray(hosts.from_main(over_first.tolist), np.float32)  # all hosts draft alike
+    return with_pace(run.measured["costs"], pace.pinned)
+
+
+def _parts(model: Any) -> tuple:
+    return model if isinstance(model, tuple) else (model,)
 
 
 def with_room(state: DecodeState, tokens: int) -> DecodeState:
@@ -54,7 +67,7 @@ def with_room(state: DecodeState, tokens: int) -> DecodeState:
     return dataclasses.replace(state, budget=jax.device_put(room, state.budget.sharding))
 
 
-def without_costs(drafter_paces: int, sharding: jax.sharding.Sharding | None = None) -> Pace:
-    """A Pace of so many paces before its costs are measured; it chooses none but the first."""
-    costs = np.asarray([1.0, *[np.inf] * (drafter_paces - 1)], np.float32)
+def without_costs(ways: int, sharding: jax.sharding.Sharding | None = None) -> Pace:
+    """A Pace of so many ways before their costs are measured; it chooses none but the first."""
+    costs = np.asarray([1.0, *[np.inf] * (ways - 1)], np.float32)
     return Pace(hosts.put(costs, sharding), hosts.put(np.asarray(-1, np.int32), sharding))

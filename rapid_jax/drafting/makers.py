@@ -19,15 +19,16 @@ from models.decoder import Decoder
 from models.language_model import LanguageModel
 from rapid_jax.config import CopyingConfig, HierarchyConfig, Method, SpeculationConfig
 from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, PASSAGES
-from rapid_jax.copying.drafter import CopiedBefore, CopyDrafter, make_memory
+from rapid_jax.copying.drafter import CopiedBefore, CopyDrafter, CopyMemory, make_memory
 from rapid_jax.decoding.buckets import context_bucket
-from rapid_jax.decoding.drafter import Drafter
+from rapid_jax.decoding.drafter import Drafter, Pace
 from rapid_jax.decoding.pacing import without_costs
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.drafting.assisted import AssistedDrafter
+from rapid_jax.drafting.auto import AutoDrafter
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
-from rapid_jax.drafting.magicdec import MagicDecDrafter, take_window
+from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache, take_window
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy, LearnedNgrams, RowDatabases
@@ -108,6 +109,22 @@ class DraftingInputs:
             mesh=self.mesh,
         )
         return hierarchy, rows, self.databases.arrays(hierarchy)
+
+    def copied_text(self, longest: int) -> CopyMemory:
+        """What copies of so many tokens at most are taken from."""
+        slots = context_bucket(max(map(len, self.prompts)), self.chunk) + self.copying.earlier_answers
+        return make_memory(
+            self.prompts,
+            new_tokens=self.new_tokens,
+            longest=longest,
+            slots=slots,
+            before=self.copied_before,
+            mesh=self.mesh,
+        )
+
+    def pace(self, ways: int) -> Pace:
+        """For a drafter with so many ways to draft, before their costs are measured."""
+        return without_costs(ways, None if self.mesh is None else NamedSharding(self.mesh, P()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,19 +272,44 @@ class CopyMaker(NothingMaker):
         return max(copying.lengths)
 
     def make(self, inputs: DraftingInputs) -> Drafting:
-        copying, mesh = inputs.copying, inputs.mesh
-        drafter = CopyDrafter(copying.lengths, copying.places)
-        memory = make_memory(
-            inputs.prompts,
-            new_tokens=inputs.new_tokens,
-            longest=drafter.gamma,
-            slots=context_bucket(max(map(len, inputs.prompts)), inputs.chunk) + copying.earlier_answers,
-            before=inputs.copied_before,
-            mesh=mesh,
-        )
-        pace = without_costs(len(drafter.paces), None if mesh is None else NamedSharding(mesh, P()))
-        held = sum(x.nbytes for x in jax.tree.leaves(memory.text))
-        return Drafting(drafter, pace, memory, database_bytes={"copied text": held})
+        drafter = CopyDrafter(inputs.copying.lengths, inputs.copying.places)
+        memory = inputs.copied_text(drafter.gamma)
+        return Drafting(drafter, inputs.pace(len(drafter.paces)), memory, database_bytes=copied_bytes(memory))
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoMaker(OwnCacheMaker):
+    """Copies, own drafts or none, chosen in every step."""
+
+    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+        for name, off in (("early_stop", False), ("stop_confidence", 0), ("first_candidates", 1)):
+            if getattr(speculation, name) != off:
+                raise ValueError(f"{method.name} does not take {name}: ask magicdec or set it to {off}")
+
+    def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
+        return max(copying.lengths)
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        copying, speculation = inputs.copying, inputs.speculation
+        lengths = tuple(n for n in copying.lengths if n <= max(speculation.gamma, copying.lengths[0]))
+        held, copies = self.caches(inputs), CopyDrafter(copying.lengths, copying.places)
+        assert isinstance(held.tail, WindowCache)
+        if held.tail.capacity <= copies.gamma:
+            raise ValueError(
+                f"auto needs a window of more tokens than a copied draft's {copies.gamma}, got "
+                f"{held.tail.capacity}: set speculation.window higher or copying.lengths lower"
+            )
+        own = MagicDecDrafter(held.model.decoder, max(lengths), inputs.vocab_size)
+        drafter = AutoDrafter(copies, own, lengths)
+        memory = inputs.copied_text(copies.gamma)
+        cache = drafter.initial_cache(memory, held.tail, speculation.expected_acceptance)
+        model = (inputs.pace(drafter.ways), held.model.params, held.context)
+        return Drafting(drafter, model, cache, database_bytes=copied_bytes(memory))
+
+
+def copied_bytes(memory: CopyMemory) -> dict[str, int]:
+    """Bytes of what copies are taken from, by the name that answers give it."""
+    return {"copied text": sum(x.nbytes for x in jax.tree.leaves(memory.text))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +346,7 @@ _MAKERS: dict[tuple[str, bool, bool], Maker] = {  # by what draws, whether datab
     (PASSAGES, False, False): PassagesMaker(),
     (PASSAGES, True, False): AssistedMaker(),
     (OWN_CACHE, False, False): OwnCacheMaker(),
+    (OWN_CACHE, False, True): AutoMaker(),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rapid_jax.copying.drafter import CopyMemory
 from rapid_jax.decoding.state import BurstReport, DecodeState, NotFinite
+from rapid_jax.drafting.auto import AutoCache
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.batch import Batch, Request, Started, check_request, plan_batch, start_batch
 from rapid_jax.engine.results import Clock, make_answers
@@ -84,7 +85,8 @@ class Run:
         """Leaves with a document what was said about it, and with a conversation what its databases have learned."""
         document, learned = self._request.document, state.drafter_cache
         answers = [row.token_ids for row in self._rows]
-        copied, kept = learned if isinstance(learned, CopyMemory) else None, batch.copying.earlier_answers
+        copied = learned.copy if isinstance(learned, AutoCache) else learned
+        copied, kept = copied if isinstance(copied, CopyMemory) else None, batch.copying.earlier_answers
         with self._session.lock:
             document.copied_before = document.copied_before.after(answers, copied, kept, began=batch.copied_before)
         if isinstance(learned, RowDatabases) and document.is_conversation and len(self._rows) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +33,11 @@ def recording_compilation(directory: Path, programs: Programs, *, write: bool = 
     count, seconds = programs.count, programs.compile_seconds
 
     def record() -> None:
-        new = {"programs": programs.count - count, "seconds": round(programs.compile_seconds - seconds, 3)}
-        if write and new["programs"] and directory.is_dir():
+        new = programs.count - count, round(programs.compile_seconds - seconds, 3)
+        if write and new[0] and directory.is_dir():
             path = directory / COMPILATION
             with naming(path), path.open("ab", buffering=0) as file:
-                file.write(json.dumps(new).encode() + b"\n")
+                file.write(compilation_lines([new]).encode())
 
     try:
         yield
@@ -63,6 +63,11 @@ def read_compilation(directory: Path) -> list[tuple[int, float]]:
         record = parse_record(line, f"{path}, line {number}")
         found.append((record.count("programs", 0, _MOST), record.number("seconds", 0, _LONGEST)))
     return found
+
+
+def compilation_lines(runs: Iterable[tuple[int, float]]) -> str:
+    """Programs and seconds of runs as the lines that `read_compilation` reads."""
+    return "".join(json.dumps({"programs": programs, "seconds": seconds}) + "\n" for programs, seconds in runs)
 
 
 def compiled_line(programs: int, seconds: float, runs: int = 1) -> str:

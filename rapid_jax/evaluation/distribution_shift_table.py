@@ -27,7 +27,12 @@ def write_shifts(directory: Path, records: Sequence[dict[str, Any]]) -> None:
     Raises:
       OSError: it cannot be written; names it.
     """
-    replace_text(directory / FILE, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    replace_text(directory / FILE, shift_lines(records))
+
+
+def shift_lines(records: Sequence[dict[str, Any]]) -> str:
+    """The figures as the lines of the file."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_shifts(directory: Path) -> list[dict[str, Any]]:

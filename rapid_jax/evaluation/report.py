@@ -14,7 +14,7 @@ from rapid_jax.evaluation.compilation import compiled_line, read_compilation
 from rapid_jax.evaluation.distribution_shift_table import read_shifts, shift_table
 from rapid_jax.evaluation.packages import require_package
 from rapid_jax.evaluation.plots import Plot, plots
-from rapid_jax.evaluation.results import FAILED, check_manifest, check_result
+from rapid_jax.evaluation.results import FAILED, PARTIAL, SHARD, check_manifest, check_result
 from rapid_jax.evaluation.series import read_series, scored
 from rapid_jax.evaluation.store import MANIFEST, read_manifest, read_results
 from rapid_jax.evaluation.tables import Table
@@ -110,6 +110,10 @@ class Report:
             + ", ".join(dict.fromkeys(one.key.method for one in self.series))
             + "."
         ]
+        if SHARD in self.manifest:
+            lines.append(f"Shard {self.manifest[SHARD]['part']} of the benchmark alone.")
+        if PARTIAL in self.manifest:
+            lines.append(f"A part of the benchmark: {self.manifest[PARTIAL]}.")
         if self.timings and (compiled := read_compilation(self._directory)):
             programs, seconds = (sum(figures) for figures in zip(*compiled, strict=True))
             lines.append(compiled_line(int(programs), seconds, len(compiled)))

@@ -14,6 +14,7 @@ from typing import Any
 from rapid_jax.evaluation.benchmarks.files import Record, parse_json, shown
 
 FAILED = "failed"
+SHARD, PARTIAL = "shard", "partial"  # in a manifest: which part of a benchmark was asked; what a merge could not find
 
 _MOST = 2**62  # of any count: more is damage
 _LONGEST = 1e9  # seconds of an answer: more is damage
@@ -144,3 +145,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     record.part("benchmark").text("name")
     record.part("config")
     record.part("versions")
+    if SHARD in manifest:
+        record.part(SHARD).text("part")
+    if PARTIAL in manifest:
+        record.text(PARTIAL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from rapid_jax.engine import Document, Engine
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.prompt import Prompt
 from rapid_jax.evaluation.benchmarks.base import Benchmark, Item, Source
+from rapid_jax.evaluation.benchmarks.selection import restricted
 from rapid_jax.evaluation.results import FAILED
 from rapid_jax.evaluation.store import ElsewhereStore, ResultStore
 from rapid_jax.evaluation.variation import Variation
@@ -42,6 +43,7 @@ class EvaluationPlan:
       batch: questions about one document that are decoded together.
       prompt_tokens: longer prompts lose their middle until they have so many; 0 leaves that to the model's limit.
       keep_databases: n-gram databases go on from one turn of a conversation to the next.
+      questions: ids of the items that are asked here, such as those of a shard; None asks all.
     """
 
     benchmark: Benchmark
@@ -51,6 +53,11 @@ class EvaluationPlan:
     batch: int
     prompt_tokens: int = 0
     keep_databases: bool = False
+    questions: Container[str] | None = None
+
+    def sources(self) -> Iterator[Source]:
+        """The documents that are asked about here, with the items that are asked."""
+        return restricted(self.benchmark.sources(), self.questions)
 
     def ways(self) -> list[Way]:
         """Method and what it heeds of each variation, without repeats; methods take turns."""
@@ -88,10 +95,10 @@ def run(
       OSError: the results cannot be written.
     """
     ways = plan.ways()
-    total = len(ways) * sum(len(source.items) for source in plan.benchmark.sources())
+    total = len(ways) * sum(len(source.items) for source in plan.sources())
     asker = _Asker(engine, plan, ways)
     done = 0
-    for source in plan.benchmark.sources():
+    for source in plan.sources():
         for batch in plan.batches(source):
             for way in ways:
                 if any(plan.key(item, way) not in store for item in batch):

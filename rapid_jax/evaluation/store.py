@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,13 +38,7 @@ class ResultStore:
         with naming(directory):
             directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / RESULTS
-        with naming(self._path):
-            self._file = self._path.open("ab", buffering=0)  # what a full disk has refused is not tried again
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise OSError(f"{directory} is being written by another evaluation; wait for it or name another") from None
+        self._file = _opened_alone(self._path)
         try:
             self._check_manifest(directory / MANIFEST, json.loads(json.dumps(manifest)))
             self._done = {record["key"] for _, record, _ in _numbered_results(directory, check)}
@@ -60,13 +55,13 @@ class ResultStore:
             raise IsADirectoryError(f"{path} is a directory; name another directory for the results")
         if not path.exists():
             raise ValueError(f"{path.parent} holds results without their {MANIFEST}; name another directory")
-        old, new = flatten(read_object(path, "the manifest of an evaluation")), flatten(manifest)
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                raise ValueError(
-                    f"{path.parent} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: "
-                    "name another directory, or run with the old setting"
-                )
+        different = first_difference(read_object(path, "the manifest of an evaluation"), manifest)
+        if different is not None:
+            name, old, new = different
+            raise ValueError(
+                f"{path.parent} holds results with {name} = {old!r}, this run has {new!r}: name another directory, or "
+                "run with the old setting"
+            )
 
     def _cut_last_line(self) -> None:
         """Removes a line that was cut off while it was written."""
@@ -95,7 +90,7 @@ class ResultStore:
         for number, key in enumerate(keys):
             if key in self._done or key in keys[:number]:
                 raise ValueError(f"result {key} is already there")
-        data = memoryview(encoded("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)))
+        data = memoryview(encoded(_lines(records)))
         with naming(self._path):
             while data:
                 data = data[self._file.write(data) :]
@@ -107,6 +102,61 @@ class ResultStore:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _opened_alone(path: Path) -> io.FileIO:
+    """A file of results, open to be appended to by this process alone."""
+    with naming(path):
+        file = path.open("ab", buffering=0)  # what a full disk has refused is not tried again
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise OSError(f"{path.parent} is being written by another evaluation; wait for it or name another") from None
+    return file
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting in which two manifests differ: its dotted name and both values, None for one that is not there.
+
+    None where they are equal.
+    """
+    left, right = flatten(one), flatten(other)
+    different = (name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name))
+    return next(((name, left.get(name), right.get(name)) for name in different), None)
+
+
+def replace_results(
+    directory: Path, manifest: Mapping[str, Any], records: Iterable[Mapping[str, Any]], files: Mapping[str, str]
+) -> None:
+    """Makes a directory of results at once, or writes one anew; nothing that is there may be lost by that.
+
+    Args:
+      directory: made if it does not exist.
+      manifest: what all results have in common.
+      records: the results.
+      files: names and texts of the files beside them.
+
+    Raises:
+      ValueError: the directory holds a result that is not among these.
+      OSError: another process writes there, or a file cannot be written; names it.
+    """
+    records = list(records)
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with _opened_alone(directory / RESULTS):
+        kept = {record["key"]: record for record in records}
+        lost = sum(kept.get(record["key"]) != record for record in read_results(directory))
+        if lost:
+            raise ValueError(f"{directory} holds {lost:,} results that are not among these: name another directory")
+        replace_text(directory / RESULTS, _lines(records))
+        for name, text in files.items():
+            replace_text(directory / name, text)
+        replace_text(directory / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 class ElsewhereStore:

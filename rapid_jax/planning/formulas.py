@@ -8,21 +8,22 @@ from __future__ import annotations
 import math
 
 import jax
-import numpy as np
 
 from models.cache import ContextCache
 from models.config import ModelConfig
+from models.formats.base import item_bytes
 from rapid_jax.planning.programs import Plan
 
 
 def bytes_of(tree: object) -> int:
     """Bytes of a tree of arrays or of their shapes."""
-    return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+    return round(sum(math.prod(x.shape) * item_bytes(x.dtype) for x in jax.tree.leaves(tree)))
 
 
 def chip_bytes(tree: object) -> int:
     """Bytes of a tree on one chip, by the shardings of its shapes."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    shares = ((math.prod(x.sharding.shard_shape(x.shape)), x.dtype) for x in jax.tree.leaves(tree))
+    return round(sum(size * item_bytes(dtype) for size, dtype in shares))
 
 
 def weights_read(plan: Plan) -> int:

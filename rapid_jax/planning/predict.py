@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -259,7 +259,12 @@ class Prediction:
 
 
 def predict(
-    plan: Plan, workload: Workload, method: Method, rates: Rates, progress: ProgressCallback | None = None
+    plan: Plan,
+    workload: Workload,
+    method: Method,
+    rates: Rates,
+    progress: ProgressCallback | None = None,
+    known: dict[Hashable, Compiled] | None = None,
 ) -> Prediction:
     """Compiles the programs of a method: up to four, each of all layers.
 
@@ -267,6 +272,7 @@ def predict(
       plan, workload, method: what is asked.
       rates: of a device.
       progress: called with (programs compiled, programs in all).
+      known: programs of other methods and formats of the same model, mesh and workload; what is compiled is added.
 
     Raises:
       ValueError: a mesh that does not divide the model, or a method that looks drafts up in databases.
@@ -275,19 +281,22 @@ def predict(
     wanted = [baseline, get_method("rag"), method] if method.drafts_from_passages else [baseline]
     wanted += [method] if method.copies else []
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
-    last = max(read.context - read.chunk, 0)
-    chunk = compile_program(
-        prefill_program(plan, read),
-        loop_trips(plan, read, last),
-        loop_trips(plan, read, 0),
-        kernel_share(plan, read, last),
-    )
+    last, known = max(read.context - read.chunk, 0), {} if known is None else known
+
+    def compiled(whose: Plan, name: str, lower: Callable[[], jax.stages.Lowered], *reading: Any) -> Compiled:
+        key = (name, read.context, whose.weights, whose.drafter.weights if name == method.name else "", whose.kv)
+        if key not in known:
+            known[key] = compile_program(lower(), *reading)
+        return known[key]
+
+    reading = loop_trips(plan, read, last), loop_trips(plan, read, 0), kernel_share(plan, read, last)
+    chunk = compiled(plan, "prefill", lambda: prefill_program(plan, read), *reading)
     steps = []
     for done, one in enumerate(wanted, 1):
         if progress is not None:
             progress(done, len(wanted) + 1)
         whose = plan.drafter if method.drafts_from_passages and one.name == "rag" else plan
-        steps.append(compile_program(step_program(whose, workload, one)))
+        steps.append(compiled(whose, one.name, functools.partial(step_program, whose, workload, one)))
     if progress is not None:
         progress(len(wanted) + 1, len(wanted) + 1)
     held = memory(plan, workload, method)

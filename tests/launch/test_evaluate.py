@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.marks import slow
+
 COMMAND = [sys.executable, "-m", "launch.evaluate"]
 
 
@@ -52,6 +54,9 @@ def run(*flags, module="launch.evaluate"):
         (["--max_new_tokens=0"], 2, "--max_new_tokens=0"),
         (["--max_new_tokens=8", "--sweep=max_new_tokens=4,8"], 2, "leave one of them out"),
         (["--output=setup.cfg"], 1, "--output=setup.cfg is a file"),
+        (["--shard=4/4", "--output=x"], 2, "--shard: shards are counted from 0: of 4 the last one is 3/4, got 4/4"),
+        (["--shard=1", "--output=x"], 2, "--shard: a shard is I/N with I from 0 to N-1, such as 0/4 to 3/4, got '1'"),
+        (["--shard=0/4"], 2, "--shard needs --output=DIR"),
     ],
 )
 def test_bad_flags_are_one_line(flags, status, message):
@@ -65,8 +70,10 @@ def test_bad_flags_are_one_line(flags, status, message):
     "arguments, status, message",
     [
         ([], 2, "DIR is missing"),
-        (["a", "b"], 2, "unexpected argument 'b'"),
+        (["a", "b"], 2, "2 directories are merged into one: name it with --output=DIR"),
+        (["a", "--partial"], 2, "--partial is for merging shards"),
         (["no/such/directory"], 1, "holds no results"),
+        (["no/such/directory", "other", "--output=merged"], 1, "no/such/directory holds no results"),
     ],
 )
 def test_a_report_of_nothing_is_one_line(arguments, status, message):
@@ -130,6 +137,107 @@ def test_a_run_goes_on_on_another_day_with_the_date_of_its_prompts(evaluate, tmp
     assert again.status == 0, again.err
     assert json.loads((tmp_path / "days" / "manifest.json").read_text())["config"]["chat"]["date"] == "2020-01-01"
     assert "chat.date" in evaluate("days", *flags, "--config.chat.date=2021-01-01").err
+
+
+ARCHIVES = ("--archives=2", "--tasks=fact,choice", "--max_new_tokens=4", "--config.chat.date=2026-01-02")
+
+
+@pytest.fixture
+def merged(evaluate, launch, tmp_path):
+    """A function: number of shards, flags -> reports of an unsharded run and of the merged shards, without timings.
+
+    The first shard is killed before its end and goes on. It has the bad record, if the benchmark has one.
+    """
+
+    def run(count, *flags, bad=False):
+        assert evaluate("whole", *flags).status == bad
+        for index in range(count):
+            outcome = evaluate(f"shard-{index}", *flags, f"--shard={index}/{count}")
+            assert outcome.status == (bad and index == 0), outcome.err
+            assert f"directories of all {count} shards" in outcome.out
+        results = tmp_path / "shard-0" / "results.jsonl"
+        text = results.read_bytes()
+        results.write_bytes(text[: len(text) // 2])
+        refused = launch("report", tmp_path / "shard-0", tmp_path / "shard-1", f"--output={tmp_path / 'merged'}")
+        assert refused.status == 1 and f"shard 0/{count} lacks" in refused.err
+        assert evaluate("shard-0", *flags, f"--shard=0/{count}").status == bad
+        shards = [tmp_path / f"shard-{index}" for index in range(count)]
+        assert launch("report", "--timings=false", tmp_path / "whole").status == 0
+        drawn = launch("report", "--timings=false", *shards, f"--output={tmp_path / 'merged'}")
+        assert drawn.status == 0 and str(tmp_path / "merged" / "report.html") in drawn.out, drawn.err
+        return [(tmp_path / name / "report.html").read_text() for name in ("whole", "merged")]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (("--context_lengths=300", "--limit=2", "--methods=lc"), ("8 answers; items: 8; documents: 2;",)),
+        slow(
+            (
+                "--context_lengths=300,360",
+                "--limit=1",
+                "--methods=lc,rapid",
+                "--sweep=unrelated=false,true",
+                "--rules=1",
+            ),
+            ("24 answers; items: 8; documents: 4;", "Verification rules", "unrelated passages"),
+        ),
+    ],
+    ids=["archives", "swept"],
+)
+def test_merged_shards_give_the_report_of_an_unsharded_run(merged, evaluate, tmp_path, flags, shown):
+    """Independent jobs: batches, sweeps, lengths, limits and rules as in one, also where a job was killed."""
+    whole, together = merged(2, *ARCHIVES, *flags)
+    assert whole == together and all(text in whole for text in shown)
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()]
+        for name in ("whole", "merged", "shard-0", "shard-1")
+    ]
+    for one, other in zip(*lines[:2], strict=True):
+        assert [one[name] for name in ("key", "prompt_hash", "scores", "batch")] == [
+            other[name] for name in ("key", "prompt_hash", "scores", "batch")
+        ]
+        assert one["turns"][0]["token_ids"] == other["turns"][0]["token_ids"]
+    documents = [{record["source"] for record in records} for records in lines[2:]]
+    assert len(documents[0]) == len(documents[1]) and documents[0].isdisjoint(documents[1])
+
+
+def test_a_shard_goes_on_as_itself_alone(evaluate, tmp_path, caplog):
+    """Another shard in its directory would ask some questions twice and leave others out; so would another number."""
+    flags = (*ARCHIVES[:-1], "--context_lengths=300", "--limit=1", "--methods=lc", "--archives=3")
+    first = evaluate("out", *flags, "--shard=1/2")
+    assert first.status == 0 and "--shard without --config.chat.date=YEAR-MONTH-DAY" in caplog.text, first.err
+    for other in ("0/2", "1/3"):
+        refused = evaluate("out", *flags, f"--shard={other}")
+        (line,) = [line for line in refused.err.splitlines() if line.startswith("error: ")]
+        assert refused.status == 1 and f"shard.part = '1/2', this run has '{other}': name another directory" in line
+    too_many = evaluate("new", *flags, "--shard=0/4")
+    assert too_many.status == 1 and not (tmp_path / "new").exists()
+    wanted = "error: 4 shards are more than the 3 documents or conversations that are asked about: take 3 at most\n"
+    assert too_many.err == wanted
+
+
+@pytest.mark.slow
+def test_shards_of_conversations_and_of_bad_records_are_merged(merged, tmp_path):
+    """A benchmark without documents is spread by its conversations; what cannot be asked is some shard's too."""
+    categories = ("writing", "coding", "qa", "qa", "no category", "math", "rag")
+    records = [
+        {"question_id": n, "category": category, "turns": ["Where is the lamp?", "Who has it?"][: 1 + n % 2]}
+        for n, category in enumerate(categories)
+    ]
+    data = tmp_path / "question.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    flags = (
+        "--benchmark=specbench",
+        f"--data={data}",
+        "--methods=lc,pld",
+        "--sweep=temperature=0,1",
+        "--max_new_tokens=3",
+    )
+    whole, together = merged(3, *flags, "--config.chat.date=2026-01-02", bad=True)
+    assert whole == together and "24 answers; failed: 4; items: 6;" in whole
 
 
 @pytest.mark.slow

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rapid_jax.evaluation.benchmarks.base import Benchmark, FollowUp, Item, Source
 from rapid_jax.evaluation.benchmarks.files import fingerprint
+
+
+def restricted(sources: Iterable[Source], ids: Container[str] | None) -> Iterator[Source]:
+    """The sources with those of their items that are named, all for None; a source that has none is left out."""
+    for source in sources:
+        items = tuple(item for item in source.items if ids is None or item.id in ids)
+        if items:
+            yield dataclasses.replace(source, items=items)
 
 
 class Selection:
@@ -44,10 +52,7 @@ class Selection:
 
     def sources(self) -> Iterator[Source]:
         """Documents that have chosen items."""
-        for source in self._benchmark.sources():
-            items = tuple(item for item in source.items if item.id in self._chosen)
-            if items:
-                yield dataclasses.replace(source, items=items)
+        return restricted(self._benchmark.sources(), self._chosen)
 
     def follow_up(self, item: Item, answers: Sequence[str]) -> FollowUp | None:
         """As the whole benchmark has it."""

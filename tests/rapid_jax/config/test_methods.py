@@ -11,8 +11,8 @@ def test_the_methods():
     columns = {
         n: (m.reads_document, m.drafts_from_passages, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()
     }
-    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_CACHE] == ["magicdec"]
-    assert [name for name, method in METHODS.items() if method.copies] == ["copy"]
+    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_CACHE] == ["magicdec", "auto"]
+    assert [name for name, method in METHODS.items() if method.copies] == ["copy", "auto"]
     alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {
         "lc": (True, False, False, False, False),
@@ -20,7 +20,7 @@ def test_the_methods():
         "sd": (True, True, False, False, True),
         "rapid": (True, True, True, False, True),
         "magicdec": (True, False, False, False, False),
-        "copy": (True, False, False, False, False),
+        **dict.fromkeys(("copy", "auto"), (True, False, False, False, False)),
         **dict.fromkeys(("hd", "pld", "lookahead", "rest"), alone),
         "rapid+hd": on_the_drafter,
         "sd+hd": (True, True, False, True, True),
@@ -51,5 +51,7 @@ def test_names_and_help_lines():
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
     """A typing error names what there is."""
-    with pytest.raises(ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, copy, hd"):
+    with pytest.raises(
+        ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, copy, auto, hd"
+    ):
         get_method("rapids")

@@ -37,7 +37,11 @@ def costs(monkeypatch):
 
     def told(*costs, pinned=-1):
         pace = Pace(jnp.array(costs, jnp.float32), jnp.int32(pinned))
-        monkeypatch.setattr(loop, "with_costs", lambda *_: pace)
+
+        def with_costs(run, args):
+            return pace if isinstance(args[2], Pace) else (pace, *args[2][1:])
+
+        monkeypatch.setattr(loop, "with_costs", with_costs)
 
     return told
 

@@ -1,0 +1,144 @@
+"""The drafting source chosen step by step: nothing, a copy, or the target over a window of its own cache.
+
+All of it is lossless and needs neither a second prefill nor retrieval. Copies cost nothing to make and are as good as
+the text repeats itself; the target's own drafts (MagicDec) cost forwards and are good anywhere. Which is faster depends
+on the length of the context, on the batch and on what the text does just now, so every step decides anew: by costs that
+were measured before the answer, and by the share of tokens that each source has got right so far.
+
+Drafts of the target are verified as copies are, by equality with what the target draws: greedy they are accepted as by
+the ratio test, sampled less often.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.cache import TailCache
+from rapid_jax.copying import drafter as copying
+from rapid_jax.copying import trust
+from rapid_jax.copying.drafter import CopyDrafter, CopyMemory
+from rapid_jax.copying.text import Copy
+from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome, Pace
+from rapid_jax.decoding.sampling import Warping
+from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache
+
+Model = tuple[Pace, dict, TailCache]  # costs, parameters, sinks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class AutoCache:
+    """What a row knows.
+
+    Attributes:
+      copy: to copy from.
+      window: of the target's own cache.
+      right, seen: float32 [B], the target's own drafted tokens that were kept, and those that were compared.
+    """
+
+    copy: CopyMemory
+    window: WindowCache
+    right: jax.Array
+    seen: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class AutoDraft:
+    """Of one draft: what would be copied, the target's own tokens int32 [B,n], and how many of them were drafted."""
+
+    copy: Copy
+    tokens: jax.Array
+    drafted: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoDrafter:
+    """Chooses among no draft, copies of `copy.lengths` and own drafts of `lengths`, in this order of a Pace's costs.
+
+    Attributes:
+      copy: makes the copies.
+      own: the target over its window; its gamma is the longest own draft.
+      lengths: of own drafts, growing; each is also a length of copies, so that they share a verification.
+    """
+
+    copy: CopyDrafter
+    own: MagicDecDrafter
+    lengths: tuple[int, ...]
+    sources: tuple[str, ...] = (*copying.SOURCES, "own cache")
+
+    @property
+    def gamma(self) -> int:
+        return self.copy.gamma
+
+    @property
+    def layout(self) -> BlockLayout:
+        return self.copy.layout
+
+    @property
+    def paces(self) -> tuple[Any, ...]:
+        """Drafters of each length of copies, from none on; they are asked for their layout and sources alone."""
+        return tuple(dataclasses.replace(self, copy=pace) for pace in self.copy.paces)
+
+    @property
+    def ways(self) -> int:
+        """How many costs there are."""
+        return 1 + len(self.copy.lengths) + len(self.lengths)
+
+    def initial_cache(self, copy: CopyMemory, window: WindowCache, acceptance: float) -> AutoCache:
+        """Before the first step, with the acceptance that is expected of own drafts."""
+        seen = jnp.full_like(window.length, trust.PRIOR_WEIGHT, jnp.float32)
+        return AutoCache(copy, window, seen * acceptance, seen)
+
+    def draft(
+        self, model: Model, cache: AutoCache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
+    ) -> tuple[CandidateDraft, AutoDraft]:
+        pace, params, sinks = model
+        batch, copies = last_tokens.shape[0], len(self.copy.lengths)
+        # Choose: the way that promises the most tokens a second, for all rows together.
+        copy, kept = self.copy.propose(cache.copy)
+        rate = (cache.right / cache.seen)[:, None]
+        own = jnp.cumsum(rate ** jnp.arange(1, max(self.lengths) + 1)[None, :], axis=1)[:, np.asarray(self.lengths) - 1]
+        way = pace.choose(trust.fastest(jnp.concatenate([kept, own], axis=1), ~cache.copy.ended, pace.costs))
+        drafted = jnp.asarray((*(0,) * (1 + copies), *self.lengths))[way]
+
+        # Draft: as many forwards over the window as the chosen length says, none for a copy.
+        def once(state: tuple[jax.Array, jax.Array, TailCache, jax.Array]) -> tuple:
+            index, token, so_far, tokens = state
+            logits, so_far = self.own.forward((params, sinks), cache.window, so_far, token, warping)
+            token = self.own.draw(keys, index, logits, warping)[:, None]
+            return index + 1, token, so_far, jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
+
+        nothing = jnp.zeros((batch, self.gamma), jnp.int32)
+        start = (jnp.int32(0), last_tokens[:, -1:], self.own.no_drafts(cache.window), nothing)
+        tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)[-1]
+        is_own = way > copies
+        width = jnp.asarray((*range(1 + copies), *map((0, *self.copy.lengths).index, self.lengths)))[way]
+        copied = jnp.where(copy.matched > 0, jnp.asarray((0, *self.copy.lengths))[width], 0)
+        draft = CandidateDraft(
+            tokens=jnp.where(is_own, tokens, copy.tokens)[:, None],
+            lengths=jnp.where(is_own, drafted, copied)[:, None].astype(jnp.int32),
+            sources=jnp.where(is_own, len(copying.SOURCES), cache.copy.source(copy))[:, None],
+            extra=jnp.zeros((batch, 0), jnp.int32),
+            forwards=jnp.broadcast_to(drafted.astype(jnp.int32), (batch,)),
+            pace=width.astype(jnp.int32),
+        )
+        return draft, AutoDraft(copy, tokens, jnp.broadcast_to(drafted, (batch,)))
+
+    def commit(self, cache: AutoCache, drafted: AutoDraft, outcome: Outcome) -> AutoCache:
+        assert outcome.block is not None  # it is on the target's devices
+        place = jnp.arange(self.gamma)[None, :]
+        there = (place < outcome.count[:, None]) & (place < drafted.drafted[:, None])
+        right = jnp.cumprod((drafted.tokens == outcome.tokens[:, : self.gamma]) & there, axis=1)
+        seen = jnp.pad(right[:, :-1], ((0, 0), (1, 0)), constant_values=1) * there
+        return AutoCache(
+            self.copy.commit(cache.copy, drafted.copy, outcome),
+            cache.window.append(outcome.block, outcome.count, outcome.rows),
+            cache.right + jnp.sum(right, axis=1),
+            cache.seen + jnp.sum(seen, axis=1),
+        )
