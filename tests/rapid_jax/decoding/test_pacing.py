@@ -68,9 +68,18 @@ def test_all_hosts_take_the_costs_of_one(started, monkeypatch):
     np.testing.assert_array_equal(costs, np.float32(sent[0][0]))
 
 
-def test_a_draft_never_costs_less_than_none(started, monkeypatch):
-    """By the noise of a clock: a draft of nothing would then be taken for the fastest."""
-    seconds = [9.0, 9.0, 9.0, *(1.0, 1.5, 0.5) * 3]  # of the steps, the first three warm up
-    clock = iter(np.cumsum([0.0] + [x for one in seconds for x in (one, 5.0)]).tolist())
+@pytest.mark.parametrize(
+    ("burst", "steps", "costs"),
+    [
+        (0.5, (1.0, 1.5, 3.0), (1, 2, 5)),
+        (0.0, (1.0, 1.5, 0.5), (1, 1.5, 1)),
+        (2.0, (1.0, 1.5, 3.0), (1, 2, 5)),
+    ],
+)
+def test_costs_are_those_of_steps_alone(started, monkeypatch, burst, steps, costs):
+    """The start of a burst is shared by many steps; a draft that seems to cost less than none is a clock's noise, and
+    one of nothing would be taken for the fastest."""
+    trials = [(9.0, 9.0, 9.0, 9.0), *[(burst, *steps)] * 3]  # the first one warms up
+    clock = iter(np.cumsum([0.0] + [x for trial in trials for one in trial for x in (one, 5.0)]).tolist())
     monkeypatch.setattr("rapid_jax.decoding.pacing.time.perf_counter", lambda: next(clock))
-    np.testing.assert_allclose(measured(arguments(started)), [1, 1.5, 1])
+    np.testing.assert_allclose(measured(arguments(started)), costs)
