@@ -116,7 +116,7 @@ def dot(x: jax.Array, weight: jax.Array, matrix: Matrix, dtype: Any) -> jax.Arra
     # Contracted over the last axis of a matrix, the weight is read as it lies; otherwise XLA copies it every time.
     flat = weight.reshape(math.prod(matrix.out_shape), -1).astype(x.dtype)
     product = functools.partial(_product, dtype=dtype)
-    x = x.reshape(*rows, -1)
+    x = x.reshape(*rows, flat.shape[1])
     if x.dtype == jnp.bfloat16:
         y = jax.lax.platform_dependent(x, flat, cpu=functools.partial(_cpu_bfloat16, dtype=dtype), default=product)
     else:
