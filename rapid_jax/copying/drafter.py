@@ -113,22 +113,25 @@ class CopiedBefore:
     tokens: tuple[int, ...] = ()
     shown: tuple[np.ndarray, np.ndarray] | None = None
 
-    def after(self, answers: Sequence[Sequence[int]], memory: CopyMemory | None, kept: int) -> CopiedBefore:
+    def after(
+        self, answers: Sequence[Sequence[int]], memory: CopyMemory | None, kept: int, *, began: CopiedBefore
+    ) -> CopiedBefore:
         """What is left once more answers are there.
 
         Args:
           answers: their tokens.
           memory: of the rows that gave them, behind their last step; None where nothing was copied.
-          kept: tokens of answers that are kept at most; whole answers go, the oldest first.
+          kept: tokens of answers that are kept at most; the oldest go.
+          began: what these rows began with; other answers may have come since.
         """
         tokens = [*self.tokens, *(token for answer in answers for token in answer)]
         shown = self.shown
         if memory is not None:
-            before = trust.initial(shown)
+            before = trust.initial(began.shown)
             more = (hosts.fetch(x)[: len(answers)] for x in (memory.trust.right, memory.trust.seen))
             fresh = [np.maximum(rows - start, 0).sum(axis=0) for rows, start in zip(more, before, strict=True)]
             shown = (fresh[0], fresh[1]) if shown is None else (shown[0] + fresh[0], shown[1] + fresh[1])
-        return CopiedBefore(tuple(tokens[max(0, len(tokens) - kept) :]) if kept else (), shown)
+        return CopiedBefore(tuple(tokens[max(0, len(tokens) - kept) :]), shown)
 
 
 def empty_memory(rows: int, capacity: int) -> CopyMemory:

@@ -78,7 +78,7 @@ class CandidateDraft:
     def narrowed(self, length: int) -> CandidateDraft:
         """The same with candidates of `length` tokens at most."""
         lengths = jnp.minimum(self.lengths, length)
-        return dataclasses.replace(self, tokens=self.tokens[..., :length], lengths=lengths, pace=None)
+        return dataclasses.replace(self, tokens=self.tokens[..., :length], lengths=lengths)
 
     @property
     def in_flight(self) -> jax.Array:

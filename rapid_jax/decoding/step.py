@@ -99,7 +99,7 @@ class _Tried:
 def _try(
     spec: StepSpec, params: dict, context: ContextCache, draft: Draft, controls: Controls, state: DecodeState
 ) -> _Tried:
-    """Verifies and accepts a draft; of a draft with a pace only the rows of that pace are computed, the rest is 0."""
+    """Verifies and accepts a draft; of a draft with a pace the rows of that pace are computed, the rest is 0."""
 
     def tried(spec: StepSpec, draft: Draft) -> _Tried:
         with jax.named_scope("verify"):
@@ -141,7 +141,7 @@ def _verify(
     positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
     wanted = slice(None) if layout.logit_rows is None else layout.logit_rows
     proposed = None
-    if isinstance(draft, CandidateDraft) and not draft.extra.shape[1]:
+    if isinstance(draft, CandidateDraft) and draft.pace is None and not draft.extra.shape[1]:
         proposed = jnp.any((draft.lengths > 0) & ~state.done[:, None])
     return forward_block(
         spec.target,

@@ -84,7 +84,7 @@ class DraftingInputs:
     context_tokens: int
     prompts: Sequence[Sequence[int]] = ()
     earlier: LearnedNgrams | None = None
-    copied_before: CopiedBefore | None = None
+    copied_before: CopiedBefore = CopiedBefore()
     new_tokens: int = 0
     seed: int = 0
     mesh: Mesh | None = None

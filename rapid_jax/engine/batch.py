@@ -124,7 +124,7 @@ class Batch:
     retrieved: tuple[RetrievedContext, ...] = ()
     decision: Decision | None = None
     earlier: LearnedNgrams | None = None
-    copied_before: CopiedBefore | None = None
+    copied_before: CopiedBefore = CopiedBefore()
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
     retrieval_seconds: float = 0.0
     prefill_seconds: float = 0.0

@@ -105,14 +105,15 @@ def _settings(session: Session, request: Request, batch: Batch, started: Started
     settings = {**dataclasses.asdict(batch.speculation), **dataclasses.asdict(batch.sampling)}
     heeded = maker_of(batch.method).settings
     settings = {name: value for name, value in settings.items() if name not in _OWN_CACHE or name in heeded}
-    settings |= dict(stop=list(batch.sampling.stop), gamma=batch.draft_length, eta=float(batch.controls.eta))
+    settings |= {name: list(getattr(batch.sampling, name)) for name in ("stop", "from_checkpoint")}
+    settings |= dict(gamma=batch.draft_length, eta=float(batch.controls.eta))
     if batch.decision is not None:
         settings["decision"] = batch.decision.to_dict()
     if batch.method.looks_up:
         databases = list(started.drafting.databases)
         settings["hierarchy"] = {**dataclasses.asdict(batch.hierarchy), "databases": databases}
     if batch.method.copies:
-        settings["copying"] = dataclasses.asdict(batch.copying)
+        settings["copying"] = {**dataclasses.asdict(batch.copying), "lengths": list(batch.copying.lengths)}
     if batch.method.retrieves:
         settings["retrieval"] = dict(request.document.index.settings)
         if request.max_chunks is not None:

@@ -86,8 +86,8 @@ class Run:
         document, learned = self._request.document, state.drafter_cache
         answers = [row.token_ids for row in self._rows]
         copied = learned.copy if isinstance(learned, AutoCache) else learned
-        copied = copied if isinstance(copied, CopyMemory) else None
+        copied, kept = copied if isinstance(copied, CopyMemory) else None, batch.copying.earlier_answers
         with self._session.lock:
-            document.copied_before = document.copied_before.after(answers, copied, batch.copying.earlier_answers)
+            document.copied_before = document.copied_before.after(answers, copied, kept, began=batch.copied_before)
         if isinstance(learned, RowDatabases) and document.is_conversation and len(self._rows) == 1:
             document.remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))

@@ -193,6 +193,15 @@ def test_databases_are_named_in_a_list(ask):
     assert "from history" in outcome.out and "Databases on the device: " in outcome.out
 
 
+def test_a_method_does_not_copy_what_another_has_said(ask):
+    """Its speed beside lc's would be that of a question asked twice."""
+    outcome, (plain, copied) = ask("--method=lc,copy", "--config.copying.lengths=2,6")
+    assert copied["token_ids"] == plain["token_ids"]
+    assert copied["settings"]["copying"] == dict(lengths=[2, 6], places=8, earlier_answers=0)
+    assert copied["acceptance"]["accepted_by_source"]["earlier answers"] == 0
+    assert "Databases on the device: copied text" in outcome.out
+
+
 @pytest.mark.slow
 def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_path):
     (tmp_path / "mine.py").write_text(

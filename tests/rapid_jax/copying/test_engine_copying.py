@@ -1,12 +1,15 @@
 """`copy` through the engine: lossless at every draft length, and it learns from earlier answers."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rapid_jax.config import CopyingConfig
-from rapid_jax.copying.drafter import CopiedBefore
+from rapid_jax.copying import trust
+from rapid_jax.copying.drafter import CopiedBefore, empty_memory
 from rapid_jax.decoding import loop
 from rapid_jax.decoding.drafter import Pace
 from rapid_jax.engine.engine import Engine
@@ -75,7 +78,8 @@ def test_costs_are_measured_once_a_program(copying, document_text):
     assert measured and all(costs.shape == (3,) and costs[0] == 1 and (costs > 0).all() for costs in measured)
     assert answers[0].token_ids == answers[1].token_ids
     settings = answers[0].settings["copying"]
-    assert settings == dict(lengths=LENGTHS, places=8, earlier_answers=0) and answers[0].settings["gamma"] == 5
+    assert settings == dict(lengths=list(LENGTHS), places=8, earlier_answers=0) and answers[0].settings["gamma"] == 5
+    assert json.loads(json.dumps(answers[0].settings)) == answers[0].settings, "as a result that is read again"
     assert answers[0].database_bytes["copied text"] > 0
 
 
@@ -99,8 +103,28 @@ def test_earlier_answers_are_bounded_and_the_oldest_tokens_go():
     """A document that is asked for weeks must not grow without end."""
     before = CopiedBefore()
     for start in range(0, 30, 3):
-        before = before.after([[start, start + 1], [start + 2]], None, 5)
+        before = before.after([[start, start + 1], [start + 2]], None, 5, began=before)
     assert before.tokens == (25, 26, 27, 28, 29) and before.shown is None
+
+
+def test_answers_that_are_given_at_the_same_time_are_counted_each_for_itself():
+    """Two streams about one document: the second to end began with what was known before the first one ended."""
+    new, classes = CopiedBefore(), len(trust.LEAST)
+
+    def ended(before, right, seen):
+        memory = empty_memory(1, 8)
+        counts = (
+            jnp.asarray(start + more)[None]
+            for start, more in zip(trust.initial(before.shown), (right, seen), strict=True)
+        )
+        return dataclasses.replace(memory, trust=trust.Trust(*counts))
+
+    first = new.after([[1]], ended(new, np.full(classes, 30.0), np.full(classes, 40.0)), 9, began=new)
+    both = first.after([[2]], ended(new, np.full(classes, 1.0), np.full(classes, 5.0)), 9, began=new)
+    later = both.after([[3]], ended(both, np.full(classes, 2.0), np.full(classes, 3.0)), 9, began=both)
+    for found, (right, seen) in ((first, (30, 40)), (both, (31, 45)), (later, (33, 48))):
+        np.testing.assert_allclose(found.shown, np.array([[right] * classes, [seen] * classes]), rtol=1e-5)
+    assert later.tokens == (1, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from models import ModelConfig, init_params
 from models.decoder import Decoder
 from models.sharding import make_mesh
 from rapid_jax.config.hierarchy import HierarchyConfig
+from rapid_jax.copying.drafter import CopyDrafter, make_memory
+from rapid_jax.decoding.drafter import Pace
 from rapid_jax.decoding.loop import decode, initial_state
+from rapid_jax.decoding.pacing import without_costs
 from rapid_jax.decoding.prefill import context_chunk, next_positions, prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.spec import Controls, StepSpec
@@ -104,6 +109,12 @@ def start(family, shape, rows, drafts):
         cache = make_row_databases(
             hierarchy, config, prompts, vocab_size=VOCAB, new_tokens=24, seed=0, mesh=decoder.mesh
         )
+    if drafts == "copies":
+        drafter = CopyDrafter((2, 5), places=4)
+        pinned = without_costs(3, None if decoder.mesh is None else NamedSharding(decoder.mesh, P()))
+        model = Pace(pinned.costs, pinned.pinned + 2)  # the longest, whatever it costs here
+        prompts = [DOCUMENT + QUESTIONS[row] for row in rows_of(rows, shape)]
+        cache = make_memory(prompts, new_tokens=24, longest=5, mesh=decoder.mesh)
     state = initial_state(
         np.array([QUESTIONS[row][-2:] for row in rows_of(rows, shape)], np.int32),
         copied(tail),
@@ -147,9 +158,9 @@ def test_logits_are_those_of_one_device(rows, family, shape):
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
 @pytest.mark.parametrize("rows", [slow(1), 4])
-@pytest.mark.parametrize("drafts", ["chain", slow("window"), slow("candidates")])
+@pytest.mark.parametrize("drafts", ["chain", "copies", slow("window"), slow("candidates")])
 def test_greedy_tokens_are_those_of_one_device(family, shape, drafts, rows):
-    """The whole step, drafts of a model, of the target itself and of a database with its window, one row and four."""
+    """The whole step, drafts of a model, of copies, of the target itself and of a database with its window."""
     expected, steps = generate(family, None, rows, drafts)
     tokens, steps_on_mesh = generate(family, shape, rows, drafts)
     np.testing.assert_array_equal(tokens, expected)

@@ -1,0 +1,76 @@
+"""Costs of drafts of several lengths: what a measured step computes, and that all hosts take those of one."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import hosts
+from rapid_jax.copying.drafter import CopyDrafter, make_memory
+from rapid_jax.decoding.drafter import Pace
+from rapid_jax.decoding.pacing import with_costs
+from rapid_jax.decoding.programs import Program
+from rapid_jax.decoding.step import judge, propose
+
+LENGTHS = (2, 5)
+
+
+@pytest.fixture
+def started(lab):
+    """(spec, context, state) of two rows of which nothing can be copied: no last token stood there before."""
+    spec = dataclasses.replace(lab.spec(0), drafter=CopyDrafter(LENGTHS, 2))
+    context, _, state = lab.start(spec, [[1, 6, 0], [2, 5, 4]])
+    memory = make_memory([[1, 2, 6, 0], [2, 5, 4]], new_tokens=16, longest=5)
+    counters = dataclasses.replace(state.counters, by_source=jnp.zeros((2, len(spec.drafter.sources)), jnp.int32))
+    return spec, context, dataclasses.replace(state, drafter_cache=memory, counters=counters)
+
+
+@pytest.mark.parametrize("pace", [0, 1, 2])
+def test_a_pace_computes_all_of_its_rows(lab, started, pace):
+    """A step that is measured where nothing can be copied would cost as much as one without a draft, and every later
+    draft would look free."""
+    spec, context, state = started
+    model = Pace(jnp.ones(3), jnp.int32(pace))
+    known = (state.last_tokens, state.keys, state.num_tokens)
+
+    @jax.jit
+    def block(params, context, state):
+        draft, _ = propose(spec, model, state.drafter_cache, spec.controls(), known)
+        return judge(spec, params, context, draft, spec.controls(), state)[1].block
+
+    keys = np.asarray(block(lab.target.params, context, state).k[0])
+    computed = np.any(keys != 0, axis=(1, 3))
+    assert computed.shape == (2, 6)
+    np.testing.assert_array_equal(computed, np.arange(6)[None] <= (0, *LENGTHS)[pace] + np.zeros((2, 1)))
+
+
+def arguments(started):
+    spec, context, state = started
+    model = Pace(jnp.array([1.0, jnp.inf, jnp.inf]), jnp.int32(-1))
+    return (), context, model, spec.controls(), jnp.zeros(2, bool), state
+
+
+def measured(args):
+    """Costs of a program that does nothing."""
+    return with_costs(Program(lambda *_: (), tuple(range(len(jax.tree.leaves(args))))), args).costs
+
+
+def test_all_hosts_take_the_costs_of_one(started, monkeypatch):
+    """Hosts whose clocks differ would draft differently and wait for each other for ever."""
+    sent = []
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "_broadcast", lambda data: sent.append(json.loads(data)) or data)
+    costs = measured(arguments(started))
+    assert len(sent) == 1 and costs.dtype == jnp.float32
+    np.testing.assert_array_equal(costs, np.float32(sent[0][0]))
+
+
+def test_a_draft_never_costs_less_than_none(started, monkeypatch):
+    """By the noise of a clock: a draft of nothing would then be taken for the fastest."""
+    seconds = [9.0, 9.0, 9.0, *(1.0, 1.5, 0.5) * 3]  # of the steps, the first three warm up
+    clock = iter(np.cumsum([0.0] + [x for one in seconds for x in (one, 5.0)]).tolist())
+    monkeypatch.setattr("rapid_jax.decoding.pacing.time.perf_counter", lambda: next(clock))
+    np.testing.assert_allclose(measured(arguments(started)), [1, 1.5, 1])
