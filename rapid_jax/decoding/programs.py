@@ -95,7 +95,13 @@ def _compile(
 
     taken = tuple(order[leaf] for leaf in given if donated[leaf])
     jitted = jax.jit(spread, donate_argnums=taken, out_shardings=out_shardings)
+    if any(x.dtype == jnp.int4 and _on_cpu(x) for x in leaves):
+        return Program(jitted, places)  # JAX compares layouts ahead of time, and takes a CPU's int4 for another one
     return Program(jitted.lower(*(leaves[leaf] for leaf in given)).compile(), places)
+
+
+def _on_cpu(x: Any) -> bool:
+    return next(iter(x.sharding.device_set)).platform == "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Program:
     their bytes twice.
 
     Attributes:
-      executable: of the arrays that differ.
+      executable: of the arrays that differ; compiled by its first call where arrays are int4 on a CPU.
       places: for each leaf of the arguments, the first leaf that is the same array.
       measured: what has been measured of it, by name.
     """

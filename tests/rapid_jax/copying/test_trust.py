@@ -51,6 +51,12 @@ def test_expected_tokens_are_sums_of_products():
 LENGTHS = (4, 10, 32)
 
 
+def fastest(matched, active, costs):
+    """The chosen one of no draft and LENGTHS."""
+    kept = trust.expected(fresh(len(matched)), jnp.array(matched), max(LENGTHS))[:, np.asarray(LENGTHS) - 1]
+    return trust.fastest(kept, jnp.array(active), jnp.array(costs, jnp.float32))
+
+
 @pytest.mark.parametrize(
     ("matched", "costs", "chosen"),
     [
@@ -64,17 +70,14 @@ LENGTHS = (4, 10, 32)
 )
 def test_the_fastest_length_is_chosen(matched, costs, chosen):
     """The more a row costs the longer the match must be; nothing is drafted before costs are known."""
-    rows = len(matched)
-    index = trust.choose(fresh(rows), jnp.array(matched), jnp.ones(rows, bool), jnp.array(costs, jnp.float32), LENGTHS)
-    assert index == chosen
+    assert fastest(matched, [True] * len(matched), costs) == chosen
 
 
 def test_rows_share_a_step():
     """One row with a long match does not pay for seven without; rows that have ended do not count."""
-    matched, costs = jnp.array([24] + [0] * 7), jnp.array([1, 1.8, 2.2, 3.6])
-    everybody = trust.choose(fresh(8), matched, jnp.ones(8, bool), costs, LENGTHS)
-    alone = trust.choose(fresh(8), matched, jnp.arange(8) == 0, costs, LENGTHS)
-    assert everybody == 0 and alone > 0
+    matched, costs = [24] + [0] * 7, (1, 1.8, 2.2, 3.6)
+    assert fastest(matched, [True] * 8, costs) == 0
+    assert fastest(matched, [True] + [False] * 7, costs) > 0
 
 
 def test_earlier_answers_count_up_to_a_limit():

@@ -34,7 +34,7 @@ def test_who_is_int8(engine_config, engine):
     assert other.target is drafts.target and matrix(other.drafter) == jnp.int8
 
 
-@pytest.mark.parametrize("weights", [slow("int8"), slow("int4")])
+@pytest.mark.parametrize("weights", [slow("int8"), "int4"])
 def test_a_narrow_copy_drafts_for_the_exact_target(engine_config, engine, document_text, plain_answer, weights):
     """sd must give lc's tokens of the float target, and the copy, nearly the target, is nearly always right."""
     drafts = loaded(engine_config, engine, drafter_weights=weights)
