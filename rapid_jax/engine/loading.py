@@ -97,12 +97,13 @@ def _load_drafter(
 
 
 def _sharing(params: dict, target: dict) -> dict:
-    """A copy's weights, with the target's own arrays where both are in one dtype: the embedding and the norms."""
+    """A copy's weights, with the target's own arrays where both are alike: the embedding, the norms and biases."""
 
     def one(name: str, own: Any) -> Any:
         if isinstance(own, dict):
             return _sharing(own, target[name])
-        return target[name] if name in target and target[name].dtype == own.dtype else own
+        theirs = target.get(name)  # scales of another format have another shape
+        return theirs if theirs is not None and (theirs.dtype, theirs.shape) == (own.dtype, own.shape) else own
 
     return {name: one(name, own) for name, own in params.items()}
 

@@ -30,6 +30,10 @@ def test_who_is_int8(engine_config, engine):
         assert drafts.drafter.params[name]["weight"] is drafts.target.params[name]["weight"]  # held once
     again = loaded(engine_config, engine, weights="int8", drafter_weights="int8")
     assert again.drafter is again.target
+    narrower = loaded(engine_config, engine, weights="int8", drafter_weights="int4")
+    matrices = [model.params["layers_0"]["mlp"]["up_proj"] for model in (narrower.target, narrower.drafter)]
+    assert [one["weight"].dtype for one in matrices] == [jnp.int8, jnp.int4]
+    assert matrices[1]["scale"].ndim == matrices[1]["weight"].ndim - 1, "scales of its own, of groups"
     other = drafts.with_drafter(str(drafts.target.path))
     assert other.target is drafts.target and matrix(other.drafter) == jnp.int8
 
