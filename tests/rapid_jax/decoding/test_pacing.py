@@ -31,17 +31,21 @@ def started(lab):
 @pytest.mark.parametrize("pace", [0, 1, 2])
 def test_a_pace_computes_all_of_its_rows(lab, started, pace):
     """A step that is measured where nothing can be copied would cost as much as one without a draft, and every later
-    draft would look free."""
+    draft would look free. NaN is found at every pace."""
     spec, context, state = started
     model = Pace(jnp.ones(3), jnp.int32(pace))
     known = (state.last_tokens, state.keys, state.num_tokens)
 
     @jax.jit
-    def block(params, context, state):
+    def judged(params, context, state):
         draft, _ = propose(spec, model, state.drafter_cache, spec.controls(), known)
-        return judge(spec, params, context, draft, spec.controls(), state)[1].block
+        behind, outcome = judge(spec, params, context, draft, spec.controls(), state)
+        return outcome.block, behind.not_finite
 
-    keys = np.asarray(block(lab.target.params, context, state).k[0])
+    block, not_finite = judged(lab.target.params, context, state)
+    keys = np.asarray(block.k[0])
+    assert not_finite.tolist() == [0, 0]
+    assert judged({**lab.target.params, "final_norm": {"weight": jnp.full(16, jnp.nan)}}, context, state)[1].all()
     computed = np.any(keys != 0, axis=(1, 3))
     assert computed.shape == (2, 6)
     np.testing.assert_array_equal(computed, np.arange(6)[None] <= (0, *LENGTHS)[pace] + np.zeros((2, 1)))
