@@ -27,7 +27,10 @@ _UNIFORM_STD = math.sqrt(56 / 3)  # of whole numbers drawn evenly from -7..7
 
 
 def group_size(matrix: Matrix) -> int:
-    """Inputs that share a scale: of the matrix's last input axis, a power of two times an odd part that fits none."""
+    """Inputs that share a scale: the largest power of two that divides the last input axis and leaves enough groups.
+
+    It is 1 where that axis is odd: the scales then take more memory than the weights.
+    """
     size = matrix.in_shape[-1]
     group = math.gcd(size, GROUP)
     while len(matrix.in_shape) == 1 and group > 1 and size // group < LEAST_GROUPS:
@@ -82,7 +85,7 @@ class Int4Weights:
 
     def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         weight, scale = targets["weight"], targets["scale"]
-        quantize = _quantizer(weight.shape, len(scale.shape), weight.sharding, scale.sharding)
+        quantize = _quantizer(weight.shape, weight.sharding, scale.sharding)
         rounded, steps = jax.block_until_ready(quantize(x))
         x.delete()
         return {"weight": rounded, "scale": steps}
@@ -112,9 +115,7 @@ def to_int4(x: jax.Array, inputs: int, group: int) -> tuple[jax.Array, jax.Array
 
 
 @functools.cache
-def _quantizer(
-    shape: tuple[int, ...], kept: int, weight: jax.sharding.Sharding, scale: jax.sharding.Sharding
-) -> Callable:
+def _quantizer(shape: tuple[int, ...], weight: jax.sharding.Sharding, scale: jax.sharding.Sharding) -> Callable:
     def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         inputs = next(n for n in range(1, x.ndim) if _turned(x.shape, n, shape[n]) == shape)
         return to_int4(x, inputs, shape[inputs])
