@@ -312,7 +312,9 @@ def _with_sampling(config: EngineConfig, plans: list[EvaluationPlan]) -> EngineC
     fields = dict(plans[0].benchmark.sampling) if _SAMPLING.value == "benchmark" else {}
     fields["max_new_tokens"] = max(item.max_new_tokens for item in items)
     sampling = dataclasses.replace(config.sampling, **fields)
-    return dataclasses.replace(config, sampling=sampling, copying=dataclasses.replace(config.copying, earlier_answers=0))
+    return dataclasses.replace(
+        config, sampling=sampling, copying=dataclasses.replace(config.copying, earlier_answers=0)
+    )
 
 
 def _methods() -> list[str]:

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rapid_jax.config import CopyingConfig
