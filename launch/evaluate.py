@@ -65,6 +65,9 @@ _ARCHIVES = flags.DEFINE_integer("archives", 4, "Archives of each length.", lowe
 _BATCH = flags.DEFINE_integer(
     "batch", 8, "Questions about one document that are decoded together.", lower_bound=1, upper_bound=MOST_ROWS
 )
+_ACROSS = flags.DEFINE_bool(
+    "across_documents", False, "Questions that do not fill a batch of their document are batched across documents."
+)
 _SEED = flags.DEFINE_integer(
     "seed", None, "Seed of the first archive, or of the histories.", lower_bound=0, upper_bound=2**62
 )
@@ -138,6 +141,7 @@ def main() -> None:
             batch=_BATCH.value,
             prompt_tokens=0 if made else length,
             keep_databases=_DATABASES.value == "kept",
+            across_documents=_ACROSS.value,
         )
         for length in lengths
     ]
@@ -195,6 +199,7 @@ def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path) -> Non
             "batch": _BATCH.value,
             "databases": _DATABASES.value,
             **({"max_new_tokens": _NEW_TOKENS.value} if _NEW_TOKENS.value else {}),
+            **({"across_documents": True} if _ACROSS.value else {}),
         },
         "config": engine.config.to_dict(),
         "versions": {**engine.versions, "processors": os.cpu_count()},

@@ -154,7 +154,7 @@ def test_a_fault_that_concerns_every_question_ends_the_run(engine, tmp_path, mon
     def broken(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(Engine, "ask_many", broken)
+    monkeypatch.setattr(Engine, "ask_batch", broken)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
         answers(engine, tmp_path, EvaluationPlan(Documents(), 0, ["lc"], [Variation()], 2))
     assert read_results(tmp_path) == []
