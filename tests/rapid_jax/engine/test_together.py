@@ -204,7 +204,9 @@ def test_rows_are_split_over_a_mesh(engine_config, documents, read_alone, docume
         for answer, document, question in zip(answers, read_alone, questions, strict=False):
             alone = document.ask(question, method)
             assert answer.token_ids == alone.token_ids, method
-            assert answer.acceptance == alone.acceptance or method not in MODELS_DRAFT, "drafts of slots of other tokens"
+            assert answer.acceptance == alone.acceptance or method not in MODELS_DRAFT, (
+                "drafts of slots of other tokens"
+            )
     (held,) = split.session.together.values()
     k = held.cache.k[0]
     rows, heads, slots, _ = k.sharding.shard_shape(k.shape)
