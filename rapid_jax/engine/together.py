@@ -92,7 +92,8 @@ def check_memory(session: Session, rows: int, capacity: int, unread: int) -> Non
     data, slots, heads = (1, 1, 1) if mesh is None else tuple(mesh.shape[axis] for axis in ("data", "context", "model"))
     own = context_bucket(unread, config.prefill_chunk) if unread else 0
     reading = own * kv_bytes_per_token(target.config, dtype) // (slots * heads)
-    needed = rows * capacity * kv_bytes_per_token(target.config, dtype, config.kv) // (data * slots * heads) + reading
+    held = rows * capacity * kv_bytes_per_token(target.config, dtype, config.kv) // (data * slots * heads)
+    needed = (2 if config.drafter_mesh else 1) * held + reading  # two lanes copy each row: decoding.apart
     if needed > free:
         narrow = "" if config.kv else ', keep keys and values in fewer bits (kv="int8")'
         raise TooLittleMemory(

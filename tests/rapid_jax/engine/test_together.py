@@ -159,6 +159,11 @@ def test_too_little_memory_is_found_before_anything_is_read(engine, document_tex
     together.check_memory(small, 3, 1536, 0)
     with pytest.raises(TooLittleMemory, match="set max_context_tokens lower$"):
         together.check_memory(small, 3, 1536, 1501)
+    apart = dataclasses.replace(small, config=dataclasses.replace(engine.config, drafter_mesh=(1, 1, 1)))
+    monkeypatch.setattr(together, "free_bytes", lambda mesh: 2 * needed * 3 // 4 - 1)
+    together.check_memory(engine.session, 3, 1536, 0)
+    with pytest.raises(TooLittleMemory):
+        together.check_memory(apart, 3, 1536, 0)  # two lanes, each with rows of its own
     monkeypatch.setattr(together, "free_bytes", lambda mesh: None)
     together.check_memory(engine.session, 10**6, 10**9, 0)  # a CPU does not say
 
@@ -215,3 +220,13 @@ def test_rows_are_split_over_a_mesh(engine_config, documents, read_alone, docume
         return
     alone = split.read(texts_of(document_text)[1])
     np.testing.assert_array_equal(jax.device_get(held.cache.filled[1]), jax.device_get(alone.context.filled[0]))
+
+
+@pytest.mark.slow
+def test_two_lanes_of_a_drafter_on_devices_of_its_own(engine_config, read_alone, document_text, questions):
+    """Each half of the batch is verified over the documents of its own rows."""
+    apart = Engine.load(config=dataclasses.replace(engine_config, drafter_mesh=(1, 1, 1)))
+    texts = texts_of(document_text)[:2]
+    rows = [(apart.read(text, prefill=False), question) for text, question in zip(texts, questions, strict=False)]
+    for answer, document in zip(apart.ask_batch(rows, "rapid"), read_alone, strict=False):
+        assert answer.token_ids == document.ask(answer.question, "rapid").token_ids
