@@ -67,6 +67,9 @@ _ARCHIVES = flags.DEFINE_integer("archives", 4, "Archives of each length.", lowe
 _BATCH = flags.DEFINE_integer(
     "batch", 8, "Questions about one document that are decoded together.", lower_bound=1, upper_bound=MOST_ROWS
 )
+_ACROSS = flags.DEFINE_bool(
+    "across_documents", False, "Questions that do not fill a batch of their document are batched across documents."
+)
 _SEED = flags.DEFINE_integer(
     "seed", None, "Seed of the first archive, or of the histories.", lower_bound=0, upper_bound=2**62
 )
@@ -146,6 +149,7 @@ def main() -> None:
             prompt_tokens=0 if made else length,
             keep_databases=_DATABASES.value == "kept",
             questions=part.asked(number) if part else None,
+            across_documents=_ACROSS.value,
         )
         for number, length in enumerate(lengths)
     ]
@@ -205,6 +209,7 @@ def _answer(engine: Engine, plans: list[EvaluationPlan], directory: Path, part: 
             "batch": _BATCH.value,
             "databases": _DATABASES.value,
             **({"max_new_tokens": _NEW_TOKENS.value} if _NEW_TOKENS.value else {}),
+            **({"across_documents": True} if _ACROSS.value else {}),
         },
         "config": engine.config.to_dict(),
         "versions": {**engine.versions, "processors": os.cpu_count()},

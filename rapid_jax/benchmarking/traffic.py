@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
-from models.formats import kv_format
+from models import memory
 from models.formats.base import item_bytes
 from models.language_model import LanguageModel
 
@@ -60,9 +59,7 @@ def weight_bytes(model: LanguageModel) -> int:
 
 def kv_bytes_per_token(model: LanguageModel, kv: str = "") -> int:
     """Bytes of one token's keys and values in all layers, in a format with its scales."""
-    c = model.config
-    one_head = kv_format(kv).bytes_per_head(c.head_dim, np.dtype(model.decoder.dtype).itemsize)
-    return round(2 * c.num_layers * c.num_kv_heads * one_head)
+    return memory.kv_bytes_per_token(model.config, model.decoder.dtype, kv)
 
 
 def mean_tails(questions: Sequence[Sequence[int]], new_tokens: int) -> list[float]:

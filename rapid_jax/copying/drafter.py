@@ -114,22 +114,30 @@ class CopiedBefore:
     shown: tuple[np.ndarray, np.ndarray] | None = None
 
     def after(
-        self, answers: Sequence[Sequence[int]], memory: CopyMemory | None, kept: int, *, began: CopiedBefore
+        self,
+        answers: Sequence[Sequence[int]],
+        memory: CopyMemory | None,
+        kept: int,
+        *,
+        began: CopiedBefore,
+        rows: Sequence[int] | None = None,
     ) -> CopiedBefore:
         """What is left once more answers are there.
 
         Args:
           answers: their tokens.
-          memory: of the rows that gave them, behind their last step; None where nothing was copied.
+          memory: of the batch that gave them, behind its last step; None where nothing was copied.
           kept: tokens of answers that are kept at most; the oldest go.
           began: what these rows began with; other answers may have come since.
+          rows: of the batch, one for each answer; None for its first ones.
         """
         tokens = [*self.tokens, *(token for answer in answers for token in answer)]
         shown = self.shown
         if memory is not None:
             before = trust.initial(began.shown)
-            more = (hosts.fetch(x)[: len(answers)] for x in (memory.trust.right, memory.trust.seen))
-            fresh = [np.maximum(rows - start, 0).sum(axis=0) for rows, start in zip(more, before, strict=True)]
+            gave = list(range(len(answers)) if rows is None else rows)
+            more = (hosts.fetch(x)[gave] for x in (memory.trust.right, memory.trust.seen))
+            fresh = [np.maximum(end - start, 0).sum(axis=0) for end, start in zip(more, before, strict=True)]
             shown = (fresh[0], fresh[1]) if shown is None else (shown[0] + fresh[0], shown[1] + fresh[1])
         return CopiedBefore(tuple(tokens[max(0, len(tokens) - kept) :]), shown)
 
@@ -151,7 +159,7 @@ def make_memory(
     new_tokens: int,
     longest: int,
     slots: int = 0,
-    before: CopiedBefore | None = None,
+    before: Sequence[CopiedBefore] = (),
     mesh: Mesh | None = None,
 ) -> CopyMemory:
     """What each row knows before its first step.
@@ -162,25 +170,25 @@ def make_memory(
       longest: tokens of a draft at most.
       slots: tokens of a prompt, with earlier answers, that there is room for at least: those that share it share their
         programs.
-      before: what earlier answers about the same document have left.
+      before: what earlier answers about each row's document have left; empty for nothing.
       mesh: rows are split over its data axis.
     """
-    before = before or CopiedBefore()
-    texts = [[*before.tokens, *prompt] for prompt in prompts]
+    before = before or [CopiedBefore()] * len(prompts)
+    texts = [[*one.tokens, *prompt] for one, prompt in zip(before, prompts, strict=True)]
     capacity = token_bucket(max(slots, *map(len, texts)) + new_tokens + longest + 1)
 
     def put(rows: Sequence[np.ndarray]) -> jax.Array:
         return hosts.put(np.stack(rows), None if mesh is None else NamedSharding(mesh, P("data")))
 
     found = {tuple(text): matches(text, capacity) for text in {tuple(text) for text in texts}}
-    right, seen = trust.initial(before.shown)
+    right, seen = zip(*(trust.initial(one.shown) for one in before), strict=True)
     return CopyMemory(
         ReadText(
             put([np.pad(np.asarray(text, np.int32), (0, capacity - len(text))) for text in texts]),
             put([np.asarray(len(text), np.int32) for text in texts]),
             put([found[tuple(text)] for text in texts]),
         ),
-        Trust(put([right] * len(texts)), put([seen] * len(texts))),
-        put([np.asarray([len(before.tokens), len(text)], np.int32) for text in texts]),
+        Trust(put(right), put(seen)),
+        put([np.asarray([len(one.tokens), len(text)], np.int32) for one, text in zip(before, texts, strict=True)]),
         put([np.asarray(False) for _ in texts]),
     )

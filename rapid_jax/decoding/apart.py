@@ -71,8 +71,8 @@ def decode_apart(
     """As `decoding.loop.decode`, a report a step; the meshes are the target's and the drafter's.
 
     A batch that splits into two halves, each over the data axes of both meshes, is decoded in two lanes, whose programs
-    are started in turn: each device works for one lane while the other lane's arrays are on the other devices. What the
-    drafter reads of each row is then held twice.
+    are started in turn: each device works for one lane while the other lane's arrays are on the other devices. Contexts
+    of one row each, the drafter's or the target's, are then held twice.
     """
     rows = state.num_tokens.shape[0]
     data = math.lcm(*(m.shape["data"] for m in (mesh, drafter_mesh) if m is not None))

@@ -14,6 +14,7 @@ on by as many positions as tokens were dropped between them and the window.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -88,7 +89,7 @@ def take_window(
     context: ContextCache,
     tail: TailCache,
     *,
-    tokens: int,
+    tokens: Sequence[int],
     chunk: int,
     sinks: int,
     window: int,
@@ -99,7 +100,8 @@ def take_window(
     Args:
       context: of prefill_context; keys and values of a narrow format are restored.
       tail: the questions behind it, without their last token.
-      tokens: of the longest document.
+      tokens: that each row of the context was striped for, Bc numbers: its own length where it was read alone, that of
+        the longest where all were read together.
       chunk: tokens of a prefill chunk.
       sinks: first tokens of the document to keep; of a shorter one all.
       window: W; less where documents and tails have no room for so many tokens.
@@ -108,16 +110,16 @@ def take_window(
     Returns:
       (the sinks, the window), a row for each row of the tail.
     """
-    slots = token_slots(chunk_sizes(tokens, chunk), context.filled.shape[1], context.capacity)
-    slots = np.pad(slots, (0, context.capacity - len(slots)))  # sizes do not depend on the document
+    shards, capacity = context.filled.shape[1], context.capacity
+    rows = [token_slots(chunk_sizes(length, chunk), shards, capacity) for length in tokens]
+    slots = np.stack([np.pad(row, (0, capacity - len(row))) for row in rows])  # sizes do not depend on the documents
     sinks = min(sinks, context.capacity)
     window = min(window, context.capacity + tail.capacity)  # static, and no larger than it can get
     args = (context, tail, hosts.put(slots, None if mesh is None else NamedSharding(mesh, P())))
     placed: Any = None
     if mesh is not None:
-        rows = rows_axis(len(tail.length))
         kv: Any = NamedSharding(mesh, tail_spec(len(tail.length)))
-        number: Any = NamedSharding(mesh, P(rows))
+        number: Any = NamedSharding(mesh, P(rows_axis(len(tail.length))))
         placed = (TailCache(kv, kv, number), WindowCache(kv, kv, number, number))
     return programs.get(copy_window, (mesh, sinks, window), args, out_shardings=placed)(*args)
 
@@ -125,7 +127,7 @@ def take_window(
 def copy_window(
     mesh: Mesh | None, sinks: int, window: int, context: ContextCache, tail: TailCache, slots: jax.Array
 ) -> tuple[TailCache, WindowCache]:
-    """The copies of `take_window`; slots int32 [S] are where the document's tokens lie in the context."""
+    """The copies of `take_window`; slots int32 [Bc,S] are where each document's tokens lie in the context."""
     batch = len(tail.length)
     # 1. Which token of the text each slot of the ring holds: slot t % W has the newest token t behind the sinks.
     first = jnp.broadcast_to(jnp.minimum(context.length, sinks), (batch,))
@@ -137,7 +139,9 @@ def copy_window(
     wanted = jnp.concatenate([start, first[:, None] + jnp.maximum(newest, 0)], axis=1)
     # 2. Where that token lies now: in the document's cache, or in the tail behind it; -1 is "not there".
     from_context = wanted < read[:, None]
-    in_context = jnp.where(from_context, slots[jnp.minimum(wanted, slots.shape[0] - 1)], -1)
+    lie = jnp.broadcast_to(slots, (batch, slots.shape[1]))
+    lie = jnp.take_along_axis(lie, jnp.minimum(wanted, slots.shape[1] - 1), axis=1)
+    in_context = jnp.where(from_context, lie, -1)
     in_tail = jnp.where(from_context, -1, wanted - read[:, None])
 
     def layers(held: Layers, scales: Layers | None, tails: Layers) -> Layers:

@@ -63,11 +63,11 @@ class DraftingInputs:
       chunk: tokens of a prefill chunk.
       target: with the questions read but for their last token.
       drafter: with the questions read but for their last two tokens; None where no model reads passages.
-      context_tokens: tokens of the longest context that the target has read.
+      context_tokens: tokens of each context that the target has read, one for all rows or one a row.
       prompts: each row's token ids, of the drafting model where there is one, else of the target; empty where the
         method searches nothing.
       earlier: what an earlier turn has taught the databases; of a batch of one row.
-      copied_before: what earlier answers about the document have left to be copied.
+      copied_before: what earlier answers about each row's document have left to be copied; empty for nothing.
       new_tokens: tokens of an answer at most.
       seed: of the lookahead window's start.
       mesh: rows are split over its data axis.
@@ -81,10 +81,10 @@ class DraftingInputs:
     chunk: int
     target: ModelCaches
     drafter: ModelCaches | None
-    context_tokens: int
+    context_tokens: Sequence[int]
     prompts: Sequence[Sequence[int]] = ()
     earlier: LearnedNgrams | None = None
-    copied_before: CopiedBefore = CopiedBefore()
+    copied_before: Sequence[CopiedBefore] = ()
     new_tokens: int = 0
     seed: int = 0
     mesh: Mesh | None = None

@@ -55,6 +55,22 @@ def check_texts(name: str, values: Any, what: str) -> None:
         check_text(f"each of {name}", value)
 
 
+def check_pairs(values: Any, kind: type) -> None:
+    """Raises ValueError where values are not a list of at least one pair of a document and a question.
+
+    Args:
+      values: that were given.
+      kind: the class of documents.
+    """
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"a batch must be a list of at least one pair (document, question), got {shown(values)}")
+    for row, pair in enumerate(values):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"row {row} of a batch must be a pair (document, question), got {shown(pair)}")
+        check_kind(f"the document of row {row}", pair[0], kind, "Engine.read")
+        check_text(f"the question of row {row}", pair[1])
+
+
 def check_flag(name: str, value: Any) -> None:
     """Raises ValueError where a value is neither True nor False."""
     if not isinstance(value, bool):

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from models.cache import ContextCache
 from models.decoder import Decoder
 from models.language_model import LanguageModel
-from rapid_jax.config import CopyingConfig, EngineConfig, HierarchyConfig, Method, SamplingConfig, SpeculationConfig
+from rapid_jax.config import CopyingConfig, HierarchyConfig, Method, SamplingConfig, SpeculationConfig
 from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.drafter import Drafter
@@ -30,37 +30,13 @@ from rapid_jax.drafting.makers import Drafting, DraftingInputs, ModelCaches, mak
 from rapid_jax.engine.contexts import PrefilledContext, prefill_questions
 from rapid_jax.engine.length_rule import Decision, decide
 from rapid_jax.engine.prompt import Prompt
+from rapid_jax.engine.request import Request, check_room
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import stop_ids_and_strings
+from rapid_jax.engine.together import read_together
 from rapid_jax.hierarchy.row_databases import LearnedNgrams
-from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.retrieval import RetrievedContext
-from rapid_jax.speculation import GAMMAS
 from rapid_jax.verification import verify_chain
-
-if TYPE_CHECKING:
-    from rapid_jax.engine.document import Document
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Questions about one document, and how they are to be answered.
-
-    Attributes:
-      document: that they are about.
-      questions: one a row.
-      queries: what to retrieve with for each row.
-      method, speculation, sampling: how.
-      max_chunks: chunks to retrieve; None takes what the config says.
-    """
-
-    document: Document
-    questions: Sequence[str]
-    queries: Sequence[str]
-    method: Method
-    speculation: SpeculationConfig
-    sampling: SamplingConfig
-    max_chunks: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +83,7 @@ class Batch:
       retrieved: the retrieved context of each row; empty where nothing is retrieved.
       decision: of the length rule; None where it was not asked.
       earlier: what an earlier turn of a conversation has taught the databases.
-      copied_before: what earlier answers about the document have left to be copied.
+      copied_before: what earlier answers about each row's document have left to be copied; empty for nothing.
       verify: who accepts, see StepSpec.
       retrieval_seconds, prefill_seconds: time spent so far.
     """
@@ -124,7 +100,7 @@ class Batch:
     retrieved: tuple[RetrievedContext, ...] = ()
     decision: Decision | None = None
     earlier: LearnedNgrams | None = None
-    copied_before: CopiedBefore = CopiedBefore()
+    copied_before: Sequence[CopiedBefore] = ()
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
     retrieval_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -203,45 +179,18 @@ def spec_of(
     return StepSpec(target, drafter, speculation.rule, verify, apart)
 
 
-def longest_draft(method: Method, speculation: SpeculationConfig, config: EngineConfig) -> int:
-    """Tokens that a step of a method may draft, whichever length is chosen for it."""
-    length = maker_of(method).draft_length(speculation, method.hierarchy(config.hierarchy), config.copying)
-    return max(length, *GAMMAS) if speculation.choose_gamma and method.drafts_from_passages else length
-
-
-def check_request(session: Session, request: Request) -> None:
-    """Finds what is wrong with a request before anything slow.
-
-    Raises:
-      ValueError, FileNotFoundError: an empty question, no room in the target, options that do not go together, a
-        database that is not there.
-    """
-    method, document = request.method, request.document
-    if method.retrieves and document.is_conversation:
-        raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
-    maker_of(method).check(method, request.speculation, session.drafter_mesh is not None)
-    if method.looks_up:
-        make_hierarchy(method.hierarchy(session.config.hierarchy), session.databases)
-    prompt = document.prompt(session.target)
-    for question, query in zip(request.questions, request.queries, strict=True):
-        tokens = prompt.question(question)
-        if method.reads_document:
-            _check_room(session, request, session.target, document.num_tokens, len(tokens), head=len(document.head))
-        if method.retrieves and not query.strip():
-            raise ValueError("the retrieval query is empty: retrieval needs its words")
-
-
 def plan_batch(session: Session, request: Request) -> Batch:
     """Retrieves, reads the contexts, and decides whether and how drafts are made.
 
     Raises:
       ValueError: no room left in a model's context.
     """
-    document, method, speculation = request.document, request.method, request.speculation
+    method, speculation = request.method, request.speculation
     retrieved, retrieval_seconds = _retrieve(request) if method.retrieves else ((), 0.0)
     if method.reads_document:
-        questions = _padded(session, [document.prompt(session.target).question(q) for q in request.questions])
-        target = ModelInput(session.target, document.prefilled, questions)
+        asked = zip(request.documents, request.questions, strict=True)
+        questions = _padded(session, [document.prompt(session.target).question(q) for document, q in asked])
+        target = ModelInput(session.target, _documents(session, request), questions)
     else:
         target = _passages(session, request, session.target, retrieved)
     start, compiled = time.perf_counter(), session.programs.compile_seconds
@@ -267,8 +216,8 @@ def plan_batch(session: Session, request: Request) -> Batch:
         rows=len(request.questions),
         retrieved=retrieved,
         decision=decision,
-        earlier=document.earlier if len(request.questions) == 1 else None,
-        copied_before=document.copied_before,
+        earlier=request.documents[0].earlier if len(request.questions) == 1 else None,
+        copied_before=_padded(session, [document.copied_before for document in request.documents]),
         retrieval_seconds=retrieval_seconds,
         prefill_seconds=seconds + (drafter.context.seconds if drafter is not None else 0.0),
     )
@@ -299,7 +248,7 @@ def start_batch(session: Session, batch: Batch) -> Started:
         chunk=config.prefill_chunk,
         target=target,
         drafter=drafter,
-        context_tokens=max(batch.target.context.lengths),
+        context_tokens=batch.target.context.lengths,
         prompts=(batch.drafter or batch.target).prompts if batch.method.searches else (),
         earlier=batch.earlier,
         copied_before=batch.copied_before,
@@ -341,23 +290,33 @@ def start_batch(session: Session, batch: Batch) -> Started:
 
 
 def _retrieve(request: Request) -> tuple[tuple[RetrievedContext, ...], float]:
-    """Each row's retrieved context, and the seconds that it took, the document's index included."""
-    index = request.document.index
+    """Each row's retrieved context, and the seconds that it took, the documents' indices included."""
+    indices = [document.index for document in request.documents]
     start = time.perf_counter()
-    found = tuple(index.retrieve(query, max_chunks=request.max_chunks) for query in request.queries)
-    return found, request.document.index_seconds + time.perf_counter() - start
+    asked = zip(indices, request.queries, strict=True)
+    found = tuple(index.retrieve(query, max_chunks=request.max_chunks) for index, query in asked)
+    seconds = time.perf_counter() - start
+    return found, seconds + sum(document.index_seconds for document in dict.fromkeys(request.documents))
+
+
+def _documents(session: Session, request: Request) -> PrefilledContext:
+    """What the target reads of a request: the one document of all rows, or a document a row."""
+    if request.shared is not None:
+        return request.shared.prefilled
+    return read_together(session, _padded(session, list(request.documents)))
 
 
 def _passages(
     session: Session, request: Request, model: LanguageModel, retrieved: Sequence[RetrievedContext]
 ) -> ModelInput:
     """What a model reads that reads the retrieved context of each row."""
-    prompt = request.document.passages_prompt(model)
-    assert isinstance(prompt, Prompt)  # a conversation has nothing to retrieve from
-    contexts = [prompt.head() + prompt.document(one.text)[0] for one in retrieved]
-    questions = [prompt.question(question) for question in request.questions]
-    for context, question in zip(contexts, questions, strict=True):
-        _check_room(session, request, model, len(context), len(question))
+    contexts, questions = [], []
+    for document, question, one in zip(request.documents, request.questions, retrieved, strict=True):
+        prompt = document.passages_prompt(model)
+        assert isinstance(prompt, Prompt)  # a conversation has nothing to retrieve from
+        contexts.append(prompt.head() + prompt.document(one.text)[0])
+        questions.append(prompt.question(question))
+        check_room(session, request, model, len(contexts[-1]), len(questions[-1]))
     return ModelInput(model, session.prefill_passages(model, _padded(session, contexts)), _padded(session, questions))
 
 
@@ -365,28 +324,3 @@ def _padded(session: Session, rows: list[Any]) -> list[Any]:
     """Rows filled up with copies of the first to a multiple of the data axis of each mesh."""
     data = math.lcm(session.config.mesh[0], *session.config.drafter_mesh[:1])
     return rows + [rows[0]] * (-len(rows) % data)
-
-
-def _check_room(
-    session: Session, request: Request, model: LanguageModel, context: int, question: int, *, head: int | None = None
-) -> None:
-    """The context, the question, the answer and one draft must fit the model's positions.
-
-    Args:
-      session, request, model: who reads what.
-      context, question: tokens.
-      head: tokens before a document, which no setting shortens; None for passages.
-    """
-    longest = longest_draft(request.method, request.speculation, session.config)
-    new = request.sampling.max_new_tokens + longest + 1
-    needed, limit = context + question + new, model.config.max_position
-    if needed > limit:
-        role = "target" if model is session.target else "drafter"
-        fits = limit - question - new - (head or 0)
-        remedy = f"set max_context_tokens to at most {fits}" if head is not None else "set retrieval.max_chunks lower"
-        if fits < 1:
-            remedy = "ask a shorter question, or for fewer new tokens"
-        raise ValueError(
-            f"the {role} would need {needed} positions (context {context}, question {question}, answer and draft "
-            f"{new}), it has {limit}: {remedy}"
-        )

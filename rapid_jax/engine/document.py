@@ -10,16 +10,14 @@ from typing import Any, Unpack
 
 from models.cache import ContextCache
 from models.language_model import LanguageModel
-from models.plain_text import clean_text
 from models.progress import ProgressCallback
-from rapid_jax.config import get_method
 from rapid_jax.config.overrides import Overrides
 from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.arguments import check_max_chunks, check_optional_text, check_text, check_texts
-from rapid_jax.engine.batch import Request
+from rapid_jax.engine.arguments import check_optional_text, check_text, check_texts
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument
+from rapid_jax.engine.request import Request
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
 from rapid_jax.hierarchy.row_databases import LearnedNgrams
@@ -61,17 +59,23 @@ class Document:
         self.remembered: LearnedNgrams | None = None
         self.copied_before = CopiedBefore()
         self._session = session
+        self._original: Document | None = None
         self._retrieve_from: str | None = None
         self._progress = progress
 
     def __repr__(self) -> str:
         kind = "conversation" if self.is_conversation else "document"
-        read = "read" if "prefilled" in self.__dict__ else "not read yet"
+        read = "read" if self.is_read else "not read yet"
         return f"<Document: a {kind} of {self.num_tokens:,} tokens, {read}>"
 
     @property
+    def token_ids(self) -> list[int]:
+        """The context: what precedes the document, and the document."""
+        return [*self.head, *self.tokenized.tokens]
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens of the context: what precedes the document, and the document."""
+        """Tokens of the context."""
         return len(self.head) + len(self.tokenized.tokens)
 
     @property
@@ -82,9 +86,24 @@ class Document:
     @functools.cached_property
     def prefilled(self) -> PrefilledContext:
         """What the target has read; computed on first use, shared by all questions."""
+        if self._original is not None:
+            return self._original.prefilled
         session = self._session
         with session.lock:
-            return session.prefill(session.target, [self.head + self.tokenized.tokens], self._progress)
+            session.together.clear()  # documents that were read together last: their memory may be needed
+            return self._read()
+
+    def _read(self) -> PrefilledContext:
+        return self._session.prefill(self._session.target, [self.token_ids], self._progress)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the target holds what it has read."""
+        return "prefilled" in self.__dict__ or (self._original is not None and self._original.is_read)
+
+    def read_once(self) -> PrefilledContext:
+        """As `prefilled`, but what is read for it is not kept for later questions."""
+        return self.prefilled if self.is_read else self._read()
 
     @property
     def context(self) -> ContextCache:
@@ -94,7 +113,7 @@ class Document:
     @property
     def prefill_seconds(self) -> float:
         """Time the prefill took, compilation excluded; 0 before it."""
-        return self.prefilled.seconds if "prefilled" in self.__dict__ else 0.0
+        return self.prefilled.seconds if self.is_read else 0.0
 
     def read_by(self, target: LanguageModel) -> bool:
         """Whether it is this model that has read it, or will read it."""
@@ -107,8 +126,8 @@ class Document:
           ValueError: the text is no string.
         """
         check_text("text", text)
-        self.prefilled  # noqa: B018  (computed once, for both)
         view = copy.copy(self)
+        view._original = self  # which reads, once for both
         view.__dict__.pop("index", None)
         view._retrieve_from = text
         return view
@@ -190,18 +209,8 @@ class Document:
           ValueError: an unknown method, a bad override.
         """
         check_texts("questions", questions, "question")
-        if retrieval_queries is not None:
-            check_texts("retrieval_queries", retrieval_queries, "query")
-            if len(retrieval_queries) != len(questions):
-                raise ValueError(
-                    f"{len(retrieval_queries)} retrieval queries for {len(questions)} questions; give one each"
-                )
-        check_max_chunks(max_chunks)
-        config = self._session.config
-        speculation, sampling = config.overridden(overrides or {})
-        questions = [clean_text(question) for question in questions]
-        queries = questions if retrieval_queries is None else [clean_text(query) for query in retrieval_queries]
-        return Request(self, questions, queries, get_method(method), speculation, sampling, max_chunks)
+        asked = [(self, question) for question in questions]
+        return Request.of(self._session.config, asked, method, retrieval_queries, overrides, max_chunks)
 
 
 class Stream:

@@ -21,13 +21,14 @@ from rapid_jax.engine.arguments import (
     check_messages,
     check_methods,
     check_optional_text,
+    check_pairs,
     check_progress,
     check_text,
 )
-from rapid_jax.engine.batch import longest_draft
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
+from rapid_jax.engine.request import Request, longest_draft
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
 
@@ -277,7 +278,38 @@ class Engine:
         """
         check_kind("document", document, Document, "Engine.read")
         self._check_own("document", document)
-        run = Run(self._session, document.request(questions, method, retrieval_queries, overrides, max_chunks))
+        return self._answers(document.request(questions, method, retrieval_queries, overrides, max_chunks))
+
+    def ask_batch(
+        self,
+        asked: Sequence[tuple[Document, str]],
+        method: str = "rapid",
+        *,
+        retrieval_queries: Sequence[str] | None = None,
+        max_chunks: int | None = None,
+        **overrides: Unpack[Overrides],
+    ) -> list[Answer]:
+        """Answers questions about several documents in one batch, one a row; each row has a context cache of its own.
+
+        A row's answer does not depend on the other rows. A greedy one is that of `document.ask`, token for token. A
+        sampled one is that of the same row of any other batch with the same seed; row 0 is that of `document.ask`.
+        Documents that have been read are copied; the others are read for this batch, and their own caches are not kept.
+        Where all rows name the same document this is `ask_many`.
+
+        Args:
+          asked: a document from `read` or `converse` and a question, for each row; a document may come several times.
+          method, retrieval_queries, max_chunks, **overrides: as `ask_many`.
+
+        Raises:
+          ValueError: no pair, as `ask_many`, or too little memory for so many contexts (models.memory.TooLittleMemory).
+        """
+        check_pairs(asked, Document)
+        for row, (document, _) in enumerate(asked):
+            self._check_own(f"the document of row {row}", document)
+        return self._answers(Request.of(self.config, asked, method, retrieval_queries, overrides, max_chunks))
+
+    def _answers(self, request: Request) -> list[Answer]:
+        run = Run(self._session, request)
         for _ in run.texts():
             pass
         return run.answers()

@@ -63,7 +63,8 @@ def with_drafter(session: Session, drafter: str) -> Session:
         path, own = embedded.checkpoint(drafter), None
     model = _load_drafter(config, path, own, session.mesh)
     seconds = session.load_seconds + time.perf_counter() - start
-    return Session(config, session.target, model, session.mesh, seconds, session.programs)
+    programs, together = session.programs, session.together
+    return Session(config, session.target, model, session.mesh, seconds, programs, together=together)
 
 
 def _load(

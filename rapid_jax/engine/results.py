@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rapid_jax.decoding.state import BurstReport
 from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.answer import Acceptance, Answer, Seconds
-from rapid_jax.engine.batch import Batch, Request, Started
+from rapid_jax.engine.batch import Batch, Started
+from rapid_jax.engine.request import Request
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import TextRow
+
+if TYPE_CHECKING:
+    from rapid_jax.engine.document import Document
 
 _COUNTERS = ("steps", "proposed", "tested", "accepted", "drafter_forwards")
 _KEPT_AS = ("weights", "drafter_weights", "kv")
@@ -59,9 +63,9 @@ def make_answers(
         decode=clock.last,
         first_token=batch.retrieval_seconds + prefill + clock.first,
     )
-    document, settings = request.document, _settings(session, request, batch, started)
+    settings = _settings(session, request, batch, started)
     answers = []
-    for index, row in enumerate(rows):
+    for index, (row, document) in enumerate(zip(rows, request.documents, strict=True)):
         retrieved = batch.retrieved[index] if batch.retrieved else None
         answers.append(
             Answer(
@@ -79,7 +83,7 @@ def make_answers(
                 seconds=seconds,
                 acceptance=_acceptance(started, report, index),
                 database_bytes=started.drafting.database_bytes,
-                settings=settings,
+                settings=settings | _retrieval(request, batch, document),
                 versions=session.versions,
             )
         )
@@ -100,7 +104,7 @@ def _acceptance(started: Started, report: BurstReport, index: int) -> Acceptance
 
 
 def _settings(session: Session, request: Request, batch: Batch, started: Started) -> dict[str, Any]:
-    """Everything that the answers depend on, JSON."""
+    """Everything that all answers depend on, JSON."""
     config = session.config
     settings = {**dataclasses.asdict(batch.speculation), **dataclasses.asdict(batch.sampling)}
     heeded = maker_of(batch.method).settings
@@ -114,11 +118,15 @@ def _settings(session: Session, request: Request, batch: Batch, started: Started
         settings["hierarchy"] = {**dataclasses.asdict(batch.hierarchy), "databases": databases}
     if batch.method.copies:
         settings["copying"] = {**dataclasses.asdict(batch.copying), "lengths": list(batch.copying.lengths)}
-    if batch.method.retrieves:
-        settings["retrieval"] = dict(request.document.index.settings)
-        if request.max_chunks is not None:
-            settings["retrieval"]["max_chunks"] = request.max_chunks
     settings["dtype"] = str(np.dtype(session.target.decoder.dtype))
     settings |= dict(mesh=list(config.mesh), drafter_mesh=list(config.drafter_mesh))
     settings["chat"] = dataclasses.asdict(config.chat)
     return settings | {name: getattr(config, name) for name in _KEPT_AS}
+
+
+def _retrieval(request: Request, batch: Batch, document: Document) -> dict[str, Any]:
+    """How passages of a row's document were retrieved, JSON."""
+    if not batch.method.retrieves:
+        return {}
+    chosen = {} if request.max_chunks is None else {"max_chunks": request.max_chunks}
+    return {"retrieval": {**document.index.settings, **chosen}}

@@ -1,4 +1,4 @@
-"""One batch of questions about one document: planned, started, decoded, and turned into text as it comes."""
+"""One batch of questions: planned, started, decoded, and turned into text as it comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rapid_jax.copying.drafter import CopyMemory
 from rapid_jax.decoding.state import BurstReport, DecodeState, NotFinite
 from rapid_jax.drafting.auto import AutoCache
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.batch import Batch, Request, Started, check_request, plan_batch, start_batch
+from rapid_jax.engine.batch import Batch, Started, plan_batch, start_batch
+from rapid_jax.engine.request import Request, check_request
 from rapid_jax.engine.results import Clock, make_answers
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import TextRow
@@ -22,7 +23,7 @@ class Run:
     """Answers a request: iterate over `texts` to its end, then take `answers`.
 
     Raises:
-      ValueError, FileNotFoundError: as `batch.check_request`.
+      ValueError, FileNotFoundError: as `request.check_request`.
     """
 
     def __init__(self, session: Session, request: Request):
@@ -82,12 +83,14 @@ class Run:
         raise RuntimeError("the answer is not there before its stream has been read to the end")
 
     def _remember(self, batch: Batch, state: DecodeState) -> None:
-        """Leaves with a document what was said about it, and with a conversation what its databases have learned."""
-        document, learned = self._request.document, state.drafter_cache
-        answers = [row.token_ids for row in self._rows]
+        """Leaves with documents what was said about them, and with a conversation what its databases have learned."""
+        documents, learned = self._request.documents, state.drafter_cache
         copied = learned.copy if isinstance(learned, AutoCache) else learned
         copied, kept = copied if isinstance(copied, CopyMemory) else None, batch.copying.earlier_answers
         with self._session.lock:
-            document.copied_before = document.copied_before.after(answers, copied, kept, began=batch.copied_before)
-        if isinstance(learned, RowDatabases) and document.is_conversation and len(self._rows) == 1:
-            document.remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))
+            for document in dict.fromkeys(documents):
+                rows = [row for row, about in enumerate(documents) if about is document]
+                answers, began = [self._rows[row].token_ids for row in rows], batch.copied_before[rows[0]]
+                document.copied_before = document.copied_before.after(answers, copied, kept, began=began, rows=rows)
+        if isinstance(learned, RowDatabases) and documents[0].is_conversation and len(self._rows) == 1:
+            documents[0].remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))

@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -35,6 +35,8 @@ class Session:
       programs: what has been compiled.
       passages: by a model's id, the passages that it has read last; methods with the same passages share them. They
         stay in the device's memory until others are read.
+      together: by a model's id, the contexts of several documents that it has read last for one batch. They stay until
+        others are read; engines with other drafters share them.
       step_costs: what the length rule has measured, by sizes.
       acceptance_seen: by method, the share of tested draft tokens that its last answers kept.
       lock: held while the fields above change.
@@ -47,6 +49,7 @@ class Session:
     load_seconds: float
     programs: Programs = dataclasses.field(default_factory=Programs)
     passages: dict[int, PrefilledContext] = dataclasses.field(default_factory=dict)
+    together: dict[int, PrefilledContext] = dataclasses.field(default_factory=dict)
     step_costs: dict[tuple[int, ...], StepSeconds] = dataclasses.field(default_factory=dict)
     acceptance_seen: dict[str, float] = dataclasses.field(default_factory=dict)
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
@@ -93,12 +96,12 @@ class Session:
         Methods that are compared ask for the same passages.
         """
         with self.lock:
-            last = self.passages.pop(id(model), None)
-            if last is None or last.rows != rows:
-                last = None  # its memory is free before the next cache is made
-                last = self.prefill(model, rows)
-            self.passages[id(model)] = last
-            return last
+            return _last(self.passages, model, rows, lambda: self.prefill(model, rows))
+
+    def last_together(self, rows: Sequence[Sequence[int]], read: Callable[[], PrefilledContext]) -> PrefilledContext:
+        """What `read` gives of several documents, a row each; not read again where the target has read them last."""
+        with self.lock:
+            return _last(self.together, self.target, rows, read)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -111,3 +114,18 @@ class Session:
             **packages,
             "device": f"{device.platform}: {device.device_kind}",
         }
+
+
+def _last(
+    held: dict[int, PrefilledContext],
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    read: Callable[[], PrefilledContext],
+) -> PrefilledContext:
+    """What a model has read last if it is these rows; else they are read, and held in its place."""
+    last = held.pop(id(model), None)
+    if last is None or last.rows != rows:
+        last = None  # its memory is free before the next cache is made
+        last = read()
+    held[id(model)] = last
+    return last

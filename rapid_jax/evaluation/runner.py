@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from models.memory import TooLittleMemory
 from rapid_jax.config.methods import METHODS
 from rapid_jax.engine import Document, Engine
 from rapid_jax.engine.answer import Answer
@@ -32,6 +33,14 @@ FAULTS = (ValueError, TypeError, LookupError, ArithmeticError)
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """An item with the source that it is about: a row of a batch."""
+
+    source: Source
+    item: Item
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationPlan:
     """What is asked.
 
@@ -44,6 +53,7 @@ class EvaluationPlan:
       prompt_tokens: longer prompts lose their middle until they have so many; 0 leaves that to the model's limit.
       keep_databases: n-gram databases go on from one turn of a conversation to the next.
       questions: ids of the items that are asked here, such as those of a shard; None asks all.
+      across_documents: what does not fill a batch of one document is batched with questions about other documents.
     """
 
     benchmark: Benchmark
@@ -54,6 +64,7 @@ class EvaluationPlan:
     prompt_tokens: int = 0
     keep_databases: bool = False
     questions: Container[str] | None = None
+    across_documents: bool = False
 
     def sources(self) -> Iterator[Source]:
         """The documents that are asked about here, with the items that are asked."""
@@ -68,14 +79,25 @@ class EvaluationPlan:
         """Names one result."""
         return f"{self.benchmark.name}|{self.context_length}|{item.id}|{way[0]}|{way[1]}"
 
-    def batches(self, source: Source) -> list[list[Item]]:
-        """A source's items in batches of one task, whose answers end together; always the same ones."""
-        if not source.text:
-            return [[item] for item in source.items]
-        groups: dict[tuple[str, int], list[Item]] = {}  # such a source has no bad records
-        for item in source.items:
-            groups.setdefault((item.task, item.max_new_tokens), []).append(item)
-        return [group[i : i + self.batch] for group in groups.values() for i in range(0, len(group), self.batch)]
+    def batches(self) -> Iterator[list[Asked]]:
+        """All items in batches of one task, whose answers end together; always the same ones in the same order."""
+        waiting: dict[tuple[str, int], list[Asked]] = {}  # for questions about other documents
+        for source in self.sources():
+            if not source.text:
+                yield from ([Asked(source, item)] for item in source.items)
+                continue
+            groups: dict[tuple[str, int], list[Asked]] = {}  # such a source has no bad records
+            for item in source.items:
+                groups.setdefault((item.task, item.max_new_tokens), []).append(Asked(source, item))
+            for kind, group in groups.items():
+                whole = len(group) - len(group) % self.batch if self.across_documents else len(group)
+                yield from (group[i : i + self.batch] for i in range(0, whole, self.batch))
+                left = waiting.setdefault(kind, [])
+                left += group[whole:]
+                if len(left) >= self.batch:
+                    yield left[: self.batch]
+                    del left[: self.batch]
+        yield from filter(None, waiting.values())
 
 
 def run(
@@ -98,21 +120,20 @@ def run(
     total = len(ways) * sum(len(source.items) for source in plan.sources())
     asker = _Asker(engine, plan, ways)
     done = 0
-    for source in plan.sources():
-        for batch in plan.batches(source):
-            for way in ways:
-                if any(plan.key(item, way) not in store for item in batch):
-                    asker.use_drafter(way)
-                    records = [record for record in asker.records(source, batch, way) if record["key"] not in store]
-                    store.append(records)
-                    yield from records
-                done += len(batch)
-                if progress is not None:
-                    progress(done, total)
+    for batch in plan.batches():
+        for way in ways:
+            if any(plan.key(asked.item, way) not in store for asked in batch):
+                asker.use_drafter(way)
+                records = [record for record in asker.records(batch, way) if record["key"] not in store]
+                store.append(records)
+                yield from records
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
 
 
 class _Asker:
-    """Asks batches of a plan's items, and keeps the document that was read last.
+    """Asks batches of a plan's items, and keeps the documents of the last one.
 
     Raises:
       ValueError: see `run`.
@@ -122,7 +143,7 @@ class _Asker:
         self._engine = engine
         self._plan = plan
         self._engines = {"": engine}
-        self._read: tuple[str, Document | Exception] | None = None
+        self._read: dict[str, Document | Exception] = {}
         retrieving = next((name for name, _ in ways if METHODS[name].retrieves), None)
         conversation = any(
             not source.text and not item.problem for source in plan.benchmark.sources() for item in source.items
@@ -138,38 +159,50 @@ class _Asker:
         if drafter not in self._engines:
             self._engines[drafter] = self._engine.with_drafter(drafter)
 
-    def records(self, source: Source, batch: Sequence[Item], way: Way) -> list[dict[str, Any]]:
-        """A record for each item of a batch: where one of them cannot be asked, the others are asked without it."""
-        if batch[0].problem:
-            return [self._failure(source, item, way, item.problem) for item in batch]
-        document: Document | None = None
+    def records(self, batch: Sequence[Asked], way: Way) -> list[dict[str, Any]]:
+        """A record for each row of a batch: where one of them cannot be asked, the others are asked without it.
+
+        Raises:
+          TooLittleMemory: for the documents of the batch together.
+        """
+        first = batch[0]
+        if first.item.problem:
+            return [self._failure(asked, way, asked.item.problem) for asked in batch]
         programs = self._engine.session.programs
         try:
             compiled = programs.count
-            document = self._document(source, batch)
-            records = self._answered(source, document, batch, way)
-            if not source.text and programs.count > compiled:
+            records = self._answered(batch, way)
+            if not first.source.text and programs.count > compiled:
                 # What XLA sets up in the first execution of a prefill would count against whoever is asked first, and
                 # is long beside a short prompt: that answer is asked for again.
-                records = self._answered(source, self._document(source, batch), batch, way)
+                records = self._answered(batch, way)
             return records
+        except TooLittleMemory:  # no fault of a question
+            raise
         except FAULTS as error:
-            if document is not None and len(batch) > 1:
-                return [record for item in batch for record in self.records(source, [item], way)]
-            return [self._failure(source, item, way, _reason(error)) for item in batch]
+            if len(batch) > 1:
+                return [record for asked in batch for record in self.records([asked], way)]
+            return [self._failure(first, way, _reason(error))]
 
-    def _document(self, source: Source, batch: Sequence[Item]) -> Document:
+    def _documents(self, batch: Sequence[Asked], way: Way) -> list[Document]:
+        """Each row's document, the same object where it is the same one."""
+        sources = {asked.source.id: asked for asked in batch}
+        self._read = {name: read for name, read in self._read.items() if name in sources}  # free before others are read
+        documents = {name: self._document(asked) for name, asked in sources.items()}
+        if way[1].get("unrelated"):
+            documents = {name: one.retrieving_from(self._others[name]) for name, one in documents.items()}
+        return [documents[asked.source.id] for asked in batch]
+
+    def _document(self, asked: Asked) -> Document:
         """The source as the engine reads it, once; a conversation's batch is a single item."""
-        engine = self._engine
+        engine, source = self._engine, asked.source
         if not source.text:
-            return engine.converse([{"role": "user", "content": batch[0].question}])
-        if self._read is None or self._read[0] != source.id:
-            self._read = None  # its memory is free before the next document is read
-            read: Document | Exception
+            return engine.converse([{"role": "user", "content": asked.item.question}])
+        if source.id not in self._read:
             try:
                 template = source.template or self._plan.benchmark.template
                 keep = _keep(engine, self._plan.prompt_tokens, template, source)
-                read = engine.read(
+                self._read[source.id] = engine.read(
                     source.text,
                     template=template,
                     drafter_template=source.passages_template or None,
@@ -177,32 +210,32 @@ class _Asker:
                     prefill=False,
                 )
             except FAULTS as error:
-                read = error
-            self._read = source.id, read
-        if isinstance(self._read[1], Exception):
-            raise self._read[1]
-        return self._read[1]
+                self._read[source.id] = error
+        read = self._read[source.id]
+        if isinstance(read, Exception):
+            raise read
+        return read
 
-    def _answered(self, source: Source, document: Document, batch: Sequence[Item], way: Way) -> list[dict[str, Any]]:
-        asked = document.retrieving_from(self._others[source.id]) if way[1].get("unrelated") else document
-        answers = _ask(self._engines[way[1].get("drafter", "")], self._plan, asked, batch, way)
+    def _answered(self, batch: Sequence[Asked], way: Way) -> list[dict[str, Any]]:
+        documents = self._documents(batch, way)
+        answers = _ask(self._engines[way[1].get("drafter", "")], self._plan, documents, batch, way)
         return [
-            {**self._head(source, item, way), **_answer_fields(self._engine, self._plan, asked, batch, row, turns)}
-            for row, (item, turns) in enumerate(zip(batch, answers, strict=True))
+            {**self._head(asked, way), **_answer_fields(self._engine, self._plan, documents[row], batch, row, turns)}
+            for row, (asked, turns) in enumerate(zip(batch, answers, strict=True))
         ]
 
-    def _failure(self, source: Source, item: Item, way: Way, reason: str) -> dict[str, Any]:
-        logging.warning("%s with %s failed: %s", item.id, way[0], reason)
-        return {**self._head(source, item, way), "question": item.question, FAILED: reason}
+    def _failure(self, asked: Asked, way: Way, reason: str) -> dict[str, Any]:
+        logging.warning("%s with %s failed: %s", asked.item.id, way[0], reason)
+        return {**self._head(asked, way), "question": asked.item.question, FAILED: reason}
 
-    def _head(self, source: Source, item: Item, way: Way) -> dict[str, Any]:
+    def _head(self, asked: Asked, way: Way) -> dict[str, Any]:
         """What an answer and a failure have in common: whose they are."""
-        plan = self._plan
+        plan, item = self._plan, asked.item
         return {
             "key": plan.key(item, way),
             "benchmark": plan.benchmark.name,
             "context_length": plan.context_length,
-            "source": source.id,
+            "source": asked.source.id,
             "item": item.id,
             "task": item.task,
             "groups": list(item.groups),
@@ -238,26 +271,24 @@ def _keep(engine: Engine, prompt_tokens: int, template: str, source: Source) -> 
 
 
 def _ask(
-    engine: Engine, plan: EvaluationPlan, document: Document, batch: Sequence[Item], way: Way
+    engine: Engine, plan: EvaluationPlan, documents: Sequence[Document], batch: Sequence[Asked], way: Way
 ) -> list[list[Answer]]:
-    """Every item's answers, one a turn."""
+    """Every row's answers, one a turn."""
     name, variation = way
-    overrides = {"max_new_tokens": batch[0].max_new_tokens, **variation.overrides()}
-    full = list(batch)
-    if document.tokenized.tokens:
-        full += [batch[-1]] * (plan.batch - len(batch))  # shapes stay the same
+    overrides = {"max_new_tokens": batch[0].item.max_new_tokens, **variation.overrides()}
+    rows = [(document, asked.item) for document, asked in zip(documents, batch, strict=True)]
+    full = rows if documents[0].is_conversation else rows + rows[-1:] * (plan.batch - len(rows))  # shapes stay the same
     chunk = engine.config.retrieval.chunk_tokens
     tokens = variation.get("retrieval_tokens")
-    first = engine.ask_many(
-        document,
-        [item.question for item in full],
+    first = engine.ask_batch(
+        [(document, item.question) for document, item in full],
         name,
-        retrieval_queries=[item.retrieval_query for item in full],
+        retrieval_queries=[item.retrieval_query for _, item in full],
         max_chunks=math.ceil(tokens / chunk) if tokens else None,
         **overrides,
     )
-    answered = zip(batch, first, strict=False)
-    return [_follow(engine, plan, document, item, [answer], name, overrides) for item, answer in answered]
+    answered = zip(rows, first, strict=False)
+    return [_follow(engine, plan, document, item, [answer], name, overrides) for (document, item), answer in answered]
 
 
 def _follow(
@@ -282,15 +313,15 @@ def _answer_fields(
     engine: Engine,
     plan: EvaluationPlan,
     document: Document,
-    batch: Sequence[Item],
+    batch: Sequence[Asked],
     row: int,
     answers: Sequence[Answer],
 ) -> dict[str, Any]:
     """What a result holds of the answers, one a turn, to the item of a batch's row."""
-    item, first = batch[row], answers[0]
-    prompt = [*document.head, *document.tokenized.tokens, *document.prompt(engine.target).question(item.question)]
+    item, first = batch[row].item, answers[0]
+    prompt = [*document.token_ids, *document.prompt(engine.target).question(item.question)]
     return {
-        "batch": {"first": batch[0].id, "size": first.batch_size, "row": row},
+        "batch": {"first": batch[0].item.id, "size": first.batch_size, "row": row},
         "prompt_hash": hashlib.sha256(np.asarray(prompt, np.int32).tobytes()).hexdigest()[:16],
         "question": item.question,
         "reference": item.reference,

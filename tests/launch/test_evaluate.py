@@ -240,6 +240,34 @@ def test_shards_of_conversations_and_of_bad_records_are_merged(merged, tmp_path)
     assert whole == together and "24 answers; failed: 4; items: 6;" in whole
 
 
+def test_documents_with_one_question_each_are_batched_across_if_asked_to(evaluate, tmp_path):
+    """Speeds of both kinds of batches in one table would mean nothing; results of before the flag go on without it."""
+    data = tmp_path / "longbook_qa_eng.jsonl"
+    items = [
+        {"context": f"A lamp is in house {n}. " * n, "input": "Where is the lamp?", "answer": ["house"]}
+        for n in (9, 12, 5)
+    ]
+    data.write_text("".join(json.dumps(item) + "\n" for item in items))
+    flags = ("--benchmark=infinitebench", f"--data={data}", "--methods=lc", "--sampling=config", "--max_new_tokens=4")
+    assert evaluate("each", *flags).status == 0
+    manifest = json.loads((tmp_path / "each" / "manifest.json").read_text())["benchmark"]
+    assert "across_documents" not in manifest
+    assert evaluate("each", *flags).status == 0
+    refused = evaluate("each", *flags, "--across_documents")
+    assert refused.status == 1 and "benchmark.across_documents = None, this run has True" in refused.err
+    assert evaluate("together", *flags, "--across_documents").status == 0
+    found = []
+    for name in ("each", "together"):
+        lines = (tmp_path / name / "results.jsonl").read_text().splitlines()
+        found.append({record["item"]: record for record in map(json.loads, lines)})
+    each, together = found
+    assert {item: record["turns"][0]["token_ids"] for item, record in each.items()} == {
+        item: record["turns"][0]["token_ids"] for item, record in together.items()
+    }
+    assert [record["batch"]["row"] for record in each.values()] == [0, 0, 0]
+    assert [record["batch"]["row"] for record in together.values()] == [0, 1, 0]
+
+
 @pytest.mark.slow
 def test_spec_bench_is_cut_counted_by_task_and_tells_its_programs(evaluate, launch, tmp_path, compilation_shown):
     """As its published tables: so many questions of each task, tokens a step, speed-up over lc at each temperature."""

@@ -121,7 +121,7 @@ class Lab:
         )
         drafter_model, drafter_tail = (), ()
         if isinstance(getattr(spec.drafter, "model", spec.drafter), MagicDecDrafter):
-            sizes = dict(tokens=len(self.document), chunk=CHUNK, sinks=2, window=5)
+            sizes = dict(tokens=[len(self.document)], chunk=CHUNK, sinks=2, window=5)
             sinks, drafter_tail = take_window(self.programs, context, tail, **sizes)
             drafter_model = (target.params, sinks)
         elif spec.drafter.gamma:

@@ -57,7 +57,7 @@ def read(rope):
 
 def taken(rope, window, context=None, sinks=SINKS):
     programs, own, tail = read(rope)
-    sizes = dict(tokens=len(DOCUMENT), chunk=CHUNK, sinks=sinks, window=window)
+    sizes = dict(tokens=[len(DOCUMENT)], chunk=CHUNK, sinks=sinks, window=window)
     return take_window(programs, own if context is None else context, tail, **sizes)
 
 
@@ -189,7 +189,7 @@ def test_more_sinks_than_the_document_has_are_all_of_it():
     settings = dict(chunk=CHUNK, dtype=jnp.float32)
     context = prefill_context(programs, model.decoder, model.params, [[3, 1, 4]], **settings)
     tail = prefill_tail(programs, model.decoder, model.params, context, [[1, 5, 2]], capacity=16, **settings)
-    sinks, window = take_window(programs, context, tail, tokens=3, chunk=CHUNK, sinks=5, window=8)
+    sinks, window = take_window(programs, context, tail, tokens=[3], chunk=CHUNK, sinks=5, window=8)
     assert sinks.length.tolist() == window.length.tolist() == [3] and window.dropped.tolist() == [0]
     np.testing.assert_array_equal(sinks.k[1][:, :, :3], context.k[1][:, :, :3])
     np.testing.assert_array_equal(window.v[1][:, :, :3], tail.v[1][:, :, :3])
@@ -212,7 +212,7 @@ def test_a_striped_context_gives_the_same_window(shape):
     own = ContextCache(tuple(k), tuple(v), placed(context.length, P()), filled)
     kv, number = tail_spec(len(ROWS)), P("data")
     spread_tail = TailCache(placed(tail.k, kv), placed(tail.v, kv), placed(tail.length, number))
-    sizes = dict(tokens=len(DOCUMENT), chunk=CHUNK, sinks=SINKS, window=70)
+    sizes = dict(tokens=[len(DOCUMENT)], chunk=CHUNK, sinks=SINKS, window=70)
     programs = Programs()
     found = take_window(programs, own, spread_tail, **sizes, mesh=mesh)
     expected = taken("default", 70)

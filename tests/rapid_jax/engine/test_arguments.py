@@ -146,6 +146,23 @@ def test_engine_ask_many(engine, document, arguments, message):
     refused(lambda: engine.ask_many(document, **arguments), message)
 
 
+def test_engine_ask_batch(engine, document):
+    row = (document, ASKED)
+    for batch, message in (
+        ([], "a batch must be a list of at least one pair (document, question), got []"),
+        (row, "row 0 of a batch must be a pair (document, question), got <Document"),
+        ([row, ASKED], "row 1 of a batch must be a pair"),
+        ([row, (document, ASKED, "lc")], "row 1 of a batch must be a pair"),
+        ([row, (ASKED, document)], "the document of row 1 must be a Document, as Engine.read gives it"),
+        ([row, (document, 3)], "the question of row 1 must be a string, got 3"),
+        ([row, (document, " ")], "the question is empty"),
+    ):
+        refused(lambda batch=batch: engine.ask_batch(batch), message)
+    refused(lambda: engine.ask_batch([row], retrieval_queries=["a", "b"]), "2 retrieval queries for 1 questions")
+    refused(lambda: engine.ask_batch([row], max_chunks=0), "max_chunks must be")
+    refused(lambda: engine.ask_batch([row], "rapids"), "unknown method 'rapids'")
+
+
 def test_other_arguments(engine, document):
     refused(lambda: engine.ask_many("the document", [ASKED]), "document must be a Document")
     refused(lambda: engine.with_drafter(None), "drafter must be a string")
@@ -162,6 +179,8 @@ def test_a_document_of_another_engine_is_refused(engine, engine_config, document
     """Its keys and values are another model's: answers would be made of noise."""
     other = Engine.load(config=engine_config)
     refused(lambda: other.ask_many(document, [ASKED]), "document must be a document that this engine has read")
+    rows = [(other.read("A kettle.", prefill=False), ASKED), (document, ASKED)]
+    refused(lambda: other.ask_batch(rows), "the document of row 1 must be a document that this engine has read")
     conversation = engine.converse(TURN)
     refused(lambda: other.converse(TURN, after=conversation), "after must be a document that this engine has read")
     assert engine.with_drafter(str(other.target.path)).converse(TURN, after=conversation).is_conversation

@@ -10,8 +10,9 @@ import pytest
 from rapid_jax.config.methods import METHODS, get_method
 from rapid_jax.decoding.state import NotFinite
 from rapid_jax.engine import batch as batches
-from rapid_jax.engine.batch import ModelInput, Started, check_request, controls_of, plan_batch, start_batch
+from rapid_jax.engine.batch import ModelInput, Started, controls_of, plan_batch, start_batch
 from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.request import check_request, check_room, longest_draft
 from tests.marks import slow
 
 # Tokens of a draft: of this engine, of the databases, of prompt lookup, of a gamma that is chosen, of a copy.
@@ -73,7 +74,7 @@ def test_context_question_answer_and_a_draft_fit_to_the_last_position(engine, do
     for limit, fits in ((needed, True), (needed - 1, False)):
         model = types.SimpleNamespace(config=types.SimpleNamespace(max_position=limit))
         if fits:
-            batches._check_room(engine.session, request, model, 100, 7)
+            check_room(engine.session, request, model, 100, 7)
             continue
         passages, document_behind_a_head = {}, {"head": 5}
         for given, remedy in (
@@ -82,7 +83,7 @@ def test_context_question_answer_and_a_draft_fit_to_the_last_position(engine, do
         ):
             refused = f"would need {needed} positions .*, it has {limit}: {remedy}"
             with pytest.raises(ValueError, match=refused) as error:
-                batches._check_room(engine.session, request, model, 100, 7, **given)
+                check_room(engine.session, request, model, 100, 7, **given)
         assert f"(context 100, question 7, answer and draft {40 + draft + 1})" in str(error.value)
 
 
@@ -123,7 +124,7 @@ def test_a_document_that_was_cut_leaves_every_method_a_question_of_512_tokens(en
     for method in METHODS:
         if method != "rest":  # its database is not here
             check_request(engine.session, document.request([question], method))
-    longest = max(GAMMA, *(batches.longest_draft(m, speculation, config) for m in METHODS.values()))
+    longest = max(GAMMA, *(longest_draft(m, speculation, config) for m in METHODS.values()))
     assert document.num_tokens == 8192 - 512 - config.sampling.max_new_tokens - longest - 1, "no token more is left out"
 
 

@@ -278,7 +278,7 @@ def test_the_drafter_reads_what_was_cut_only_if_asked_to(reconfigured, document_
 def test_a_document_longer_than_the_model_is_cut_to_what_it_leaves_free(reconfigured):
     """8,192 positions less head, question reserve, answer and the longest draft of any method."""
     document = reconfigured().read("x" * 9000, prefill=False)
-    assert len(document.tokenized.tokens) == 8192 - 1 - 512 - 24 - 10 - 1
+    assert len(document.tokenized.tokens) == 8192 - 1 - 512 - 24 - 32 - 1
     assert document.tokenized.truncated_tokens == 9000 - len(document.tokenized.tokens)
 
 

@@ -98,7 +98,7 @@ def start(family, shape, rows, drafts):
     if drafts == "chain":
         drafter, model, cache = LanguageModelDrafter(decoder, 4, VOCAB), (params, passages), passages_tail
     if drafts == "window":
-        sizes = dict(tokens=len(DOCUMENT), chunk=CHUNK, sinks=4, window=90, mesh=decoder.mesh)
+        sizes = dict(tokens=[len(DOCUMENT)], chunk=CHUNK, sinks=4, window=90, mesh=decoder.mesh)
         sinks, cache = take_window(Programs(), context, tail, **sizes)
         drafter, model = MagicDecDrafter(decoder, 4, VOCAB), (params, sinks)
     if drafts == "candidates":

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from models.memory import TooLittleMemory
 from rapid_jax import Engine
 from rapid_jax.config import EngineConfig, HierarchyConfig, RetrievalConfig, SamplingConfig, SpeculationConfig
+from rapid_jax.engine import together
 from rapid_jax.evaluation import distribution_shift
 from rapid_jax.evaluation.benchmarks.base import FollowUp, Item, Source
 from rapid_jax.evaluation.distribution_shift_table import shift_table
@@ -14,6 +16,7 @@ from rapid_jax.evaluation.runner import EvaluationPlan, run
 from rapid_jax.evaluation.store import ResultStore, read_results
 from rapid_jax.evaluation.variation import Variation, parse_sweep
 from rapid_jax.retrieval.retriever import IndexedDocument
+from tests.marks import slow
 
 TEXT = " ".join(f"Sentence {n} says that stone {n} is heavy." for n in range(20))
 
@@ -154,7 +157,7 @@ def test_a_fault_that_concerns_every_question_ends_the_run(engine, tmp_path, mon
     def broken(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(Engine, "ask_many", broken)
+    monkeypatch.setattr(Engine, "ask_batch", broken)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
         answers(engine, tmp_path, EvaluationPlan(Documents(), 0, ["lc"], [Variation()], 2))
     assert read_results(tmp_path) == []
@@ -224,6 +227,97 @@ def test_retrieval_length_and_drafter_can_be_swept(engine, tmp_path, make_tiny_c
     sizes = {key: turn["context"]["drafter_tokens"] for key, turn in a0.items()}
     assert sizes["", 128] < sizes["", 512] == sizes[str(other), 512]
     assert len({tuple(turn["token_ids"]) for turn in a0.values()}) == 1
+
+
+class ManyDocuments(TwoDocuments):
+    """Three questions, one of another task, then documents with one each, one of blanks, and two conversations."""
+
+    def sources(self):
+        yield from list(super().sources())[:1]
+        for name, text in (("b", TEXT.replace("stone", "river")), ("c", TEXT[:300]), ("d", " \n"), ("e", TEXT[40:500])):
+            yield Source(name, text, (self.item(f"{name}0"),))
+        yield Source("talk", "", (self.item("f0"), self.item("g0")))
+
+
+class GoodDocuments(ManyDocuments):
+    """Those that can be read and retrieved from."""
+
+    def sources(self):
+        return (source for source in super().sources() if source.text.strip())
+
+
+def batches(plan):
+    return [[asked.item.id for asked in batch] for batch in plan.batches()]
+
+
+@pytest.mark.parametrize(
+    "across, expected",
+    [
+        (False, [["a0", "a1"], ["a2"], ["b0"], ["c0"], ["d0"], ["e0"], ["f0"], ["g0"]]),
+        (True, [["a0", "a1"], ["b0", "c0"], ["d0", "e0"], ["f0"], ["g0"], ["a2"]]),
+    ],
+)
+def test_what_does_not_fill_a_batch_of_its_document_is_batched_with_others(across, expected):
+    """Questions about one document stay together, their cache is read once; tasks and conversations never mix."""
+    plan = EvaluationPlan(ManyDocuments(), 0, ["lc"], [Variation()], 2, across_documents=across)
+    assert batches(plan) == batches(plan) == expected
+    plan = dataclasses.replace(plan, batch=4, across_documents=True)
+    assert batches(plan) == [["a0", "a1", "b0", "c0"], ["f0"], ["g0"], ["d0", "e0"], ["a2"]]
+
+
+@pytest.mark.parametrize("methods", [["lc"], slow(["sd", "rapid", "magicdec"])])
+def test_answers_across_documents_are_those_of_each_document_alone(engine, tmp_path, methods):
+    """Tokens, prompts and passages; only the batches that they were decoded in differ."""
+    plan = EvaluationPlan(GoodDocuments(), 0, methods, [Variation()], 3, across_documents=True)
+    together = {record["key"]: record for record in answers(engine, tmp_path / "together", plan)}
+    alone = dataclasses.replace(plan, batch=1, across_documents=False)
+    for record in answers(engine, tmp_path / "alone", alone):
+        found = together.pop(record["key"])
+        for name in ("source", "item", "prompt_hash", "scores"):
+            assert found[name] == record[name]
+        for name in ("token_ids", "context"):
+            assert found["turns"][0][name] == record["turns"][0][name]
+        assert found["batch"]["size"] == 3 and record["batch"]["size"] == 1
+    assert not together
+
+
+def test_one_bad_document_does_not_fail_those_beside_it(engine, tmp_path):
+    """They are asked without it, and a run that is stopped and goes on asks the same batches."""
+    plan = EvaluationPlan(ManyDocuments(), 0, ["lc"], [Variation()], 2, across_documents=True)
+    with ResultStore(tmp_path, {"benchmark": {"name": "made"}}) as store:
+        begun = run(engine, plan, store)
+        first = [next(begun) for _ in range(3)]
+        begun.close()
+    records = first + answers(engine, tmp_path, plan)
+    assert [record["item"] for record in records] == ["a0", "a1", "b0", "d0", "e0", "f0", "g0", "a2"], "c0 is on disk"
+    failed = {record["item"]: record[FAILED] for record in records if FAILED in record}
+    assert list(failed) == ["d0"] and "the document is empty" in failed["d0"]
+    assert {record["item"] for record in read_results(tmp_path)} == {
+        "a0", "a1", "a2", "b0", "c0", "d0", "e0", "f0", "g0",
+    }  # fmt: skip
+    assert answers(engine, tmp_path, plan) == []
+
+
+def test_too_little_memory_for_a_batch_ends_the_run(engine, tmp_path, monkeypatch):
+    """It is no fault of a question: recorded as failed, a benchmark would be lost; asked alone, it would be slow."""
+    monkeypatch.setattr(together, "free_bytes", lambda mesh: 10)
+    plan = EvaluationPlan(GoodDocuments(), 0, ["lc"], [Variation()], 2, across_documents=True)
+    with pytest.raises(
+        TooLittleMemory, match="documents of up to 1,024 tokens in 2 rows need .* bytes .*, 10 are free"
+    ):
+        answers(engine, tmp_path, plan)
+    assert {record["item"] for record in read_results(tmp_path)} == {"a0", "a1"}, "of one document they share a cache"
+
+
+@pytest.mark.slow
+def test_unrelated_passages_go_with_their_documents(engine, tmp_path):
+    """Each row's passages are those of the document behind its own."""
+    plan = EvaluationPlan(GoodDocuments(), 0, ["rapid"], parse_sweep(["unrelated=true"]), 2, across_documents=True)
+    found = {record["item"]: record for record in answers(engine, tmp_path / "together", plan)}
+    alone = dataclasses.replace(plan, batch=1, across_documents=False)
+    for record in answers(engine, tmp_path / "alone", alone):
+        assert found[record["item"]]["turns"][0]["token_ids"] == record["turns"][0]["token_ids"]
+        assert found[record["item"]]["turns"][0]["context"] == record["turns"][0]["context"]
 
 
 def test_a_stopped_run_goes_on_with_the_same_batches(engine, tmp_path):
