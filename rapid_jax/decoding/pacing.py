@@ -44,7 +44,7 @@ def with_costs(run: Program, args: tuple) -> Any:
         """Of a burst of one step in this way, or of none where it is -1."""
         own = with_room(copied(state), 1)
         if way < 0:
-            own = dataclasses.replace(own, done=jax.device_put(jnp.ones_like(own.done), own.done.sharding))
+            own = dataclasses.replace(own, done=hosts.put(np.ones(own.done.shape, bool), own.done.sharding))
         pinned = hosts.put(np.asarray(way, np.int32), pace.pinned.sharding)
         asked = (params, context, with_pace(pace.costs, pinned), controls, stopped, own)
         jax.block_until_ready(asked)
