@@ -13,7 +13,7 @@ from rapid_jax.copying.drafter import CopyDrafter, make_memory
 from rapid_jax.decoding.drafter import Pace
 from rapid_jax.decoding.pacing import with_costs
 from rapid_jax.decoding.programs import Program
-from rapid_jax.decoding.step import judge, propose
+from rapid_jax.decoding.step import burst, judge, propose
 
 LENGTHS = (2, 5)
 
@@ -54,7 +54,7 @@ def test_a_pace_computes_all_of_its_rows(lab, started, pace):
 def arguments(started):
     spec, context, state = started
     model = Pace(jnp.array([1.0, jnp.inf, jnp.inf]), jnp.int32(-1))
-    return (), context, model, spec.controls(), jnp.zeros(2, bool), state
+    return (), context, model, hosts.put(spec.controls(), None), jnp.zeros(2, bool), state
 
 
 def measured(args):
@@ -73,17 +73,28 @@ def test_all_hosts_take_the_costs_of_one(started, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("burst", "steps", "costs"),
+    ("start", "steps", "costs"),
     [
         (0.5, (1.0, 1.5, 3.0), (1, 2, 5)),
         (0.0, (1.0, 1.5, 0.5), (1, 1.5, 1)),
         (2.0, (1.0, 1.5, 3.0), (1, 2, 5)),
     ],
 )
-def test_costs_are_those_of_steps_alone(started, monkeypatch, burst, steps, costs):
+def test_costs_are_those_of_steps_alone(started, monkeypatch, start, steps, costs):
     """The start of a burst is shared by many steps; a draft that seems to cost less than none is a clock's noise, and
     one of nothing would be taken for the fastest."""
-    trials = [(9.0, 9.0, 9.0, 9.0), *[(burst, *steps)] * 3]  # the first one warms up
+    trials = [(9.0, 9.0, 9.0, 9.0), *[(start, *steps)] * 3]  # the first one warms up
     clock = iter(np.cumsum([0.0] + [x for trial in trials for one in trial for x in (one, 5.0)]).tolist())
     monkeypatch.setattr("rapid_jax.decoding.pacing.time.perf_counter", lambda: next(clock))
     np.testing.assert_allclose(measured(arguments(started)), costs)
+
+
+def test_the_state_is_left_as_it_is(lab, started):
+    """The burst takes its state's memory over: an answer would begin with buffers that are gone, or with tokens that
+    were drawn to measure."""
+    args = (lab.target.params, *arguments(started)[1:])
+    run = lab.programs.get(burst, (started[0], 4), args, donate=(5,))
+    costs = with_costs(run, args).costs
+    assert costs[0] == 1 and (costs >= 1).all() and jnp.isfinite(costs).all()
+    assert not any(x.is_deleted() for x in jax.tree.leaves(args))
+    assert not args[-1].num_tokens.any() and not args[-1].done.any()
