@@ -68,4 +68,5 @@ def test_what_does_not_fit_is_told_the_next_slice_and_the_longest_context():
 def test_where_the_weights_alone_are_too_many_no_context_is_short_enough():
     need = fits.Need(weights=140 * GB, document=40 * GB, passages=0, each=GB)
     asked = (need, topology.parse("v5e:2x4"), preset("llama31_70b"), 131_072)
-    assert fits.proposals(*asked, weights="int8") == ["--topology=v5e:4x4"]
+    assert fits.proposals(*asked, weights="int8") == ["--topology=v5e:4x4", "--weights=int4"]
+    assert fits.proposals(*asked, weights="int4") == ["--topology=v5e:4x4"]
