@@ -150,7 +150,7 @@ def _compare(plan: Plan, workload: Workload, rates: Rates, piece: Slice) -> None
         found = choice.choices(
             plan, workload, rates, fits.room(piece), acceptance=acceptance, emitted=emitted, progress=progress
         )
-    _print("What to run", choice.choice_table(found, acceptance, emitted))
+    _print("Lossless settings, fastest first", choice.choice_table(found, acceptance, emitted))
     if _JSON.value is not None:
         about = dict(topology=piece.name, acceptance=acceptance, tokens_per_step=emitted)
         _write_json(_JSON.value, {**about, **vars(workload), "choices": [one.to_dict() for one in found]})
