@@ -11,8 +11,13 @@ _OPTIONAL = {"threshold": float, "max_chunks": int, "query_prompt": str, "passag
 
 
 def make(**fields: Any) -> ml_collections.ConfigDict:
-    """A ConfigDict of every field of EngineConfig, with these set."""
-    values = EngineConfig.from_mapping(fields).to_dict()
+    """A ConfigDict of every field of EngineConfig, with these set.
+
+    Earlier answers are not kept to be copied unless that is set: launchers compare methods on the same questions, and
+    one would copy what another has said.
+    """
+    copying = {"earlier_answers": 0, **fields.pop("copying", {})}
+    values = EngineConfig.from_mapping({**fields, "copying": copying}).to_dict()
     for name, kind in _OPTIONAL.items():
         if values["retrieval"][name] is None:
             values["retrieval"][name] = config_dict.placeholder(kind)

@@ -314,10 +314,7 @@ def _with_date(config: EngineConfig) -> EngineConfig:
 
     if _OUTPUT.value is None or config.chat.date or not (Path(_OUTPUT.value) / MANIFEST).exists():
         if _SHARD.value is not None and not config.chat.date:
-            logging.warning(
-                "--shard without --config.chat.date=YEAR-MONTH-DAY: shards that start on different days do not fit "
-                "together"
-            )
+            logging.warning("--shard without --config.chat.date=YEAR-MONTH-DAY: different days do not fit together")
         return config
     chat = read_manifest(Path(_OUTPUT.value))["config"].get("chat", {})
     date = chat.get("date", "") if isinstance(chat, dict) else ""
@@ -325,17 +322,11 @@ def _with_date(config: EngineConfig) -> EngineConfig:
 
 
 def _with_sampling(config: EngineConfig, plans: list[EvaluationPlan]) -> EngineConfig:
-    """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise.
-
-    Earlier answers are not kept to be copied: one method would copy what another has said to the same question.
-    """
+    """The config with room for the longest answer, and with the benchmark's own temperature unless told otherwise."""
     items = [item for plan in plans for source in plan.benchmark.sources() for item in source.items]
     fields = dict(plans[0].benchmark.sampling) if _SAMPLING.value == "benchmark" else {}
     fields["max_new_tokens"] = max(item.max_new_tokens for item in items)
-    sampling = dataclasses.replace(config.sampling, **fields)
-    return dataclasses.replace(
-        config, sampling=sampling, copying=dataclasses.replace(config.copying, earlier_answers=0)
-    )
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **fields))
 
 
 def _methods() -> list[str]:

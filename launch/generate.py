@@ -116,8 +116,6 @@ def _engine_config() -> EngineConfig:
             config,
             speculation=dataclasses.replace(config.speculation, **given["speculation"]),
             sampling=dataclasses.replace(config.sampling, **given["sampling"]),
-            # all are asked one question: a method would copy what another has said
-            copying=dataclasses.replace(config.copying, earlier_answers=0),
             **models,
         )
     except ValueError as e:
