@@ -9,7 +9,7 @@ import pytest
 
 import models
 from models import init_params
-from models.checkpoint import read_config, restore_orbax, save_orbax
+from models.checkpoint import read_config
 from models.decoder import Decoder
 from models.formats import format_of
 from models.formats.base import Matrix
@@ -118,16 +118,6 @@ def test_random_int4_weights_are_of_the_size_of_others(checkpoint):
         assert float(np.std(ours)) == pytest.approx(float(np.std(theirs)), rel=0.15)
     shapes = abstract_params(config, np.dtype("float32"), weights="int4")
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), drawn)
-
-
-def test_orbax_keeps_int4(checkpoint, tmp_path):
-    """What was rounded once could not be kept."""
-    model = models.load(checkpoint, "float32", quantize="int4")
-    save_orbax(tmp_path / "int4", model.params, model.config)
-    again = restore_orbax(tmp_path / "int4", make_mesh((1, 2, 2)), "float32", "int4")
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), again, model.params)
-    with pytest.raises(ValueError, match=r"int4 holds int4 weights: ask for int4 weights to load them"):
-        models.load(tmp_path / "int4")
 
 
 def test_refusals(checkpoint):

@@ -140,14 +140,15 @@ def test_random_int8_weights_are_of_the_size_of_others(checkpoint):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), drawn)
 
 
-def test_orbax_keeps_int8(checkpoint, tmp_path):
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_orbax_keeps_rounded_weights(checkpoint, tmp_path, weights):
     """What was rounded once could not be kept."""
-    model = models.load(checkpoint, "float32", quantize="int8")
-    save_orbax(tmp_path / "int8", model.params, model.config)
-    again = restore_orbax(tmp_path / "int8", make_mesh((1, 2, 2)), "float32", "int8")
+    model = models.load(checkpoint, "float32", quantize=weights)
+    save_orbax(tmp_path / weights, model.params, model.config)
+    again = restore_orbax(tmp_path / weights, make_mesh((1, 2, 2)), "float32", weights)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), again, model.params)
-    with pytest.raises(ValueError, match=r"int8 holds int8 weights: ask for int8 weights to load them"):
-        models.load(tmp_path / "int8")
+    with pytest.raises(ValueError, match=f"{weights} holds {weights} weights: ask for {weights} weights to load them"):
+        models.load(tmp_path / weights)
 
 
 def test_refusals(checkpoint, tmp_path):
