@@ -271,15 +271,16 @@ class _Line:
     """A line on a terminal that is there for a while."""
 
     def __init__(self, text: str):
-        self._text = text
+        self._text, self._under_way = text, 0
         self._bar: Any = None
 
     def __call__(self, begins: bool) -> None:
         from tqdm import tqdm
 
-        if begins:
+        self._under_way += 1 if begins else -1
+        if begins and self._under_way == 1:
             self._bar = tqdm(desc=self._text, bar_format="{desc} ...", leave=False)
-        elif self._bar is not None:
+        elif not self._under_way and self._bar is not None:
             self._bar.close()
 
 

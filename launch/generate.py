@@ -86,6 +86,7 @@ def main() -> None:
             name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine))
         document = engine.read(text, prefill=False, progress=progress)
         printing.print_header(engine, document, query, reference, name)
+        engine.compile(document, query, [method.name for method in methods])
         for method in methods:
             printing.print_method(method.name)
             if _STREAM.value:

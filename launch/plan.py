@@ -22,7 +22,7 @@ from absl import flags
 
 from launch import cli
 from models import formats
-from rapid_jax.config.methods import Method, get_method
+from rapid_jax.config.methods import OWN_PAGES, Method, get_method
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -119,6 +119,7 @@ def _plan(method: Method) -> None:
         _compare(plan, workload, rates, piece)
         return
     passages = f", the drafter reads {workload.retrieved:,}" if method.retrieves else ""
+    passages = f", drafts read {workload.pages:,} of them" if method.drafting_model == OWN_PAGES else passages
     print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
     held = predict.memory(plan, workload, method)
     if held.peak > fits.room(piece):

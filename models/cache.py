@@ -31,10 +31,13 @@ class Block:
 
     Attributes:
       k, v: one array a layer, [B,K,T,H].
+      mass: where a forward was asked for it, how much attention each page of its first cache got; see
+        models.attention.pages.
     """
 
     k: tuple[jax.Array, ...]
     v: tuple[jax.Array, ...]
+    mass: tuple[jax.Array, ...] | None = None
 
 
 @dataclasses.dataclass

@@ -11,20 +11,28 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from models import rope
-from models.attention import Segment, attend
+from models.attention import Segment, attend, page_mass
 from models.cache import Block, KVCache
 from models.config import ModelConfig
 from models.layers import Embedding, GatedMLP, OutputHead, Projection, RMSNorm
 
+Attended = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]  # output [B,T,D]; keys, values [B,K,T,H]; mass
+
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention of a block of tokens over the caches and itself."""
+    """Grouped-query attention of a block of tokens over the caches and itself.
+
+    Attributes:
+      config, dtype, mesh, backend, weights: see Decoder.
+      page: slots of the pages of the first cache whose attention is summed up; 0 leaves that out.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype
     mesh: Mesh | None
     backend: str | None
     weights: str = ""
+    page: int = 0
 
     def setup(self) -> None:
         c = self.config
@@ -41,8 +49,8 @@ class SelfAttention(nn.Module):
 
     def __call__(
         self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], past: tuple[Segment, ...], mask: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """X [B,T,D] -> (output [B,T,D], keys [B,K,T,H], values [B,K,T,H])."""
+    ) -> Attended:
+        """X [B,T,D] -> (output [B,T,D], keys [B,K,T,H], values [B,K,T,H], mass [B,K,pages] or None)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -51,7 +59,8 @@ class SelfAttention(nn.Module):
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         with jax.named_scope("attend"):  # modules have their names in a profile, this call would have none
             out = attend(q, (*past, Segment(k, v, mask=mask)), mesh=self.mesh, backend=self.backend)
-        return self.o_proj(out), k, v
+        mass = page_mass(q, past[0], self.page, self.mesh) if self.page else None
+        return self.o_proj(out), k, v, mass
 
 
 class Layer(nn.Module):
@@ -62,25 +71,26 @@ class Layer(nn.Module):
     mesh: Mesh | None
     backend: str | None
     weights: str = ""
+    page: int = 0
 
     def setup(self) -> None:
         norm = functools.partial(RMSNorm, self.config.width, self.config.rms_norm_eps, "embed", self.dtype)
         self.input_norm = norm()
-        self.attn = SelfAttention(self.config, self.dtype, self.mesh, self.backend, self.weights)
+        self.attn = SelfAttention(self.config, self.dtype, self.mesh, self.backend, self.weights, self.page)
         self.post_attn_norm = norm()
         self.mlp = GatedMLP(self.config, self.dtype, self.weights)
 
     def __call__(
         self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], past: tuple[Segment, ...], mask: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """As SelfAttention: x [B,T,D] -> (output, keys, values)."""
-        out, k, v = self.attn(self.input_norm(x), rotation, past, mask)
+    ) -> Attended:
+        """As SelfAttention."""
+        out, k, v, mass = self.attn(self.input_norm(x), rotation, past, mask)
         x = x + out
-        return x + self.mlp(self.post_attn_norm(x)), k, v
+        return x + self.mlp(self.post_attn_norm(x)), k, v, mass
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _layer(layer: Layer, params: dict, *args: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _layer(layer: Layer, params: dict, *args: Any) -> Attended:
     """`Layer.__call__` with explicit parameters: traced and lowered once for all layers of the same shapes."""
     return cast(Any, layer.apply({"params": params}, *args))
 
@@ -117,6 +127,7 @@ class Decoder(nn.Module):
         positions: jax.Array,
         *caches: KVCache | None,
         mask: jax.Array | None = None,
+        page: int = 0,
     ) -> tuple[jax.Array, Block]:
         """Runs a block of tokens over what the caches hold.
 
@@ -125,6 +136,7 @@ class Decoder(nn.Module):
           positions: int32 [B,T], each token's position for RoPE.
           caches: what came before; None for nothing.
           mask: bool [T,T] or [B,T,T], what each token of the block sees of the block; None is causal.
+          page: with a number of slots, the block says how much attention each page of the first cache got.
 
         Returns:
           (hidden states after the final norm [B,T,D], the block's keys and values).
@@ -133,15 +145,15 @@ class Decoder(nn.Module):
         with jax.named_scope("rotation"):
             rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         before = [cache for cache in caches if cache is not None]
-        keys, values = [], []
-        alike = Layer(self.config, self.dtype, self.mesh, self.backend, self.weights, parent=None)
+        made = []
+        alike = Layer(self.config, self.dtype, self.mesh, self.backend, self.weights, page, parent=None)
         for index, layer in enumerate(self.layers):
             past = tuple(cache.segment(index) for cache in before)
             args = (x, rotation, past, mask)
-            x, k, v = layer(*args) if self.is_initializing() else _layer(alike, layer.variables["params"], *args)
-            keys.append(k)
-            values.append(v)
-        return self.final_norm(x), Block(tuple(keys), tuple(values))
+            x, *rest = layer(*args) if self.is_initializing() else _layer(alike, layer.variables["params"], *args)
+            made.append(rest)
+        keys, values, mass = zip(*made, strict=True)
+        return self.final_norm(x), Block(keys, values, mass if page else None)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] -> float32 logits [..., V]."""
@@ -161,9 +173,10 @@ def hidden_states(
     positions: jax.Array,
     *caches: KVCache | None,
     mask: jax.Array | None = None,
+    page: int = 0,
 ) -> tuple[jax.Array, Block]:
     """`Decoder.__call__` with explicit parameters."""
-    return cast(Any, decoder.apply({"params": params}, tokens, positions, *caches, mask=mask))
+    return cast(Any, decoder.apply({"params": params}, tokens, positions, *caches, mask=mask, page=page))
 
 
 def output_logits(decoder: Decoder, params: dict, hidden: jax.Array) -> jax.Array:

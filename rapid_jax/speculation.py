@@ -22,15 +22,17 @@ class StepSeconds:
       plain: a step of plain decoding, c_T.
       draft: the drafter's work for one token, c_D.
       row: what each drafted token adds to the target's forward, so that c_V(g) = plain + g * row.
+      start: what a draft takes whatever its length.
     """
 
     plain: float
     draft: float
     row: float = 0.0
+    start: float = 0.0
 
     def step(self, gamma: int) -> float:
         """A speculative step of gamma drafted tokens."""
-        return gamma * self.draft + self.plain + gamma * self.row
+        return gamma * self.draft + self.plain + gamma * self.row + (self.start if gamma else 0.0)
 
 
 def tokens_per_step(acceptance: float, gamma: int) -> float:

@@ -40,7 +40,7 @@ def test_the_embedded_files_are_what_the_readme_says():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sd", "magicdec", "hd", "sd+hd"])
+@pytest.mark.parametrize("method", ["sd", "magicdec", "pages", "hd", "sd+hd"])
 def test_greedy_speculative_decoding_gives_the_target_s_tokens(engine, archive, document, method):
     """Lossless means lossless: 100 questions, token for token, but for near-ties of the target's own logits."""
     chosen = sample_questions(archive, 40, seed=0)

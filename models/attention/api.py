@@ -99,11 +99,11 @@ def attend(
         return local(q, segments)
     q_spec = P(rows_axis(q.shape[0]), None, "model", None)
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(q_spec, tuple(map(_segment_spec, segments))), out_specs=q_spec, check_vma=False
+        local, mesh=mesh, in_specs=(q_spec, tuple(map(segment_spec, segments))), out_specs=q_spec, check_vma=False
     )(q, segments)
 
 
-def _segment_spec(segment: Segment) -> Segment:
+def segment_spec(segment: Segment) -> Segment:
     """A Segment of PartitionSpecs."""
     rows = rows_axis(segment.k.shape[0])
     slots = "context" if segment.is_striped else None

@@ -86,18 +86,30 @@ def _few_rows(
 ) -> tuple[jax.Array, jax.Array]:
     """Decoding: rows [G*T] against all slots at once."""
     rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
-    k, v = widen(k, q.dtype), widen(v, q.dtype)
+    v = widen(v, q.dtype)
+    weights, total, top = _softmax_parts(scores_of(rows, k, visible, k_scale))
+    if v_scale is not None:
+        weights = weights * v_scale[:, :, None]
+    out = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    return out.reshape(q.shape), (top + jnp.log(total)).reshape(q.shape[:-1])
+
+
+def scores_of(rows: jax.Array, k: jax.Array, visible: jax.Array, k_scale: jax.Array | None) -> jax.Array:
+    """Scores float32 [B,K,R,S] of queries [B,K,R,H], scaled by 1/sqrt(H), for keys [B,K,S,H].
+
+    Args:
+      rows, k: see above.
+      visible: bool broadcastable to [B,K,R,S]; elsewhere scores are MASKED.
+      k_scale: see `attend_segment`.
+    """
+    k = widen(k, rows.dtype)
     if rows.shape[2] <= KEYS_FIRST_ROWS:
         scores = jnp.swapaxes(jnp.einsum("bksh,bkrh->bksr", k, rows, preferred_element_type=jnp.float32), 2, 3)
     else:
         scores = jnp.einsum("bkrh,bksh->bkrs", rows, k, preferred_element_type=jnp.float32)
     if k_scale is not None:
         scores = scores * k_scale[:, :, None]
-    weights, total, top = _softmax_parts(jnp.where(visible, scores, MASKED))
-    if v_scale is not None:
-        weights = weights * v_scale[:, :, None]
-    out = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
-    return out.reshape(q.shape), (top + jnp.log(total)).reshape(q.shape[:-1])
+    return jnp.where(visible, scores, MASKED)
 
 
 def _many_rows(

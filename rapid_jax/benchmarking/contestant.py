@@ -88,7 +88,7 @@ class MethodContestant:
             maker, speculation = maker_of(self.method), session.config.speculation
             known = [self.context.lengths[0] + round(tail) for tail in tails]
             kept = [maker.tokens_read(speculation, tokens) for tokens in known]
-            forwards.append(Forward(session.target, (), kept, drafter_forwards))
+            forwards.append(Forward(session.own_drafter, (), kept, drafter_forwards))
         return step_bytes(forwards)
 
     def run(self) -> Sample:

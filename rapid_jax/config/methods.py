@@ -9,7 +9,9 @@ from typing import Any
 from models.fields import shown
 from rapid_jax.config.hierarchy import HierarchyConfig
 
-NO_MODEL, PASSAGES, OWN_CACHE = "", "passages", "own cache"
+NO_MODEL, PASSAGES, OWN_CACHE, OWN_PAGES = "", "passages", "own cache", "own pages"
+# Fields of SpeculationConfig that say how much of its own cache the target drafts from; all other methods ignore them.
+OWN_SETTINGS = {OWN_CACHE: ("sinks", "window"), OWN_PAGES: ("page_size", "page_budget", "page_renewal")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,8 @@ class Method:
       summary: one line for help texts.
       reads_document: the target reads the whole document; otherwise only what was retrieved.
       drafting_model: what the model reads that draws drafts: PASSAGES (the retrieved context), OWN_CACHE (the target
-        itself, over a part of its own cache) or NO_MODEL.
+        itself, over the first and last tokens of its own cache), OWN_PAGES (the target itself, over those pages of its
+        own cache that get most attention) or NO_MODEL.
       transfers: the drafter's knowledge moves the target (eta > 0).
       looks_up: n-gram databases propose tokens, to the drafting model where there is one, else to the target.
       copies: what was read and said before proposes tokens, as long as that pays (rapid_jax.copying).
@@ -51,6 +54,11 @@ class Method:
     def draws(self) -> bool:
         """Whether a language model draws what is drafted: gamma tokens, each tested against its probability."""
         return self.drafting_model != NO_MODEL
+
+    @property
+    def own_settings(self) -> tuple[str, ...]:
+        """Fields of SpeculationConfig that say what part of its own cache the target drafts from."""
+        return OWN_SETTINGS.get(self.drafting_model, ())
 
     @property
     def speculates(self) -> bool:
@@ -89,6 +97,11 @@ METHODS: dict[str, Method] = {
             transfers=True,
         ),
         Method(name="magicdec", summary="lossless drafts over a window of its own cache", drafting_model=OWN_CACHE),
+        Method(
+            name="pages",
+            summary="lossless drafts over the pages of its own cache that its attention chose",
+            drafting_model=OWN_PAGES,
+        ),
         Method(
             name="copy",
             summary="lossless drafts copied from what was read and said, as long as measured costs say that they pay",

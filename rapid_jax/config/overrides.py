@@ -19,6 +19,9 @@ class Overrides(TypedDict, total=False):
     first_candidates: int
     sinks: int
     window: int
+    page_size: int
+    page_budget: int
+    page_renewal: int
     length_rule: bool
     choose_gamma: bool
     expected_acceptance: float

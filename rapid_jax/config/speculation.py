@@ -54,6 +54,8 @@ class SpeculationConfig(AcceptanceRule):
         More than 1 need residual "exact", unless eta is 0.
       sinks, window: tokens of its own cache that the target drafts from in "magicdec", the first ones and the last
         ones (see drafting.magicdec).
+      page_size, page_budget, page_renewal: what the target drafts from in "pages" (see drafting.pages): tokens of a
+        page of its own cache; tokens of the context that are read, about; steps from one choice of pages to the next.
       length_rule: nothing is drafted where the measured costs of a step say that drafts would lose, and that is said
         (see rapid_jax.engine.length_rule); of methods whose drafts are a model's.
       choose_gamma: gamma is the draft length in 1..16 that is fastest by the same costs.
@@ -68,6 +70,9 @@ class SpeculationConfig(AcceptanceRule):
     first_candidates: int = 1
     sinks: int = 4
     window: int = 4096
+    page_size: int = 16
+    page_budget: int = 1024
+    page_renewal: int = 4
     length_rule: bool = False
     choose_gamma: bool = False
     expected_acceptance: float = 0.8
@@ -98,6 +103,12 @@ class SpeculationConfig(AcceptanceRule):
             is_integer(self.window) and self.window > self.gamma,
             f"window must be more tokens than a draft's {self.gamma}, got {shown(self.window)}",
         )
+        for name, unit in (("page_size", "token"), ("page_budget", "token"), ("page_renewal", "step")):
+            value = getattr(self, name)
+            require(is_integer(value) and value >= 1, f"{name} must be at least 1 {unit}, got {shown(value)}")
+        check_most("page_size", self.page_size, MOST_ROWS, "tokens (16 to 64 are usual)")
+        check_most("page_budget", self.page_budget, MOST_TOKENS, "tokens (no model has more positions)")
+        check_most("page_renewal", self.page_renewal, MOST_TOKENS, "steps (no answer has more)")
         check_most("sinks", self.sinks, MOST_ROWS, "tokens (they are copied; 4 are usual)")
         check_most("window", self.window, MOST_TOKENS, "tokens (no model has more positions)")
         require(

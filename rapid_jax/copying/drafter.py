@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from rapid_jax.copying import trust
 from rapid_jax.copying.text import Copy, ReadText, append, matches, propose
-from rapid_jax.copying.trust import Trust
+from rapid_jax.copying.trust import Speed, Trust
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome, Pace
 from rapid_jax.decoding.sampling import Warping
@@ -31,12 +31,14 @@ class CopyMemory:
     Attributes:
       text: earlier answers, prompt and answer.
       trust: how far copies are trusted.
+      speed: of the answer so far.
       parts: int32 [B,2], where the prompt and the answer begin.
       ended: bool [B], rows that emitted nothing in the last step.
     """
 
     text: ReadText
     trust: Trust
+    speed: Speed
     parts: jax.Array
     ended: jax.Array
 
@@ -45,9 +47,18 @@ class CopyMemory:
         return jnp.sum(copy.place[:, None] >= self.parts, axis=1, dtype=jnp.int32)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class CopyDraft:
+    """What would be copied, and the cost of the step that was chosen, float32 []."""
+
+    copy: Copy
+    cost: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class CopyDrafter:
-    """Copies what followed the longest match of the text's end, up to the length that is fastest for the batch.
+    """Copies what followed the longest match of the text's end, up to the length that is best for the batch.
 
     `model` is a Pace, `cache` a CopyMemory.
 
@@ -80,9 +91,9 @@ class CopyDrafter:
 
     def draft(
         self, model: Pace, cache: CopyMemory, last_tokens: jax.Array, keys: jax.Array, warping: Warping
-    ) -> tuple[CandidateDraft, Copy]:
+    ) -> tuple[CandidateDraft, CopyDraft]:
         copy, kept = self.propose(cache)
-        pace = model.choose(trust.fastest(kept, ~cache.ended, model.costs))
+        pace = model.choose(trust.best_way(kept, ~cache.ended, model.costs, cache.speed))
         length = jnp.where(copy.matched > 0, jnp.asarray((0, *self.lengths))[pace], 0)
         batch = last_tokens.shape[0]
         draft = CandidateDraft(
@@ -93,12 +104,13 @@ class CopyDrafter:
             forwards=jnp.zeros((batch,), jnp.int32),
             pace=pace,
         )
-        return draft, copy
+        return draft, CopyDraft(copy, model.costs[pace])
 
-    def commit(self, cache: CopyMemory, drafted: Copy, outcome: Outcome) -> CopyMemory:
-        seen = trust.observe(cache.trust, drafted.tokens, drafted.matched, outcome.tokens, outcome.count)
-        text = append(cache.text, outcome.tokens, outcome.count)
-        return CopyMemory(text, seen, cache.parts, outcome.count == 0)
+    def commit(self, cache: CopyMemory, drafted: CopyDraft, outcome: Outcome) -> CopyMemory:
+        copy, count = drafted.copy, outcome.count
+        seen = trust.observe(cache.trust, copy.tokens, copy.matched, outcome.tokens, count)
+        text = append(cache.text, outcome.tokens, count)
+        return CopyMemory(text, seen, cache.speed.after(count, drafted.cost), cache.parts, count == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +162,8 @@ def empty_memory(rows: int, capacity: int) -> CopyMemory:
 
     right, seen = (jnp.tile(x, (rows, 1)) for x in trust.initial())
     text = ReadText(tokens(capacity), tokens(), tokens(capacity))
-    return CopyMemory(text, Trust(right, seen), tokens(2), jnp.zeros((rows,), bool))
+    began = jnp.full((rows,), trust.initial_speed())
+    return CopyMemory(text, Trust(right, seen), Speed(began, began), tokens(2), jnp.zeros((rows,), bool))
 
 
 def make_memory(
@@ -189,6 +202,7 @@ def make_memory(
             put([found[tuple(text)] for text in texts]),
         ),
         Trust(put(right), put(seen)),
+        Speed(*(put([np.asarray(trust.initial_speed()) for _ in texts]) for _ in range(2))),
         put([np.asarray([len(one.tokens), len(text)], np.int32) for one, text in zip(before, texts, strict=True)]),
         put([np.asarray(False) for _ in texts]),
     )

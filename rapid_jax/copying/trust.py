@@ -18,6 +18,7 @@ PRIOR = (0.2, 0.4, 0.5, 0.7, 0.8, 0.87, 0.9, 0.94, 0.96, 0.98)  # before anythin
 PRIOR_WEIGHT = 4.0  # tokens that a prior counts as
 MOST_WEIGHT = 64.0  # tokens that earlier answers count as, at most
 MARGIN = 1.03  # a draft must promise so much more than none
+_PRIOR_STEPS = 4.0  # without a draft, which an answer's speed begins with
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +33,24 @@ class Trust:
 
     right: jax.Array
     seen: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Speed:
+    """How fast an answer has been so far, float32 [B]: the tokens emitted, and the costs of their steps."""
+
+    tokens: jax.Array
+    costs: jax.Array
+
+    def after(self, emitted: jax.Array, cost: jax.Array) -> Speed:
+        """Behind a step at this cost that emitted int32 [B] tokens; rows that emitted none have ended."""
+        return Speed(self.tokens + emitted, self.costs + jnp.where(emitted > 0, cost, 0.0))
+
+
+def initial_speed() -> np.float32:
+    """Tokens and costs that an answer's speed begins with, of one row: those of steps without a draft."""
+    return np.float32(_PRIOR_STEPS)
 
 
 def initial(earlier: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -51,17 +70,24 @@ def expected(trust: Trust, matched: jax.Array, length: int) -> jax.Array:
     return jnp.cumsum(jnp.cumprod(each, axis=1), axis=1)
 
 
-def fastest(kept: jax.Array, active: jax.Array, costs: jax.Array) -> jax.Array:
-    """The index of the fastest way to draft for all rows together, 0 for none, int32.
+def best_way(kept: jax.Array, active: jax.Array, costs: jax.Array, speed: Speed) -> jax.Array:
+    """The index of the best way to draft for all rows together, 0 for none, int32.
+
+    A way is worth its tokens less those that the same time brings at the speed of the answer so far (how a policy is
+    improved where average reward counts: Howard, Dynamic Programming and Markov Processes, 1960). The way of most
+    tokens a second would take a long step that is a little faster than none, in the place of fast copies to come.
 
     Args:
       kept: float32 [B,P], drafted tokens that each row will keep in each of P ways.
       active: bool [B], rows that have not ended.
-      costs: float32 [1+P], seconds of a step without a draft and of one in each way, in any unit.
+      costs: float32 [1+P], of a step without a draft and of one in each way, over the first.
+      speed: so far.
     """
     emitted = jnp.sum(active) + jnp.pad(jnp.sum(kept * active[:, None], axis=0), (1, 0))
     margin = jnp.where(jnp.arange(len(costs)) == 0, MARGIN, 1.0)
-    return jnp.argmax(emitted / costs * margin).astype(jnp.int32)
+    so_far = jnp.sum(jnp.where(active, speed.tokens / speed.costs, 0.0))
+    worth = jnp.where(jnp.isfinite(costs), emitted * margin - so_far * costs, -jnp.inf)
+    return jnp.argmax(worth).astype(jnp.int32)
 
 
 def observe(trust: Trust, copied: jax.Array, matched: jax.Array, emitted: jax.Array, count: jax.Array) -> Trust:

@@ -103,9 +103,9 @@ class Pace:
     costs: jax.Array
     pinned: jax.Array
 
-    def choose(self, fastest: jax.Array) -> jax.Array:
+    def choose(self, best: jax.Array) -> jax.Array:
         """The way to take, int32 scalar."""
-        return jnp.where(self.pinned < 0, fastest, self.pinned)
+        return jnp.where(self.pinned < 0, best, self.pinned)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -92,8 +92,16 @@ def decode(
     *,
     burst_steps: int,
     mesh: Mesh | None = None,
+    measure: bool = True,
 ) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
     """Runs bursts until all rows are done; yields each burst's report as host arrays.
+
+    Args:
+      programs: compile what is run.
+      spec, params, context, drafter_model, controls, state: of the step; the state is used up.
+      burst_steps: steps of a burst.
+      mesh: the target's.
+      measure: the costs of a drafter's paces, where it has any and they are not known; without them it drafts nothing.
 
     The first value yielded is the report before any step: by then everything is compiled, and the clock may start.
     Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on. The generator
@@ -112,10 +120,10 @@ def decode(
     stopped = hosts.put(ended, by_row)
     inputs = (params, context, drafter_model, controls, stopped, state)
     run = _warmed(programs, spec, burst_steps, inputs, replicated)
-    if paced(drafter_model):
+    if measure and paced(drafter_model):
         start = time.perf_counter()
         drafter_model = with_costs(run, inputs)
-        programs.compile_seconds += time.perf_counter() - start
+        programs.spent(time.perf_counter() - start)
         inputs = (params, context, drafter_model, controls, stopped, state)
     yield hosts.fetch(BurstReport.of(state))
 
@@ -147,5 +155,5 @@ def _warmed(
     if programs.count > known:
         start = time.perf_counter()
         jax.block_until_ready(run(*args[:-1], with_room(copied(state), 1)))
-        programs.compile_seconds += time.perf_counter() - start
+        programs.spent(time.perf_counter() - start)
     return run

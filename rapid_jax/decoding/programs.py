@@ -21,8 +21,10 @@ MOST = 256  # programs that are kept; a question with one method needs about eig
 class Programs:
     """Compiles functions ahead of time and keeps the executables, up to `most`; the least recently used goes first.
 
+    Threads may compile different programs at the same time; of those that ask for the same one, one compiles it.
+
     Attributes:
-      compile_seconds: time spent in tracing and compiling so far.
+      compile_seconds: time spent in tracing and compiling so far, of all threads together.
       count: programs compiled so far, those that have gone included.
       compiled: executables by function, static arguments and argument shapes, the latest used last.
       most: executables that are kept.
@@ -35,6 +37,12 @@ class Programs:
     most: int = MOST
     on_compile: Callable[[bool], None] = lambda begins: None
     _lock: threading.RLock = dataclasses.field(default_factory=threading.RLock, repr=False)
+    _turns: dict[Hashable, threading.Lock] = dataclasses.field(default_factory=dict, repr=False)
+
+    def spent(self, seconds: float) -> None:
+        """Counts seconds as compiling."""
+        with self._lock:
+            self.compile_seconds += seconds
 
     def timed(self, function: Callable[[], T]) -> tuple[T, float]:
         """A function's result, ready on the device, and its seconds without compilation."""
@@ -66,20 +74,33 @@ class Programs:
         places = _places(leaves, donated)
         key: Hashable = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves), places)
         with self._lock:
-            program = self.compiled.pop(key, None)
-            if program is None:
-                start = time.perf_counter()
+            if key in self.compiled:
+                return self._keep(key, self.compiled[key])
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            with self._lock:
+                if key in self.compiled:  # another thread has compiled it meanwhile
+                    return self._keep(key, self.compiled[key])
                 self.on_compile(True)
-                try:
-                    program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
-                finally:
+            start = time.perf_counter()
+            try:
+                program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
+            finally:
+                with self._lock:
                     self.on_compile(False)
+                    self._turns.pop(key, None)
+            self.spent(time.perf_counter() - start)
+            with self._lock:
                 self.count += 1
-                self.compile_seconds += time.perf_counter() - start
-            self.compiled[key] = program
-            while len(self.compiled) > self.most:
-                del self.compiled[next(iter(self.compiled))]
-            return program
+                return self._keep(key, program)
+
+    def _keep(self, key: Hashable, program: Program) -> Program:
+        """Makes a program the one that was used last."""
+        self.compiled.pop(key, None)
+        self.compiled[key] = program
+        while len(self.compiled) > self.most:
+            del self.compiled[next(iter(self.compiled))]
+        return program
 
 
 def _compile(

@@ -5,6 +5,7 @@ from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.magicdec import MagicDecDrafter
 from rapid_jax.drafting.null import NullDrafter
+from rapid_jax.drafting.pages import PagesDrafter
 
 __all__ = [
     "CandidateDraft",
@@ -15,4 +16,5 @@ __all__ = [
     "MagicDecDrafter",
     "NullDrafter",
     "Outcome",
+    "PagesDrafter",
 ]

@@ -21,8 +21,7 @@ import numpy as np
 from models.cache import TailCache
 from rapid_jax.copying import drafter as copying
 from rapid_jax.copying import trust
-from rapid_jax.copying.drafter import CopyDrafter, CopyMemory
-from rapid_jax.copying.text import Copy
+from rapid_jax.copying.drafter import CopyDraft, CopyDrafter, CopyMemory
 from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome, Pace
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache
@@ -52,7 +51,7 @@ class AutoCache:
 class AutoDraft:
     """Of one draft: what would be copied, the target's own tokens int32 [B,n], and how many of them were drafted."""
 
-    copy: Copy
+    copy: CopyDraft
     tokens: jax.Array
     drafted: jax.Array
 
@@ -100,11 +99,12 @@ class AutoDrafter:
     ) -> tuple[CandidateDraft, AutoDraft]:
         pace, params, sinks = model
         batch, copies = last_tokens.shape[0], len(self.copy.lengths)
-        # Choose: the way that promises the most tokens a second, for all rows together.
+        # Choose: the way that is worth most, for all rows together.
         copy, kept = self.copy.propose(cache.copy)
         rate = (cache.right / cache.seen)[:, None]
         own = jnp.cumsum(rate ** jnp.arange(1, max(self.lengths) + 1)[None, :], axis=1)[:, np.asarray(self.lengths) - 1]
-        way = pace.choose(trust.fastest(jnp.concatenate([kept, own], axis=1), ~cache.copy.ended, pace.costs))
+        kept = jnp.concatenate([kept, own], axis=1)
+        way = pace.choose(trust.best_way(kept, ~cache.copy.ended, pace.costs, cache.copy.speed))
         drafted = jnp.asarray((*(0,) * (1 + copies), *self.lengths))[way]
 
         # Draft: as many forwards over the window as the chosen length says, none for a copy.
@@ -128,7 +128,7 @@ class AutoDrafter:
             forwards=jnp.broadcast_to(drafted.astype(jnp.int32), (batch,)),
             pace=width.astype(jnp.int32),
         )
-        return draft, AutoDraft(copy, tokens, jnp.broadcast_to(drafted, (batch,)))
+        return draft, AutoDraft(CopyDraft(copy, pace.costs[way]), tokens, jnp.broadcast_to(drafted, (batch,)))
 
     def commit(self, cache: AutoCache, drafted: AutoDraft, outcome: Outcome) -> AutoCache:
         assert outcome.block is not None  # it is on the target's devices

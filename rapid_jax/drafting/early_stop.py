@@ -19,11 +19,12 @@ no q is there, and shorter drafts transfer less, as a smaller gamma does.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from models.cache import Block, TailCache
+from models.cache import TailCache
 from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
@@ -73,9 +74,9 @@ class EarlyStopCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Drafted:
-    """Of one draft: the new keys and values, and the chain's first token and length, int32 [B]."""
+    """Of one draft: what the model's commit needs, and the chain's first token and length, int32 [B]."""
 
-    block: Block
+    of_model: Any
     first: jax.Array
     lengths: jax.Array
 
@@ -162,11 +163,11 @@ class EarlyStopDrafter:
             return jnp.any(progress.going) & (progress.forwards < gamma)
 
         def once(progress: GrowingDraft) -> GrowingDraft:
-            logits, drafted = self.model.forward(model, cache.tail, progress.drafted, progress.newest[:, None], warping)
+            logits, drafted = self.model.forward(model, tail, progress.drafted, progress.newest[:, None], warping)
             token = self.model.draw(keys, progress.forwards, logits, warping)
             return appended(dataclasses.replace(progress, drafted=drafted), token, jax.nn.softmax(logits))
 
-        logits, drafted = self.model.forward(model, cache.tail, self.model.no_drafts(cache.tail), last_tokens, warping)
+        tail, logits, drafted = self.model.begin(model, cache.tail, last_tokens, warping)
         first, alternatives = self.model.draw_first(keys, logits, warping)
         nothing = GrowingDraft(
             drafted=drafted,
@@ -180,7 +181,7 @@ class EarlyStopDrafter:
         done = jax.lax.while_loop(unfinished, once, appended(nothing, first, jax.nn.softmax(logits)))
         forwards = jnp.broadcast_to(done.forwards, (batch,))
         draft = ChainDraft(done.tokens, done.probs, done.lengths, forwards, alternatives)
-        return draft, Drafted(Block(done.drafted.k, done.drafted.v), first, done.lengths)
+        return draft, Drafted(self.model.to_commit(tail, done.drafted), first, done.lengths)
 
     def commit(self, cache: EarlyStopCache, drafted: Drafted, outcome: Outcome) -> EarlyStopCache:
         # Two tokens that begin with another one are an accepted alternative and its bonus: nothing of the chain.
@@ -188,5 +189,5 @@ class EarlyStopDrafter:
         accepted = jnp.where(of_chain, jnp.maximum(outcome.count - 1, 0), 0)
         stop = cache.stop.after(accepted, drafted.lengths)
         threshold = jnp.where(outcome.count == 0, jnp.inf, stop.threshold)
-        tail = self.model.commit(cache.tail, drafted.block, outcome)
+        tail = self.model.commit(cache.tail, drafted.of_model, outcome)
         return EarlyStopCache(tail, StopState(stop.rate, threshold))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,23 +57,33 @@ class LanguageModelDrafter:
 
     def draft(
         self, model: Model, cache: TailCache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
-    ) -> tuple[ChainDraft, Block]:
+    ) -> tuple[ChainDraft, Any]:
         def one(carry: tuple[TailCache, jax.Array], index: jax.Array) -> tuple[tuple, tuple]:
             drafted, token = carry
             logits, drafted = self.forward(model, cache, drafted, token[:, None], warping)
             token = self.draw(keys, index, logits, warping)
             return (drafted, token), (token, jax.nn.softmax(logits))
 
-        logits, drafted = self.forward(model, cache, self.no_drafts(cache), last_tokens, warping)
+        cache, logits, drafted = self.begin(model, cache, last_tokens, warping)
         first, alternatives = self.draw_first(keys, logits, warping)
         (drafted, _), (tokens, probs) = jax.lax.scan(one, (drafted, first), jnp.arange(1, self.gamma, dtype=jnp.int32))
         tokens = jnp.concatenate([first[None], tokens])
         probs = jnp.concatenate([jax.nn.softmax(logits)[None], probs])
         whole = jnp.full(last_tokens.shape[:1], self.gamma, jnp.int32)
         draft = ChainDraft(jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(probs, 0, 1), whole, whole, alternatives)
-        return draft, Block(drafted.k, drafted.v)
+        return draft, self.to_commit(cache, drafted)
 
-    def commit(self, cache: TailCache, drafted: Block, outcome: Outcome) -> TailCache:
+    def begin(
+        self, model: Model, cache: TailCache, last_tokens: jax.Array, warping: Warping
+    ) -> tuple[TailCache, jax.Array, TailCache]:
+        """The first forward of a draft: (the cache that the others read, its logits, see `forward`; `drafted`)."""
+        return cache, *self.forward(model, cache, self.no_drafts(cache), last_tokens, warping)
+
+    def to_commit(self, cache: TailCache, drafted: TailCache) -> Any:
+        """What `commit` needs of a draft that was read over this cache and left these keys and values."""
+        return Block(drafted.k, drafted.v)
+
+    def commit(self, cache: TailCache, drafted: Any, outcome: Outcome) -> TailCache:
         return commit(cache, drafted, outcome.count)
 
     def no_drafts(self, cache: TailCache) -> TailCache:

@@ -79,7 +79,7 @@ class MagicDecDrafter(LanguageModelDrafter):
         )
         return self.warped_logits(params, hidden[:, -1], warping), commit(drafted, block, jnp.ones_like(drafted.length))
 
-    def commit(self, cache: TailCache, drafted: Block, outcome: Outcome) -> TailCache:
+    def commit(self, cache: TailCache, drafted: Any, outcome: Outcome) -> TailCache:
         assert isinstance(cache, WindowCache) and outcome.block is not None  # it is on the target's devices
         return cache.append(outcome.block, outcome.count, outcome.rows)
 

@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 from models.cache import ContextCache, TailCache
 from models.decoder import Decoder
 from models.language_model import LanguageModel
+from models.pages import Pages
 from rapid_jax.config import CopyingConfig, HierarchyConfig, Method, SpeculationConfig
-from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, PASSAGES
+from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, OWN_PAGES, PASSAGES
 from rapid_jax.copying.drafter import CopiedBefore, CopyDrafter, CopyMemory, make_memory
 from rapid_jax.decoding.buckets import context_bucket
 from rapid_jax.decoding.drafter import Drafter, Pace
@@ -30,6 +31,7 @@ from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache, take_window
 from rapid_jax.drafting.null import NullDrafter
+from rapid_jax.drafting.pages import PagesDrafter, begin_pages
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy, LearnedNgrams, RowDatabases
 from rapid_jax.hierarchy.setup import StaticDatabases, database_bytes, make_hierarchy, make_row_databases
@@ -66,6 +68,7 @@ class DraftingInputs:
       context_tokens: tokens of each context that the target has read, one for all rows or one a row.
       prompts: each row's token ids, of the drafting model where there is one, else of the target; empty where the
         method searches nothing.
+      own: the model that drafts over the target's own cache; the target, or its copy with weights of fewer bits.
       earlier: what an earlier turn has taught the databases; of a batch of one row.
       copied_before: what earlier answers about each row's document have left to be copied; empty for nothing.
       new_tokens: tokens of an answer at most.
@@ -81,6 +84,7 @@ class DraftingInputs:
     chunk: int
     target: ModelCaches
     drafter: ModelCaches | None
+    own: LanguageModel
     context_tokens: Sequence[int]
     prompts: Sequence[Sequence[int]] = ()
     earlier: LearnedNgrams | None = None
@@ -149,11 +153,6 @@ class Drafting:
 class Maker(Protocol):
     """Makes the drafters of one kind."""
 
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """Fields of SpeculationConfig that this kind alone heeds."""
-        ...
-
     def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
         """Raises ValueError for what this kind cannot do; `apart` says that the drafter has devices of its own."""
         ...
@@ -178,8 +177,6 @@ class Maker(Protocol):
 @dataclasses.dataclass(frozen=True)
 class NothingMaker:
     """Plain decoding."""
-
-    settings: tuple[str, ...] = ()
 
     def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
         pass
@@ -216,19 +213,22 @@ class PassagesMaker(NothingMaker):
     def make(self, inputs: DraftingInputs) -> Drafting:
         held, speculation = self.caches(inputs), inputs.speculation
         chain = self.chain(held.model.decoder, speculation, inputs.vocab_size)
-        read = (held.model.params, held.context)
-        if not (speculation.early_stop or speculation.stop_confidence):
-            return Drafting(chain, read, held.tail)
-        threshold = speculation.stop_threshold if speculation.early_stop else -math.inf
-        stopping = EarlyStopDrafter(chain, threshold, speculation.stop_confidence)
-        return Drafting(stopping, read, stopping.initial_cache(held.tail))
+        return stopping_early(chain, (held.model.params, held.context), held.tail, speculation)
+
+
+def stopping_early(chain: LanguageModelDrafter, model: Any, cache: TailCache, config: SpeculationConfig) -> Drafting:
+    """The chain, which may end its drafts early where the configuration says so."""
+    if not (config.early_stop or config.stop_confidence):
+        return Drafting(chain, model, cache)
+    stopping = EarlyStopDrafter(
+        chain, config.stop_threshold if config.early_stop else -math.inf, config.stop_confidence
+    )
+    return Drafting(stopping, model, stopping.initial_cache(cache))
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnCacheMaker(PassagesMaker):
     """The target itself, over the first and the last tokens of its own cache (MagicDec)."""
-
-    settings: tuple[str, ...] = ("sinks", "window")
 
     def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
         return min(prompt, speculation.sinks + speculation.window)
@@ -246,10 +246,33 @@ class OwnCacheMaker(PassagesMaker):
             window=speculation.window,
             mesh=target.model.decoder.mesh,
         )
-        return ModelCaches(target.model, sinks, window)
+        return ModelCaches(inputs.own, sinks, window)
 
     def chain(self, decoder: Decoder, speculation: SpeculationConfig, vocab_size: int) -> LanguageModelDrafter:
         return MagicDecDrafter(decoder, speculation.gamma, vocab_size, speculation.first_candidates)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnPagesMaker(PassagesMaker):
+    """The target itself, over those pages of its own cache that get most attention."""
+
+    def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
+        return min(prompt, speculation.page_budget)
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        target, speculation = inputs.target, inputs.speculation
+        assert isinstance(target.context, ContextCache)
+        pages = Pages.of(target.context, speculation.page_size, speculation.page_budget)
+        drafter = PagesDrafter(
+            inputs.own.decoder,
+            speculation.gamma,
+            inputs.vocab_size,
+            speculation.first_candidates,
+            pages=pages,
+            renewal=speculation.page_renewal,
+        )
+        cache = begin_pages(inputs.programs, target.context, target.tail, pages, target.model.decoder.mesh)
+        return stopping_early(drafter, (inputs.own.params, target.context), cache, speculation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +370,7 @@ _MAKERS: dict[tuple[str, bool, bool], Maker] = {  # by what draws, whether datab
     (PASSAGES, True, False): AssistedMaker(),
     (OWN_CACHE, False, False): OwnCacheMaker(),
     (OWN_CACHE, False, True): AutoMaker(),
+    (OWN_PAGES, False, False): OwnPagesMaker(),
 }
 
 

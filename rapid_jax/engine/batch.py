@@ -142,7 +142,9 @@ class Started:
     state: DecodeState
     prefill_seconds: float
 
-    def decode(self, session: Session) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
+    def decode(
+        self, session: Session, *, measure: bool = True
+    ) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
         """Bursts of steps until all rows are done; see decoding.loop.decode. The state is used up."""
         return decode(
             session.programs,
@@ -154,6 +156,7 @@ class Started:
             self.state,
             burst_steps=session.config.burst_steps,
             mesh=session.mesh,
+            measure=measure,
         )
 
 
@@ -248,6 +251,7 @@ def start_batch(session: Session, batch: Batch) -> Started:
         chunk=config.prefill_chunk,
         target=target,
         drafter=drafter,
+        own=session.own_drafter,
         context_tokens=batch.target.context.lengths,
         prompts=(batch.drafter or batch.target).prompts if batch.method.searches else (),
         earlier=batch.earlier,

@@ -105,6 +105,13 @@ class Document:
         """As `prefilled`, but what is read for it is not kept for later questions."""
         return self.prefilled if self.is_read else self._read()
 
+    def rehearsed_in(self, session: Session, prefilled: PrefilledContext) -> Document:
+        """A view for another session with the same models, where the target has read something else in its place."""
+        view = copy.copy(self)
+        view._session, view._original = session, None
+        view.__dict__["prefilled"] = prefilled
+        return view
+
     @property
     def context(self) -> ContextCache:
         """The target's frozen context cache; computed on first use."""

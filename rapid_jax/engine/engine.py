@@ -11,7 +11,7 @@ from absl import logging
 from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from models.tokenizer import clean_text
-from rapid_jax.config import METHODS, EngineConfig, Method
+from rapid_jax.config import METHODS, EngineConfig, Method, get_method
 from rapid_jax.config.chat import check_keep, check_prompt_template
 from rapid_jax.config.overrides import Overrides
 from rapid_jax.engine.answer import Answer
@@ -24,10 +24,12 @@ from rapid_jax.engine.arguments import (
     check_pairs,
     check_progress,
     check_text,
+    check_texts,
 )
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
 from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
+from rapid_jax.engine.rehearsal import rehearse
 from rapid_jax.engine.request import Request, longest_draft
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
@@ -250,6 +252,27 @@ class Engine:
                 f"{config.sampling.max_new_tokens} new tokens; ask for fewer new tokens"
             )
         return limit
+
+    def compile(self, document: Document, question: str, methods: Sequence[str]) -> None:
+        """Compiles what answering a question about a document needs, several programs at a time.
+
+        Answers compile what is missing on their own, one program after another. What is compiled here serves every
+        question of a like length about every document of a like length. Neither is read. On several hosts, whose
+        programs must start in one order, this does nothing.
+
+        Args:
+          document: from `read`, also with prefill=False.
+          question: as it will be asked.
+          methods: names in METHODS.
+
+        Raises:
+          ValueError, FileNotFoundError: as `Document.ask`.
+        """
+        check_kind("document", document, Document, "Engine.read")
+        self._check_own("document", document)
+        check_text("question", question)
+        check_texts("methods", methods, "method")
+        rehearse(self._session, document, question, [get_method(name) for name in methods])
 
     def ask_many(
         self,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rapid_jax.config.methods import OWN_SETTINGS
 from rapid_jax.decoding.state import BurstReport
-from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.answer import Acceptance, Answer, Seconds
 from rapid_jax.engine.batch import Batch, Started
 from rapid_jax.engine.request import Request
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COUNTERS = ("steps", "proposed", "tested", "accepted", "drafter_forwards")
 _KEPT_AS = ("weights", "drafter_weights", "kv")
-_OWN_CACHE = ("sinks", "window")  # settings that every other drafter leaves alone
+_OF_ITS_KIND = {name for names in OWN_SETTINGS.values() for name in names}  # settings that other methods ignore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +107,8 @@ def _settings(session: Session, request: Request, batch: Batch, started: Started
     """Everything that all answers depend on, JSON."""
     config = session.config
     settings = {**dataclasses.asdict(batch.speculation), **dataclasses.asdict(batch.sampling)}
-    heeded = maker_of(batch.method).settings
-    settings = {name: value for name, value in settings.items() if name not in _OWN_CACHE or name in heeded}
+    ignored = _OF_ITS_KIND - set(batch.method.own_settings)
+    settings = {name: value for name, value in settings.items() if name not in ignored}
     settings |= {name: list(getattr(batch.sampling, name)) for name in ("stop", "from_checkpoint")}
     settings |= dict(gamma=batch.draft_length, eta=float(batch.controls.eta))
     if batch.decision is not None:

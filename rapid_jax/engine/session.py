@@ -69,6 +69,12 @@ class Session:
         return StaticDatabases(config, self.target, self.mesh)
 
     @property
+    def own_drafter(self) -> LanguageModel:
+        """The model that drafts over the target's own cache: the target, or its copy with weights of fewer bits."""
+        is_copy = self.drafter.path == self.target.path and not self.config.drafter_mesh
+        return self.drafter if is_copy else self.target
+
+    @property
     def drafter_mesh(self) -> Mesh | None:
         """The drafter's own devices; None where it shares the target's."""
         return self.drafter.decoder.mesh if self.config.drafter_mesh else None

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rapid_jax.config import SamplingConfig, SpeculationConfig
-from rapid_jax.config.methods import OWN_CACHE, Method
+from rapid_jax.config.methods import OWN_SETTINGS, Method
 from rapid_jax.config.speculation import AcceptanceRule
 
 _TRANSFER = ("eta", *(field.name for field in dataclasses.fields(AcceptanceRule)))
 _DRAFT = ("gamma", "early_stop", "stop_threshold", "stop_confidence", "first_candidates")
-_OWN_CACHE = ("sinks", "window")
+_OWN_CACHE = tuple(name for names in OWN_SETTINGS.values() for name in names)
 _RETRIEVAL = ("retrieval_tokens", "unrelated")
 _SAMPLING = ("temperature", "top_k", "top_p", "seed", "max_new_tokens")
 _CONFIGS = (SpeculationConfig, SamplingConfig)
@@ -49,7 +49,7 @@ class Variation:
         names.update(_RETRIEVAL if method.retrieves else ())
         names.update(_DRAFT if method.draws else ())
         names.update(("drafter",) if method.drafts_from_passages else ())
-        names.update(_OWN_CACHE if method.drafting_model == OWN_CACHE else ())
+        names.update(method.own_settings)
         names.update(_TRANSFER if method.transfers else ())
         return Variation(tuple((name, value) for name, value in self.values if name in names))
 

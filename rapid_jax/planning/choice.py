@@ -37,6 +37,7 @@ SETTINGS = (
     *(Setting("lc", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"))),
     *(Setting("copy", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"))),
     *(Setting("sd", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
+    *(Setting("pages", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
 )
 
 

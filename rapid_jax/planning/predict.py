@@ -17,15 +17,19 @@ import jax
 from models.attention import xla
 from models.attention.causal import BLOCK
 from models.progress import ProgressCallback
-from rapid_jax.config.methods import Method, get_method
+from rapid_jax.config import SpeculationConfig
+from rapid_jax.config.methods import OWN_PAGES, Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.planning import formulas, hlo
 from rapid_jax.planning.cost import Rates, Work, on_the_wire
 from rapid_jax.planning.programs import (
     Plan,
     Workload,
+    check_planned,
+    choosing_program,
     context_shape,
     copied_shape,
+    pages_drafter,
     prefill_program,
     step_program,
     tail_shape,
@@ -128,7 +132,7 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
     """Without temporaries, which only compiling tells."""
     document = passages = unread = 0
     weights = formulas.chip_bytes(plan.params)
-    if method.drafts_from_passages and plan.drafter is not plan:
+    if method.draws and plan.drafter is not plan:
         weights += formulas.chip_bytes(plan.drafter.params)
     if method.reads_document:
         size = (workload.context, workload.chunk)
@@ -136,7 +140,11 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
         unread = formulas.chip_bytes(context_shape(plan, *size, read=False)) - document
     if method.retrieves:
         passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
-    tails = (2 if method.drafts_from_passages else 1) * formulas.chip_bytes(tail_shape(plan, workload))
+    if method.drafting_model == OWN_PAGES:
+        passages = formulas.chip_bytes(
+            pages_drafter(plan, workload, context_shape(plan, workload.context, workload.chunk))[1].chosen
+        )
+    tails = (2 if method.draws else 1) * formulas.chip_bytes(tail_shape(plan, workload))
     tails += formulas.chip_bytes(copied_shape(plan, workload)) if method.copies else 0
     return Memory(weights, document, passages, tails, unread)
 
@@ -152,6 +160,7 @@ class Prediction:
       plain: a step of plain decoding over it.
       step: a step of the method; the same where it drafts nothing.
       draft: a forward of the drafter; None where there is none, and where drafts are copied.
+      choosing: the forward of a drafter that chooses pages; None where there is none.
     """
 
     plan: Plan
@@ -163,13 +172,17 @@ class Prediction:
     plain: Compiled
     step: Compiled
     draft: Compiled | None
+    choosing: Compiled | None = None
 
     @functools.cached_property
     def verify(self) -> Work:
         """The target's forward over a whole draft, with acceptance: the step without the drafter's forwards."""
         if self.draft is None:
             return self.step.work.at_least(self.plain.work) if self.drafts else self.plain.work
-        return self.step.work.plus(self.draft.work, -float(self.workload.gamma)).at_least(self.plain.work)
+        drafts, gamma = self.draft.work, float(self.workload.gamma)
+        if self.choosing is not None:
+            return self.step.work.plus(self.choosing.work, -1.0).plus(drafts, 1.0 - gamma).at_least(self.plain.work)
+        return self.step.work.plus(drafts, -gamma).at_least(self.plain.work)
 
     def costs(self, context: int | None = None) -> StepSeconds:
         """What speculation is decided by, at this or another length of the document, with its own passages."""
@@ -181,6 +194,11 @@ class Prediction:
         verify = self._longer(self.verify, tokens - self.read_tokens, queries * (gamma + 1), 1).seconds(self.rates)
         if self.draft is None:
             return StepSeconds(plain, 0.0, max(verify - plain, 0.0) / gamma)
+        if self.choosing is not None:  # what is read of pages does not grow with the document
+            draft = self.draft.work.seconds(self.rates)
+            chooses = self._longer(self.choosing.work, tokens - self.read_tokens, queries, 1).seconds(self.rates)
+            start = max(chooses - draft, 0.0) / SpeculationConfig().page_renewal
+            return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma, start)
         passages = dataclasses.replace(self.workload, context=tokens).retrieved
         more = passages - self.workload.retrieved
         draft = self._longer(self.draft.work, more, queries, queries).seconds(self.rates)
@@ -266,7 +284,7 @@ def predict(
     progress: ProgressCallback | None = None,
     known: dict[Hashable, Compiled] | None = None,
 ) -> Prediction:
-    """Compiles the programs of a method: up to four, each of all layers.
+    """Compiles the programs of a method: up to five, each of all layers.
 
     Args:
       plan, workload, method: what is asked.
@@ -275,10 +293,11 @@ def predict(
       known: programs of other methods and formats of the same model, mesh and workload; what is compiled is added.
 
     Raises:
-      ValueError: a mesh that does not divide the model, or a method that looks drafts up in databases.
+      ValueError: a mesh that does not divide the model, or a method that `programs.check_planned` refuses.
     """
+    check_planned(method)
     baseline = get_method("lc" if method.reads_document else "rag")
-    wanted = [baseline, get_method("rag"), method] if method.drafts_from_passages else [baseline]
+    wanted = [baseline, get_method("rag"), method] if method.draws else [baseline]
     wanted += [method] if method.copies else []
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
     last, known = max(read.context - read.chunk, 0), {} if known is None else known
@@ -291,18 +310,23 @@ def predict(
 
     reading = loop_trips(plan, read, last), loop_trips(plan, read, 0), kernel_share(plan, read, last)
     chunk = compiled(plan, "prefill", lambda: prefill_program(plan, read), *reading)
-    steps = []
+    pages = method.drafting_model == OWN_PAGES
+    drafted = dataclasses.replace(workload, passages=workload.pages) if pages else workload
+    steps, total = [], len(wanted) + 1 + pages
     for done, one in enumerate(wanted, 1):
         if progress is not None:
-            progress(done, len(wanted) + 1)
-        whose = plan.drafter if method.drafts_from_passages and one.name == "rag" else plan
-        steps.append(compiled(whose, one.name, functools.partial(step_program, whose, workload, one)))
+            progress(done, total)
+        is_draft = method.draws and one.name == "rag"
+        whose, work = (plan.drafter, drafted) if is_draft else (plan, workload)
+        name = "pages read" if is_draft and pages else one.name
+        steps.append(compiled(whose, name, functools.partial(step_program, whose, work, one)))
+    choosing = compiled(plan.drafter, "pages chosen", lambda: choosing_program(plan, workload)) if pages else None
     if progress is not None:
-        progress(len(wanted) + 1, len(wanted) + 1)
+        progress(total, total)
     held = memory(plan, workload, method)
     held = dataclasses.replace(held, temporaries=max(one.temporaries for one in steps), reading=chunk.temporaries)
-    draft = steps[1] if method.drafts_from_passages else None
-    return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft)
+    draft = steps[1] if method.draws else None
+    return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft, choosing)
 
 
 def loop_trips(plan: Plan, workload: Workload, start: int) -> Trips:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +21,23 @@ from models.cache import ContextCache, TailCache, empty_context, empty_tail, wit
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.formats import kv_format
+from models.pages import Pages, empty_pages
 from models.params import abstract_params
 from models.sharding import context_spec, rows_axis, tail_spec
 from rapid_jax.config import CopyingConfig, SamplingConfig, SpeculationConfig
-from rapid_jax.config.methods import Method
+from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, Method
 from rapid_jax.copying.drafter import CopyDrafter, CopyMemory, empty_memory
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
 from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.pacing import without_costs
 from rapid_jax.decoding.prefill import context_chunk
+from rapid_jax.decoding.sampling import Warping
 from rapid_jax.decoding.spec import Controls
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import step
 from rapid_jax.drafting.makers import PassagesMaker
 from rapid_jax.drafting.null import NullDrafter
+from rapid_jax.drafting.pages import PagesCache, PagesDrafter
 from rapid_jax.engine.batch import controls_of, spec_of
 from rapid_jax.retrieval import num_chunks
 
@@ -53,6 +56,7 @@ class Workload:
       chunk: tokens of a prefill chunk.
       new_tokens: tokens of an answer, at most.
       passages: tokens that the drafter reads; None is what is retrieved for its length.
+      pages: the same of a drafter that reads pages of the target's own cache.
     """
 
     context: int
@@ -61,6 +65,7 @@ class Workload:
     chunk: int = 2048
     new_tokens: int = 1024
     passages: int | None = None
+    pages: int = 4096
 
     @property
     def retrieved(self) -> int:
@@ -133,9 +138,13 @@ def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1, *, read: b
     if plan.kv and read:
         layer = functools.partial(jax.eval_shape, kv_format(plan.kv).quantize_layer)
         shapes = with_layers(shapes, map(layer, shapes.k, shapes.v))
+    return _placed(plan, shapes, _context_specs(rows))
+
+
+def _context_specs(rows: int) -> dict[int, P]:
+    """Of a context's arrays by their dimensions: keys and values, their scales, filled, length."""
     kv = context_spec(rows)
-    specs = {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}  # keys and values, their scales, filled, length
-    return _placed(plan, shapes, specs)
+    return {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}
 
 
 def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
@@ -147,16 +156,23 @@ def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
     return jitted.lower(plan.params, context, tokens, scalar, lengths)
 
 
+def check_planned(method: Method) -> None:
+    """Raises ValueError for a method that the planner does not know."""
+    if method.looks_up:
+        raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
+    if method.drafting_model == OWN_CACHE:
+        raise ValueError(f"method {method.name} drafts over a window of its own cache, which the planner does not know")
+
+
 def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.Lowered:
     """One decoding step of a method whose drafter, if it has one, is the target itself.
 
-    Copied drafts have gamma tokens.
+    Copied drafts have gamma tokens; a drafter that reads pages chooses them in the step.
 
     Raises:
-      ValueError: a method that looks drafts up in databases.
+      ValueError: as `check_planned`.
     """
-    if method.looks_up:
-        raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
+    check_planned(method)
     if method.reads_document:
         context = context_shape(plan, workload.context, workload.chunk)
     else:
@@ -169,6 +185,8 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
         drafter = PassagesMaker().chain(plan.drafter.decoder, speculation, plan.config.vocab_size)
         passages = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
         drafter_cache = tail_shape(plan, workload)
+    elif method.drafting_model == OWN_PAGES:
+        drafter, drafter_cache = pages_drafter(plan, workload, context)
     elif method.copies:
         drafter = CopyDrafter((workload.gamma,), CopyingConfig().places)
         passages = jax.tree.map(lambda x: _array(plan, x.shape, x.dtype), jax.eval_shape(lambda: without_costs(2)))
@@ -181,13 +199,38 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
         params: Any, copy: Any, context: ContextCache, passages: Any, controls: Controls, state: DecodeState
     ) -> DecodeState:
         """The step with shared weights as one argument: of two equal ones the compiler would count both."""
-        drafter_model = (params if copy is None else copy, passages) if method.drafts_from_passages else passages
+        drafter_model = passages
+        if method.draws:
+            drafter_model = (params if copy is None else copy, passages if method.drafts_from_passages else context)
         return step(spec, params, context, drafter_model, controls, state)
 
-    copy = plan.drafter.params if method.drafts_from_passages and plan.drafter is not plan else None
+    copy = plan.drafter.params if method.draws and plan.drafter is not plan else None
     jitted = jax.jit(once, donate_argnums=(5,), out_shardings=_shardings(state))
     placed = jax.tree.map(lambda x: _array(plan, np.shape(x), np.asarray(x).dtype), controls)
     return jitted.lower(plan.params, copy, context, passages, placed, state)
+
+
+def pages_drafter(plan: Plan, workload: Workload, context: ContextCache) -> tuple[PagesDrafter, PagesCache]:
+    """A drafter that chooses pages in every step, and the shapes of its cache."""
+    cut = Pages.of(context, SpeculationConfig().page_size, workload.pages)
+    drafter = PagesDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, pages=cut, renewal=1)
+    shapes = jax.eval_shape(functools.partial(empty_pages, rows=workload.batch, pages=cut, mesh=plan.mesh), context)
+    own, age = tail_shape(plan, workload), cast(jax.Array, _array(plan, ()))
+    chosen = _placed(plan, shapes, _context_specs(workload.batch))
+    return drafter, PagesCache(own.k, own.v, own.length, chosen, age)
+
+
+def choosing_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
+    """The first forward of a draft that chooses pages."""
+    context = context_shape(plan, workload.context, workload.chunk)
+    drafter, cache = pages_drafter(plan, workload, context)
+
+    def begin(params: Any, context: ContextCache, cache: PagesCache, tokens: jax.Array) -> Any:
+        return drafter.begin((params, context), cache, tokens, Warping.of(0.0))
+
+    return jax.jit(begin, donate_argnums=(2,)).lower(
+        plan.drafter.params, context, cache, _array(plan, (workload.batch, 2))
+    )
 
 
 def tail_shape(plan: Plan, workload: Workload) -> TailCache:

@@ -41,6 +41,7 @@ def _programs(p: Prediction) -> list[tuple[str, Work]]:
     rows = [("prefill chunk, first", p.chunk_work(0)), ("prefill chunk, last", p.chunk_work(p.last_start))]
     rows.append((f"step of {p.baseline}", p.plain.work))
     if p.draft is not None:
+        rows += [("forward that chooses pages", p.choosing.work)] if p.choosing is not None else []
         rows += [("drafter's forward", p.draft.work), (f"verify {p.workload.gamma + 1} tokens", p.verify)]
     if p.drafts:
         rows.append((f"step of {p.method.name}", p.step.work))

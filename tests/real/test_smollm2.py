@@ -85,7 +85,7 @@ def test_greedy_tokens_are_those_of_llama_cpp(engine, reference):
         assert ours == theirs or near_tie(engine, prompt, ours, theirs)
 
 
-@pytest.mark.parametrize("method", ["sd", "hd", "pld", "magicdec"])
+@pytest.mark.parametrize("method", ["sd", "hd", "pld", "magicdec", "pages"])
 def test_lossless_methods_say_what_the_target_says(engine, document, method):
     for question in QUESTIONS[:2]:
         plain = list(document.ask(question, "lc").token_ids)

@@ -57,7 +57,7 @@ def make(apart, prompts):
     return contestant
 
 
-@pytest.mark.parametrize("name", ["lc", "rag", "sd", "rapid", "magicdec", "rapid+hd"])
+@pytest.mark.parametrize("name", ["lc", "rag", "sd", "rapid", "magicdec", "pages", "rapid+hd"])
 def test_a_benchmark_decodes_what_an_answer_decodes(apart, make, prompts, name):
     """A lossless method with an eta, or a drafter that reads a token twice, would be timed for something else."""
     batch = make(name).batch

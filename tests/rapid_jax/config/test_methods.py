@@ -1,9 +1,12 @@
 """The table of methods: what differs between them, and nothing else."""
 
+import dataclasses
+
 import pytest
 
 from rapid_jax.config.hierarchy import HierarchyConfig
-from rapid_jax.config.methods import METHODS, OWN_CACHE, get_method
+from rapid_jax.config.methods import METHODS, OWN_CACHE, OWN_PAGES, OWN_SETTINGS, get_method
+from rapid_jax.config.speculation import SpeculationConfig
 
 
 def test_the_methods():
@@ -12,6 +15,7 @@ def test_the_methods():
         n: (m.reads_document, m.drafts_from_passages, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()
     }
     assert [name for name, method in METHODS.items() if method.drafting_model == OWN_CACHE] == ["magicdec", "auto"]
+    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_PAGES] == ["pages"]
     assert [name for name, method in METHODS.items() if method.copies] == ["copy", "auto"]
     alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {
@@ -19,8 +23,7 @@ def test_the_methods():
         "rag": (False, False, False, False, True),
         "sd": (True, True, False, False, True),
         "rapid": (True, True, True, False, True),
-        "magicdec": (True, False, False, False, False),
-        **dict.fromkeys(("copy", "auto"), (True, False, False, False, False)),
+        **dict.fromkeys(("magicdec", "pages", "copy", "auto"), (True, False, False, False, False)),
         **dict.fromkeys(("hd", "pld", "lookahead", "rest"), alone),
         "rapid+hd": on_the_drafter,
         "sd+hd": (True, True, False, True, True),
@@ -52,6 +55,14 @@ def test_names_and_help_lines():
 def test_an_unknown_method_is_refused_with_the_known_ones():
     """A typing error names what there is."""
     with pytest.raises(
-        ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, copy, auto, hd"
+        ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, pages, copy, auto, hd"
     ):
         get_method("rapids")
+
+
+def test_own_settings_are_fields_that_one_kind_of_draft_has_alone():
+    """An answer's record leaves out what did not matter for it."""
+    names = [name for names in OWN_SETTINGS.values() for name in names]
+    assert len(set(names)) == len(names) and set(names) <= {f.name for f in dataclasses.fields(SpeculationConfig)}
+    assert METHODS["pages"].own_settings == ("page_size", "page_budget", "page_renewal")
+    assert METHODS["auto"].own_settings == ("sinks", "window") and METHODS["rapid"].own_settings == ()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rapid_jax.copying import trust
-from rapid_jax.copying.trust import LEAST, PRIOR, PRIOR_WEIGHT, Trust
+from rapid_jax.copying.trust import LEAST, PRIOR, PRIOR_WEIGHT, Speed, Trust
 
 
 def fresh(rows=1):
@@ -51,10 +51,15 @@ def test_expected_tokens_are_sums_of_products():
 LENGTHS = (4, 10, 32)
 
 
-def fastest(matched, active, costs):
+def so_far(rows, tokens=4.0):
+    """The speed of rows that have emitted so many tokens at the cost of four steps without a draft."""
+    return Speed(jnp.full(rows, tokens), jnp.full(rows, 4.0))
+
+
+def best(matched, active, costs):
     """The chosen one of no draft and LENGTHS."""
     kept = trust.expected(fresh(len(matched)), jnp.array(matched), max(LENGTHS))[:, np.asarray(LENGTHS) - 1]
-    return trust.fastest(kept, jnp.array(active), jnp.array(costs, jnp.float32))
+    return trust.best_way(kept, jnp.array(active), jnp.array(costs, jnp.float32), so_far(len(matched)))
 
 
 @pytest.mark.parametrize(
@@ -68,16 +73,33 @@ def fastest(matched, active, costs):
         ([32], (1, np.inf, np.inf, np.inf), 0),
     ],
 )
-def test_the_fastest_length_is_chosen(matched, costs, chosen):
+def test_the_best_length_is_chosen(matched, costs, chosen):
     """The more a row costs the longer the match must be; nothing is drafted before costs are known."""
-    assert fastest(matched, [True] * len(matched), costs) == chosen
+    assert best(matched, [True] * len(matched), costs) == chosen
+
+
+@pytest.mark.parametrize(("tokens", "chosen"), [(4.0, 1), (6.0, 0)])
+def test_a_long_step_that_is_a_little_faster_does_not_take_the_place_of_copies_to_come(tokens, chosen):
+    """Six tokens at the cost of five steps are a gain where the answer emits a token a step, not where it emits 1.5."""
+    kept, costs = jnp.array([[5.0]]), jnp.array([1.0, 5.0])
+    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens)) == chosen
+
+
+def test_nothing_is_drafted_where_costs_are_unknown_and_all_rows_have_ended():
+    assert best([32], [False], (1, np.inf, np.inf, np.inf)) == 0
+
+
+def test_a_speed_counts_the_steps_of_rows_that_have_not_ended():
+    speed = so_far(2).after(jnp.array([3, 0]), jnp.float32(1.5))
+    np.testing.assert_allclose(speed.tokens, [7, 4])
+    np.testing.assert_allclose(speed.costs, [5.5, 4])
 
 
 def test_rows_share_a_step():
     """One row with a long match does not pay for seven without; rows that have ended do not count."""
     matched, costs = [24] + [0] * 7, (1, 1.8, 2.2, 3.6)
-    assert fastest(matched, [True] * 8, costs) == 0
-    assert fastest(matched, [True] + [False] * 7, costs) > 0
+    assert best(matched, [True] * 8, costs) == 0
+    assert best(matched, [True] + [False] * 7, costs) > 0
 
 
 def test_earlier_answers_count_up_to_a_limit():

@@ -1,5 +1,8 @@
 """Executables by function, static arguments and shapes: compiled once, timed apart."""
 
+import concurrent.futures
+import threading
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -103,3 +106,39 @@ def test_a_program_that_went_is_compiled_again_and_counted(xy):
         before = programs.compile_seconds
         assert programs.get(scaled, (factor,), xy)(*xy)[3] == 3.0 * factor + 1.0
         assert (programs.count, len(programs.compiled)) == (count, 1) and programs.compile_seconds > before
+
+
+def test_threads_compile_different_programs_at_the_same_time_and_the_same_one_once(xy):
+    """Compiling takes one core; the second thread must not wait for the first one's program, nor compile it again."""
+    programs, under_way, most = Programs(), 0, []
+    both = threading.Barrier(2, timeout=60)
+
+    def meets(factor, x, y):
+        both.wait()  # while it is traced: two threads that took turns would wait here for ever
+        return scaled(factor, x, y)
+
+    def seen(begins):
+        nonlocal under_way
+        under_way += 1 if begins else -1
+        most.append(under_way)
+
+    programs.on_compile = seen
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        different = [pool.submit(programs.get, meets, (factor,), xy) for factor in (3, 4)]
+        assert len({one.result() for one in different}) == 2
+        same = [pool.submit(programs.get, scaled, (5,), xy) for _ in range(4)]
+        assert len({id(one.result()) for one in same}) == 1
+    assert programs.count == 3 and max(most) == 2 and most[-1] == 0
+
+
+def test_a_program_that_cannot_be_compiled_leaves_nothing_behind(xy):
+    """The next one who asks must not wait for a thread that has failed."""
+    programs = Programs()
+
+    def fails(x, y):
+        raise TypeError("no")
+
+    for _ in range(2):
+        with pytest.raises(TypeError, match="no"):
+            programs.get(fails, (), xy)
+    assert programs.count == 0 and not programs.compiled

@@ -128,7 +128,7 @@ def test_a_document_that_was_cut_leaves_every_method_a_question_of_512_tokens(en
     assert document.num_tokens == 8192 - 512 - config.sampling.max_new_tokens - longest - 1, "no token more is left out"
 
 
-@pytest.mark.parametrize("method", ["lc", "rag", "sd", "rapid", "magicdec", "copy", "hd", "rapid+hd"])
+@pytest.mark.parametrize("method", ["lc", "rag", "sd", "rapid", "magicdec", "pages", "copy", "hd", "rapid+hd"])
 def test_each_model_has_read_all_but_the_tokens_that_its_first_forward_takes(engine, planned, method):
     """The target takes one and the drafter two: a token read twice, or never, shifts every later position."""
     batch = planned(method, rows=2)
@@ -233,7 +233,14 @@ def test_every_part_of_the_prefill_is_counted_once(engine, document, questions, 
 
     monkeypatch.setattr(batches, "prefill_questions", read)
     monkeypatch.setattr(type(session.programs), "timed", lambda programs, make: (make(), 32.0))
-    for method, total in {"lc": 40.0, "rag": 40.0, "sd": 56.0, "rapid+hd": 56.0, "magicdec": 40.0}.items():
+    for method, total in {
+        "lc": 40.0,
+        "rag": 40.0,
+        "sd": 56.0,
+        "rapid+hd": 56.0,
+        "magicdec": 40.0,
+        "pages": 40.0,
+    }.items():
         assert start_batch(session, planned(method)).prefill_seconds == total, method
 
 

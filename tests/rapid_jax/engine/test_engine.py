@@ -120,7 +120,7 @@ def test_methods_with_the_same_passages_read_them_once(engine, document, questio
 
 def test_a_second_question_of_the_same_bucket_compiles_nothing(engine, document, questions, compilations):
     """Compiling takes seconds to minutes on a TPU; nothing at all may be compiled, inside the programs or beside them."""
-    for method in ("lc", "rag", "sd", "rapid", "magicdec"):
+    for method in ("lc", "rag", "sd", "rapid", "magicdec", "pages"):
         document.ask(questions[0], method)
         programs, events = len(engine.session.programs.compiled), len(compilations)
         answer = document.ask(questions[1], method, eta=3.0)

@@ -12,8 +12,8 @@ from rapid_jax.engine.engine import Engine
 from rapid_jax.engine.together import read_together
 from tests.marks import quick, slow
 
-METHODS = ("lc", "rag", "sd", "rapid", "hd", "pld", "copy", "magicdec", "rapid+hd")
-MODELS_DRAFT = ("sd", "rapid", "magicdec")  # what they draft does not depend on the row, nor on a clock
+METHODS = ("lc", "rag", "sd", "rapid", "hd", "pld", "copy", "magicdec", "pages", "rapid+hd")
+MODELS_DRAFT = ("sd", "rapid", "magicdec", "pages")  # what they draft does not depend on the row, nor on a clock
 SAMPLED = dict(temperature=1.0, seed=3)
 
 
@@ -44,7 +44,7 @@ def assert_same(answer, alone, document, engine):
             return
 
 
-@pytest.mark.parametrize("method", quick(METHODS, "lc", "rapid", "magicdec"))
+@pytest.mark.parametrize("method", quick(METHODS, "lc", "rapid", "pages"))
 def test_a_greedy_answer_is_that_of_its_question_alone(engine, documents, read_alone, questions, method):
     """Its tokens, its passages and its counts of what was read, though the rows' documents differ in length."""
     batch = engine.ask_batch(list(zip(documents, questions, strict=False)), method)
@@ -189,7 +189,7 @@ def test_rows_are_kept_as_documents_are(engine_config, document_text, questions,
     """Integers without their scales would be noise."""
     other = Engine.load(config=dataclasses.replace(engine_config, **changes))
     documents = [other.read(text) for text in texts_of(document_text)]
-    for method in ("lc", "magicdec"):
+    for method in ("lc", "magicdec", "pages"):
         batch = other.ask_batch(list(zip(documents, questions, strict=False)), method)
         for answer, document, question in zip(batch, documents, questions, strict=False):
             alone = document.ask(question, method)
@@ -198,16 +198,19 @@ def test_rows_are_kept_as_documents_are(engine_config, document_text, questions,
     assert held.cache.k[0].dtype == documents[0].context.k[0].dtype
 
 
-@pytest.mark.parametrize("mesh, methods", [((2, 2, 2), ("magicdec",)), slow((2, 1, 4), ("lc", "rapid", "hd", "copy"))])
+@pytest.mark.parametrize(
+    "mesh, methods", [((2, 2, 2), ("magicdec", "pages")), slow((2, 1, 4), ("lc", "rapid", "hd", "copy"))]
+)
 def test_rows_are_split_over_a_mesh(engine_config, documents, read_alone, document_text, questions, mesh, methods):
     """Three rows on data=2; each is striped over the context axis as when it is read alone."""
     split = Engine.load(config=dataclasses.replace(engine_config, mesh=mesh))
     there = [split.read(text, prefill=False) for text in texts_of(document_text)]
     for method in methods:
-        answers = split.ask_batch(list(zip(there, questions, strict=False)), method)
+        everything = dict(page_budget=4096)  # of fewer pages each shard chooses its share
+        answers = split.ask_batch(list(zip(there, questions, strict=False)), method, **everything)
         assert len(answers) == 3
         for answer, document, question in zip(answers, read_alone, questions, strict=False):
-            alone = document.ask(question, method)
+            alone = document.ask(question, method, **everything)
             assert answer.token_ids == alone.token_ids, method
             assert answer.acceptance == alone.acceptance or method not in MODELS_DRAFT, (
                 "drafts of slots of other tokens"

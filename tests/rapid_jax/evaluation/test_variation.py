@@ -25,11 +25,11 @@ def test_each_method_heeds_what_concerns_it():
     assert heeded["magicdec"] == {"temperature", "gamma"}
 
 
-def test_a_window_concerns_the_drafts_over_it_alone():
+def test_a_window_and_pages_concern_the_drafts_over_them_alone():
     """And magicdec's drafter is the target, whatever other drafters a sweep compares."""
-    (variation,) = parse_sweep(["window=512", "sinks=2", "drafter=path/to/large"])
-    heeded = {name: set(variation.heeded_by(METHODS[name]).to_dict()) for name in ("lc", "sd", "magicdec")}
-    assert heeded == {"lc": set(), "sd": {"drafter"}, "magicdec": {"window", "sinks"}}
+    (variation,) = parse_sweep(["window=512", "sinks=2", "page_budget=64", "drafter=path/to/large"])
+    heeded = {name: set(variation.heeded_by(METHODS[name]).to_dict()) for name in ("lc", "sd", "magicdec", "pages")}
+    assert heeded == {"lc": set(), "sd": {"drafter"}, "magicdec": {"window", "sinks"}, "pages": {"page_budget"}}
 
 
 def test_overrides_are_fields_of_the_configs():

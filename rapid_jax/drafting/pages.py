@@ -1,0 +1,134 @@
+"""The target drafts for itself from the pages of its own cache that its attention chose.
+
+Every few steps the first forward of a draft reads the whole context and sums up what attention each page gets, apart
+for each layer and KV head; the pages with the most are copied out. Later forwards, and drafts until the next choice,
+read these copies and the tail: the attention of nearby tokens goes to nearly the same places. Nothing is retrieved by
+text and nothing is read a second time.
+
+SparseSpec (arXiv 2512.01278) and Vegas (arXiv 2602.07223) choose so too, but by what a verification's tokens attend to.
+Here one forward of a draft chooses in the verification's place: its attention is that of one token, which needs no room
+for the scores of a whole block, and verification keeps the kernels that it has.
+
+Positions stay those of the context, so that a draft is the target with the rest of its attention left out. The forward
+that chooses is the target's own: the first token of such a draft is drawn from the target's distribution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models import hosts
+from models.cache import Block, ContextCache, TailCache, commit
+from models.decoder import hidden_states
+from models.pages import Pages, empty_pages, take_pages
+from models.sharding import context_spec, rows_axis
+from rapid_jax.decoding.drafter import Outcome
+from rapid_jax.decoding.prefill import next_positions
+from rapid_jax.decoding.programs import Programs, copied
+from rapid_jax.decoding.sampling import Warping
+from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class PagesCache(TailCache):
+    """All committed tokens behind the context but the last one, and what was chosen of the context.
+
+    Attributes:
+      chosen: B rows of pages.
+      age: int32 scalar, steps since the first choice.
+    """
+
+    chosen: ContextCache
+    age: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PagesDrafter(LanguageModelDrafter):
+    """Draws as `LanguageModelDrafter`; `model` is the target's (params, context), the cache a `PagesCache`.
+
+    Attributes:
+      pages: that are read.
+      renewal: steps from one choice to the next.
+    """
+
+    pages: Pages = dataclasses.field(kw_only=True)
+    renewal: int = dataclasses.field(kw_only=True)
+
+    def begin(
+        self, model: Model, cache: TailCache, last_tokens: jax.Array, warping: Warping
+    ) -> tuple[PagesCache, jax.Array, TailCache]:
+        assert isinstance(cache, PagesCache)
+        params, context = model
+        assert isinstance(context, ContextCache)
+        empty, newest = self.no_drafts(cache), last_tokens[:, -1:]
+
+        def chooses() -> tuple[ContextCache, jax.Array, TailCache]:
+            positions = next_positions(1, context, cache)
+            before = (context, TailCache(cache.k, cache.v, cache.length))
+            hidden, block = hidden_states(self.decoder, params, newest, positions, *before, page=self.pages.slots)
+            assert block.mass is not None
+            chosen = take_pages(context, block.mass, self.pages, self.decoder.mesh)
+            own = commit(empty, Block(block.k, block.v), jnp.ones_like(empty.length))
+            return chosen, self.warped_logits(params, hidden[:, -1], warping), own
+
+        def reads() -> tuple[ContextCache, jax.Array, TailCache]:
+            return cache.chosen, *self.forward(model, cache, empty, newest, warping)
+
+        if self.renewal == 1:
+            chosen, logits, drafted = chooses()
+        else:
+            chosen, logits, drafted = jax.lax.cond(cache.age % self.renewal == 0, chooses, reads)
+        return dataclasses.replace(cache, chosen=chosen), logits, drafted
+
+    def forward(
+        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array, warping: Warping
+    ) -> tuple[jax.Array, TailCache]:
+        assert isinstance(cache, PagesCache)
+        return super().forward((model[0], cache.chosen), cache, drafted, tokens, warping)
+
+    def to_commit(self, cache: TailCache, drafted: TailCache) -> ContextCache:
+        assert isinstance(cache, PagesCache)
+        return cache.chosen
+
+    def commit(self, cache: TailCache, drafted: Any, outcome: Outcome) -> PagesCache:
+        assert isinstance(cache, PagesCache) and outcome.block is not None  # it is on the target's devices
+        own = commit(cache, outcome.block, outcome.count, outcome.rows)
+        return PagesCache(own.k, own.v, own.length, drafted, cache.age + 1)
+
+
+def begin_pages(
+    programs: Programs, context: ContextCache, tail: TailCache, pages: Pages, mesh: Mesh | None = None
+) -> PagesCache:
+    """The cache before the first step, which chooses.
+
+    Args:
+      programs: compile the empty pages.
+      context: of prefill_context.
+      tail: the questions behind it, without their last token; it is copied.
+      pages: that will be chosen.
+      mesh: the target's.
+    """
+    rows = len(tail.length)
+    placed = None
+    if mesh is not None:
+        axis = rows_axis(rows)
+        specs = {4: context_spec(rows), 3: P(*context_spec(rows)[:3]), 2: P(axis, "context"), 1: P(axis)}
+        shapes = jax.eval_shape(functools.partial(_empty, rows, pages, mesh), context)
+        placed = jax.tree.map(lambda x: NamedSharding(mesh, specs[x.ndim]), shapes)
+    chosen = programs.get(_empty, (rows, pages, mesh), (context,), out_shardings=placed)(context)
+    own = copied(tail)
+    age = hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
+    return PagesCache(own.k, own.v, own.length, chosen, age)
+
+
+def _empty(rows: int, pages: Pages, mesh: Mesh | None, context: ContextCache) -> ContextCache:
+    return empty_pages(context, rows, pages, mesh)

@@ -1,0 +1,85 @@
+"""Programs compiled ahead: a question then compiles nothing, and the rehearsal leaves nothing else behind."""
+
+import dataclasses
+
+import pytest
+
+from models import hosts
+from rapid_jax.decoding.programs import Programs
+from rapid_jax.engine.engine import Engine
+from tests.marks import slow
+
+DRAFTED = ("lc", "rapid")
+METHODS = ("lc", "rag", "sd", "rapid", "magicdec", "pages", "copy", "auto", "hd", "sd+hd")
+
+
+@pytest.fixture
+def fresh(engine):
+    """An engine with the same models that has compiled nothing."""
+
+    def make(**settings):
+        config = dataclasses.replace(engine.config, **settings)
+        own = dict(programs=Programs(), passages={}, together={}, step_costs={}, acceptance_seen={}, config=config)
+        return Engine(dataclasses.replace(engine.session, **own))
+
+    return make
+
+
+@pytest.mark.parametrize("methods", [DRAFTED, slow(METHODS)])
+def test_nothing_is_left_to_compile(fresh, document, document_text, questions, methods):
+    """Neither for the document nor for an answer, and answers are what they are without it."""
+    engine = fresh()
+    own, programs = engine.read(document_text, prefill=False), engine.session.programs
+    engine.compile(own, questions[0], methods)
+    assert not own.is_read and not engine.session.passages, "only what was really read may be kept"
+    count = programs.count
+    answers = [own.ask(questions[0], method) for method in methods]
+    assert programs.count == count > len(methods)
+    for method, answer in zip(methods, answers, strict=True):
+        assert answer.token_ids == document.ask(questions[0], method).token_ids
+
+
+@pytest.mark.slow
+def test_narrow_keys_and_a_document_that_has_been_read(fresh, document_text, questions):
+    """The cache that is rounded is another program's; what has been read is not compiled for again."""
+    engine = fresh(kv="int8")
+    own = engine.read(document_text)
+    count = engine.session.programs.count
+    engine.compile(own, questions[0], ["lc"])
+    assert engine.session.programs.count == count + 2, "the question and the burst"
+    own.ask(questions[0], "lc")
+    assert engine.session.programs.count == count + 2
+
+
+def test_settings_that_measure_before_they_decide_are_left_to_the_answer(fresh, document_text, questions):
+    """A measurement beside other programs would be of both."""
+    engine = fresh(speculation=dataclasses.replace(fresh().config.speculation, length_rule=True))
+    engine.compile(engine.read(document_text, prefill=False), questions[0], ["sd"])
+    assert not engine.session.step_costs
+
+
+def test_several_hosts_compile_in_the_order_of_their_answers(fresh, document_text, questions, monkeypatch):
+    """Programs of several hosts wait for one another: two threads would start them in two orders."""
+    engine = fresh()
+    own = engine.read(document_text, prefill=False)
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    engine.compile(own, questions[0], DRAFTED)
+    assert engine.session.programs.count == 0
+
+
+@pytest.mark.parametrize(
+    "question, methods, message",
+    [
+        ("", ["lc"], "question"),
+        ("Who?", ["lcc"], "unknown method 'lcc'"),
+        ("Who?", "lc", "methods must be a list of at least one method, got 'lc'"),
+        ("Who? " * 2000, ["lc"], "tokens"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(fresh, document_text, question, methods, message):
+    """With the line that asking would give, before anything is compiled."""
+    engine = fresh()
+    own = engine.read(document_text, prefill=False)
+    with pytest.raises(ValueError, match=message):
+        engine.compile(own, question, methods)
+    assert engine.session.programs.count == 0
