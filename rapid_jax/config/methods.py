@@ -109,8 +109,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="auto",
-            summary="lossless drafts from the source that pays just now: copies, a window of its own cache, or none",
-            drafting_model=OWN_CACHE,
+            summary="lossless drafts from the source that pays just now: copies, pages of its own cache, or none",
+            drafting_model=OWN_PAGES,
             copies=True,
         ),
         Method(name="hd", summary="lossless drafts from n-gram databases, ordered by locality", looks_up=True),

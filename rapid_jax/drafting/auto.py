@@ -1,7 +1,7 @@
-"""The drafting source chosen step by step: nothing, a copy, or the target over a window of its own cache.
+"""The drafting source chosen step by step: nothing, a copy, or the target over pages of its own cache.
 
 All of it is lossless and needs neither a second prefill nor retrieval. Copies cost nothing to make and are as good as
-the text repeats itself; the target's own drafts (MagicDec) cost forwards and are good anywhere. Which is faster depends
+the text repeats itself; the target's own drafts cost forwards and are good anywhere. Which is faster depends
 on the length of the context, on the batch and on what the text does just now, so every step decides anew: by costs that
 were measured before the answer, and by the share of tokens that each source has got right so far.
 
@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.cache import TailCache
+from models.cache import ContextCache, TailCache
 from rapid_jax.copying import drafter as copying
 from rapid_jax.copying import trust
 from rapid_jax.copying.drafter import CopyDraft, CopyDrafter, CopyMemory
 from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome, Pace
 from rapid_jax.decoding.sampling import Warping
-from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache
+from rapid_jax.drafting.pages import Choice, PagesCache, PagesDrafter
 
-Model = tuple[Pace, dict, TailCache]  # costs, parameters, sinks
+Model = tuple[Pace, dict, ContextCache]  # costs, the drafting model's parameters, the target's context
 
 
 @jax.tree_util.register_dataclass
@@ -36,12 +36,12 @@ class AutoCache:
 
     Attributes:
       copy: to copy from.
-      window: of the target's own cache.
+      pages: of the target's own cache.
       right, seen: float32 [B], the target's own drafted tokens that were kept, and those that were compared.
     """
 
     copy: CopyMemory
-    window: WindowCache
+    pages: PagesCache
     right: jax.Array
     seen: jax.Array
 
@@ -49,11 +49,12 @@ class AutoCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class AutoDraft:
-    """Of one draft: what would be copied, the target's own tokens int32 [B,n], and how many of them were drafted."""
+    """Of one draft: what would be copied, the target's own tokens int32 [B,n], how many of them were drafted, pages."""
 
     copy: CopyDraft
     tokens: jax.Array
     drafted: jax.Array
+    pages: Choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,12 @@ class AutoDrafter:
 
     Attributes:
       copy: makes the copies.
-      own: the target over its window; its gamma is the longest own draft.
+      own: the target over its pages; its gamma is the longest own draft.
       lengths: of own drafts, growing; each is also a length of copies, so that they share a verification.
     """
 
     copy: CopyDrafter
-    own: MagicDecDrafter
+    own: PagesDrafter
     lengths: tuple[int, ...]
     sources: tuple[str, ...] = (*copying.SOURCES, "own cache")
 
@@ -89,15 +90,15 @@ class AutoDrafter:
         """How many costs there are."""
         return 1 + len(self.copy.lengths) + len(self.lengths)
 
-    def initial_cache(self, copy: CopyMemory, window: WindowCache, acceptance: float) -> AutoCache:
+    def initial_cache(self, copy: CopyMemory, pages: PagesCache, acceptance: float) -> AutoCache:
         """Before the first step, with the acceptance that is expected of own drafts."""
-        seen = jnp.full_like(window.length, trust.PRIOR_WEIGHT, jnp.float32)
-        return AutoCache(copy, window, seen * acceptance, seen)
+        seen = jnp.full_like(pages.length, trust.PRIOR_WEIGHT, jnp.float32)
+        return AutoCache(copy, pages, seen * acceptance, seen)
 
     def draft(
         self, model: Model, cache: AutoCache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[CandidateDraft, AutoDraft]:
-        pace, params, sinks = model
+        pace, params, context = model
         batch, copies = last_tokens.shape[0], len(self.copy.lengths)
         # Choose: the way that is worth most, for all rows together.
         copy, kept = self.copy.propose(cache.copy)
@@ -107,16 +108,27 @@ class AutoDrafter:
         way = pace.choose(trust.best_way(kept, ~cache.copy.ended, pace.costs, cache.copy.speed))
         drafted = jnp.asarray((*(0,) * (1 + copies), *self.lengths))[way]
 
-        # Draft: as many forwards over the window as the chosen length says, none for a copy.
-        def once(state: tuple[jax.Array, jax.Array, TailCache, jax.Array]) -> tuple:
-            index, token, so_far, tokens = state
-            logits, so_far = self.own.forward((params, sinks), cache.window, so_far, token, warping)
-            token = self.own.draw(keys, index, logits, warping)[:, None]
-            return index + 1, token, so_far, jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
-
+        # Draft: as many forwards over the pages as the chosen length says, none for a copy.
         nothing = jnp.zeros((batch, self.gamma), jnp.int32)
-        start = (jnp.int32(0), last_tokens[:, -1:], self.own.no_drafts(cache.window), nothing)
-        tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)[-1]
+
+        def drafts() -> tuple[jax.Array, Choice]:
+            pages, logits, so_far = self.own.begin((params, context), cache.pages, last_tokens, warping)
+
+            def put(tokens: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
+                token = self.own.draw(keys, index, logits, warping)[:, None]
+                return jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
+
+            def once(state: tuple[jax.Array, TailCache, jax.Array]) -> tuple[jax.Array, TailCache, jax.Array]:
+                index, so_far, tokens = state
+                newest = jax.lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1)
+                logits, so_far = self.own.forward((params, context), pages, so_far, newest, warping)
+                return index + 1, so_far, put(tokens, index, logits)
+
+            start = (jnp.int32(1), so_far, put(nothing, jnp.int32(0), logits))
+            tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)[-1]
+            return tokens, self.own.to_commit(pages, so_far)
+
+        tokens, chosen = jax.lax.cond(drafted > 0, drafts, lambda: (nothing, (cache.pages.chosen, cache.pages.due)))
         is_own = way > copies
         width = jnp.asarray((*range(1 + copies), *map((0, *self.copy.lengths).index, self.lengths)))[way]
         copied = jnp.where(copy.matched > 0, jnp.asarray((0, *self.copy.lengths))[width], 0)
@@ -128,17 +140,17 @@ class AutoDrafter:
             forwards=jnp.broadcast_to(drafted.astype(jnp.int32), (batch,)),
             pace=width.astype(jnp.int32),
         )
-        return draft, AutoDraft(CopyDraft(copy, pace.costs[way]), tokens, jnp.broadcast_to(drafted, (batch,)))
+        spent = CopyDraft(copy, pace.costs[way])
+        return draft, AutoDraft(spent, tokens, jnp.broadcast_to(drafted, (batch,)), chosen)
 
     def commit(self, cache: AutoCache, drafted: AutoDraft, outcome: Outcome) -> AutoCache:
-        assert outcome.block is not None  # it is on the target's devices
         place = jnp.arange(self.gamma)[None, :]
         there = (place < outcome.count[:, None]) & (place < drafted.drafted[:, None])
         right = jnp.cumprod((drafted.tokens == outcome.tokens[:, : self.gamma]) & there, axis=1)
         seen = jnp.pad(right[:, :-1], ((0, 0), (1, 0)), constant_values=1) * there
         return AutoCache(
             self.copy.commit(cache.copy, drafted.copy, outcome),
-            cache.window.append(outcome.block, outcome.count, outcome.rows),
+            self.own.commit(cache.pages, drafted.pages, outcome),
             cache.right + jnp.sum(right, axis=1),
             cache.seen + jnp.sum(seen, axis=1),
         )

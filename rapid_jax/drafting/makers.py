@@ -29,9 +29,9 @@ from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.drafting.auto import AutoDrafter
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
 from rapid_jax.drafting.language_model import LanguageModelDrafter
-from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache, take_window
+from rapid_jax.drafting.magicdec import MagicDecDrafter, take_window
 from rapid_jax.drafting.null import NullDrafter
-from rapid_jax.drafting.pages import PagesDrafter, begin_pages
+from rapid_jax.drafting.pages import PagesCache, PagesDrafter, begin_pages
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy, LearnedNgrams, RowDatabases
 from rapid_jax.hierarchy.setup import StaticDatabases, database_bytes, make_hierarchy, make_row_databases
@@ -259,20 +259,24 @@ class OwnPagesMaker(PassagesMaker):
     def tokens_read(self, speculation: SpeculationConfig, prompt: int) -> int:
         return min(prompt, speculation.page_budget)
 
-    def make(self, inputs: DraftingInputs) -> Drafting:
+    def drafts(self, inputs: DraftingInputs, gamma: int) -> tuple[PagesDrafter, Any, PagesCache]:
+        """The drafter of so many tokens, what it reads and what it keeps."""
         target, speculation = inputs.target, inputs.speculation
         assert isinstance(target.context, ContextCache)
         pages = Pages.of(target.context, speculation.page_size, speculation.page_budget)
         drafter = PagesDrafter(
             inputs.own.decoder,
-            speculation.gamma,
+            gamma,
             inputs.vocab_size,
             speculation.first_candidates,
             pages=pages,
             renewal=speculation.page_renewal,
         )
         cache = begin_pages(inputs.programs, target.context, target.tail, pages, target.model.decoder.mesh)
-        return stopping_early(drafter, (inputs.own.params, target.context), cache, speculation)
+        return drafter, (inputs.own.params, target.context), cache
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        return stopping_early(*self.drafts(inputs, inputs.speculation.gamma), inputs.speculation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,13 +305,13 @@ class CopyMaker(NothingMaker):
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoMaker(OwnCacheMaker):
+class AutoMaker(OwnPagesMaker):
     """Copies, own drafts or none, chosen in every step."""
 
     def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
         for name, off in (("early_stop", False), ("stop_confidence", 0), ("first_candidates", 1)):
             if getattr(speculation, name) != off:
-                raise ValueError(f"{method.name} does not take {name}: ask magicdec or set it to {off}")
+                raise ValueError(f"{method.name} does not take {name}: ask pages or set it to {off}")
 
     def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
         return max(copying.lengths)
@@ -315,19 +319,12 @@ class AutoMaker(OwnCacheMaker):
     def make(self, inputs: DraftingInputs) -> Drafting:
         copying, speculation = inputs.copying, inputs.speculation
         lengths = tuple(n for n in copying.lengths if n <= max(speculation.gamma, copying.lengths[0]))
-        held, copies = self.caches(inputs), CopyDrafter(copying.lengths, copying.places)
-        assert isinstance(held.tail, WindowCache)
-        if held.tail.capacity <= copies.gamma:
-            raise ValueError(
-                f"auto needs a window of more tokens than a copied draft's {copies.gamma}, got "
-                f"{held.tail.capacity}: set speculation.window higher or copying.lengths lower"
-            )
-        own = MagicDecDrafter(held.model.decoder, max(lengths), inputs.vocab_size)
+        copies = CopyDrafter(copying.lengths, copying.places)
+        own, read, pages = self.drafts(inputs, max(lengths))
         drafter = AutoDrafter(copies, own, lengths)
         memory = inputs.copied_text(copies.gamma)
-        cache = drafter.initial_cache(memory, held.tail, speculation.expected_acceptance)
-        model = (inputs.pace(drafter.ways), held.model.params, held.context)
-        return Drafting(drafter, model, cache, database_bytes=copied_bytes(memory))
+        cache = drafter.initial_cache(memory, pages, speculation.expected_acceptance)
+        return Drafting(drafter, (inputs.pace(drafter.ways), *read), cache, database_bytes=copied_bytes(memory))
 
 
 def copied_bytes(memory: CopyMemory) -> dict[str, int]:
@@ -369,8 +366,8 @@ _MAKERS: dict[tuple[str, bool, bool], Maker] = {  # by what draws, whether datab
     (PASSAGES, False, False): PassagesMaker(),
     (PASSAGES, True, False): AssistedMaker(),
     (OWN_CACHE, False, False): OwnCacheMaker(),
-    (OWN_CACHE, False, True): AutoMaker(),
     (OWN_PAGES, False, False): OwnPagesMaker(),
+    (OWN_PAGES, False, True): AutoMaker(),
 }
 
 

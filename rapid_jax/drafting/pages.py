@@ -44,11 +44,14 @@ class PagesCache(TailCache):
 
     Attributes:
       chosen: B rows of pages.
-      age: int32 scalar, steps since the first choice.
+      due: int32 scalar, steps until the next choice; a draft chooses first where it is 0 or less.
     """
 
     chosen: ContextCache
-    age: jax.Array
+    due: jax.Array
+
+
+Choice = tuple[ContextCache, jax.Array]  # what was chosen, and the steps until the next choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +89,9 @@ class PagesDrafter(LanguageModelDrafter):
         if self.renewal == 1:
             chosen, logits, drafted = chooses()
         else:
-            chosen, logits, drafted = jax.lax.cond(cache.age % self.renewal == 0, chooses, reads)
-        return dataclasses.replace(cache, chosen=chosen), logits, drafted
+            chosen, logits, drafted = jax.lax.cond(cache.due <= 0, chooses, reads)
+        due = jnp.where(cache.due <= 0, self.renewal, cache.due)
+        return dataclasses.replace(cache, chosen=chosen, due=due), logits, drafted
 
     def forward(
         self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array, warping: Warping
@@ -95,14 +99,14 @@ class PagesDrafter(LanguageModelDrafter):
         assert isinstance(cache, PagesCache)
         return super().forward((model[0], cache.chosen), cache, drafted, tokens, warping)
 
-    def to_commit(self, cache: TailCache, drafted: TailCache) -> ContextCache:
+    def to_commit(self, cache: TailCache, drafted: TailCache) -> Choice:
         assert isinstance(cache, PagesCache)
-        return cache.chosen
+        return cache.chosen, cache.due
 
     def commit(self, cache: TailCache, drafted: Any, outcome: Outcome) -> PagesCache:
         assert isinstance(cache, PagesCache) and outcome.block is not None  # it is on the target's devices
-        own = commit(cache, outcome.block, outcome.count, outcome.rows)
-        return PagesCache(own.k, own.v, own.length, drafted, cache.age + 1)
+        own, (chosen, due) = commit(cache, outcome.block, outcome.count, outcome.rows), drafted
+        return PagesCache(own.k, own.v, own.length, chosen, due - 1)
 
 
 def begin_pages(
@@ -126,8 +130,8 @@ def begin_pages(
         placed = jax.tree.map(lambda x: NamedSharding(mesh, specs[x.ndim]), shapes)
     chosen = programs.get(_empty, (rows, pages, mesh), (context,), out_shardings=placed)(context)
     own = copied(tail)
-    age = hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
-    return PagesCache(own.k, own.v, own.length, chosen, age)
+    due = hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
+    return PagesCache(own.k, own.v, own.length, chosen, due)
 
 
 def _empty(rows: int, pages: Pages, mesh: Mesh | None, context: ContextCache) -> ContextCache:

@@ -162,6 +162,8 @@ def check_planned(method: Method) -> None:
         raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
     if method.drafting_model == OWN_CACHE:
         raise ValueError(f"method {method.name} drafts over a window of its own cache, which the planner does not know")
+    if method.draws and method.copies:
+        raise ValueError(f"method {method.name} chooses its drafts by measuring, which the planner cannot do")
 
 
 def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.Lowered:
@@ -215,9 +217,9 @@ def pages_drafter(plan: Plan, workload: Workload, context: ContextCache) -> tupl
     cut = Pages.of(context, SpeculationConfig().page_size, workload.pages)
     drafter = PagesDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, pages=cut, renewal=1)
     shapes = jax.eval_shape(functools.partial(empty_pages, rows=workload.batch, pages=cut, mesh=plan.mesh), context)
-    own, age = tail_shape(plan, workload), cast(jax.Array, _array(plan, ()))
+    own, due = tail_shape(plan, workload), cast(jax.Array, _array(plan, ()))
     chosen = _placed(plan, shapes, _context_specs(workload.batch))
-    return drafter, PagesCache(own.k, own.v, own.length, chosen, age)
+    return drafter, PagesCache(own.k, own.v, own.length, chosen, due)
 
 
 def choosing_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:

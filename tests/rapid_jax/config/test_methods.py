@@ -14,8 +14,8 @@ def test_the_methods():
     columns = {
         n: (m.reads_document, m.drafts_from_passages, m.transfers, m.looks_up, m.retrieves) for n, m in METHODS.items()
     }
-    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_CACHE] == ["magicdec", "auto"]
-    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_PAGES] == ["pages"]
+    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_CACHE] == ["magicdec"]
+    assert [name for name, method in METHODS.items() if method.drafting_model == OWN_PAGES] == ["pages", "auto"]
     assert [name for name, method in METHODS.items() if method.copies] == ["copy", "auto"]
     alone, on_the_drafter = (True, False, False, True, False), (True, True, True, True, True)
     assert columns == {
@@ -65,4 +65,4 @@ def test_own_settings_are_fields_that_one_kind_of_draft_has_alone():
     names = [name for names in OWN_SETTINGS.values() for name in names]
     assert len(set(names)) == len(names) and set(names) <= {f.name for f in dataclasses.fields(SpeculationConfig)}
     assert METHODS["pages"].own_settings == ("page_size", "page_budget", "page_renewal")
-    assert METHODS["auto"].own_settings == ("sinks", "window") and METHODS["rapid"].own_settings == ()
+    assert METHODS["magicdec"].own_settings == ("sinks", "window") and METHODS["rapid"].own_settings == ()

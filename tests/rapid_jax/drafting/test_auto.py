@@ -68,9 +68,9 @@ def test_the_cheapest_source_drafts(choosing, costs, document_text, told, taken)
 
 
 def test_own_drafts_that_are_seldom_right_are_given_up(choosing, costs, document_text):
-    """A source that looks cheap and never hits would slow every step down; a window of 8 tokens sees nothing."""
+    """A source that looks cheap and never hits would slow every step down; a page or two see nothing."""
     costs(1.0, 9.0, 9.0, 2.2)
-    settings = dict(temperature=1.0, seed=3, window=8, sinks=1)
+    settings = dict(temperature=1.0, seed=3, page_size=1, page_budget=2, page_renewal=100)
     counts = choosing.read(document_text).ask("Who keeps the kettle?", "auto", **settings).acceptance
     assert 0 < counts.drafter_forwards < 2 * counts.steps, "two forwards a draft"
     assert counts.accepted < counts.proposed
@@ -83,15 +83,14 @@ def test_costs_are_measured_for_every_way(choosing, document_text):
     measured = [p.measured["costs"] for p in choosing.session.programs.compiled.values() if "costs" in p.measured]
     assert any(len(costs) == 1 + len(LENGTHS) + 1 and costs[0] == 1 for costs in measured)
     assert answer.token_ids == document.ask("Who keeps the kettle?", "lc").token_ids
-    assert {"sinks", "window", "copying"} <= set(answer.settings)
+    assert {"page_size", "page_budget", "page_renewal", "copying"} <= set(answer.settings)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(early_stop=True), "auto does not take early_stop: ask magicdec or set it to False"),
-        (dict(first_candidates=2, residual="exact"), "auto does not take first_candidates: ask magicdec"),
-        (dict(window=6), "auto needs a window of more tokens than a copied draft's 6, got 6: set speculation.window"),
+        (dict(early_stop=True), "auto does not take early_stop: ask pages or set it to False"),
+        (dict(first_candidates=2, residual="exact"), "auto does not take first_candidates: ask pages"),
     ],
 )
 def test_what_auto_cannot_do_is_refused(choosing, document_text, fields, message):

@@ -155,6 +155,6 @@ def test_the_cache_grows_by_what_the_verification_read():
     """It holds all committed tokens but the last one, as the target computed them."""
     state = run(Pages(PAGE, 4), lambda *_: None)
     cache, target = state.drafter_cache, state.target_tail
-    assert cache.length.tolist() == target.length.tolist() and int(cache.age) == STEPS
+    assert cache.length.tolist() == target.length.tolist() and int(cache.due) == 2 - 1, "the fifth step has chosen"
     for row, length in enumerate(cache.length.tolist()):
         np.testing.assert_array_equal(cache.k[1][row, :, :length], target.k[1][row, :, :length])
