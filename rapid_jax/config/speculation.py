@@ -72,7 +72,7 @@ class SpeculationConfig(AcceptanceRule):
     window: int = 4096
     page_size: int = 16
     page_budget: int = 1024
-    page_renewal: int = 4
+    page_renewal: int = 8
     length_rule: bool = False
     choose_gamma: bool = False
     expected_acceptance: float = 0.8

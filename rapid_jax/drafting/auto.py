@@ -128,7 +128,9 @@ class AutoDrafter:
             tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)[-1]
             return tokens, self.own.to_commit(pages, so_far)
 
-        tokens, chosen = jax.lax.cond(drafted > 0, drafts, lambda: (nothing, (cache.pages.chosen, cache.pages.due)))
+        tokens, chosen = jax.lax.cond(
+            drafted > 0, drafts, lambda: (nothing, self.own.to_commit(cache.pages, self.own.no_drafts(cache.pages)))
+        )
         is_own = way > copies
         width = jnp.asarray((*range(1 + copies), *map((0, *self.copy.lengths).index, self.lengths)))[way]
         copied = jnp.where(copy.matched > 0, jnp.asarray((0, *self.copy.lengths))[width], 0)

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models import hosts
-from models.cache import Block, ContextCache, TailCache, commit
+from models.cache import Block, ContextCache, Layers, TailCache, commit
 from models.decoder import hidden_states
 from models.pages import Pages, empty_pages, take_pages
 from models.sharding import context_spec, rows_axis
@@ -44,14 +44,17 @@ class PagesCache(TailCache):
 
     Attributes:
       chosen: B rows of pages.
+      mass: of each layer float32 [B,K,pages], how much attention each page got in the choices so far.
       due: int32 scalar, steps until the next choice; a draft chooses first where it is 0 or less.
     """
 
     chosen: ContextCache
+    mass: Layers
     due: jax.Array
 
 
-Choice = tuple[ContextCache, jax.Array]  # what was chosen, and the steps until the next choice
+Choice = tuple[ContextCache, Layers, jax.Array]  # `PagesCache.chosen`, `mass` and `due`
+KEPT = 0.9  # share of the attention of earlier choices that counts in the next one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +77,25 @@ class PagesDrafter(LanguageModelDrafter):
         assert isinstance(context, ContextCache)
         empty, newest = self.no_drafts(cache), last_tokens[:, -1:]
 
-        def chooses() -> tuple[ContextCache, jax.Array, TailCache]:
+        def chooses() -> tuple[ContextCache, Layers, jax.Array, TailCache]:
             positions = next_positions(1, context, cache)
             before = (context, TailCache(cache.k, cache.v, cache.length))
             hidden, block = hidden_states(self.decoder, params, newest, positions, *before, page=self.pages.slots)
             assert block.mass is not None
-            chosen = take_pages(context, block.mass, self.pages, self.decoder.mesh)
+            mass = tuple(new + KEPT * old for new, old in zip(block.mass, cache.mass, strict=True))
+            chosen = take_pages(context, mass, self.pages, self.decoder.mesh)
             own = commit(empty, Block(block.k, block.v), jnp.ones_like(empty.length))
-            return chosen, self.warped_logits(params, hidden[:, -1], warping), own
+            return chosen, mass, self.warped_logits(params, hidden[:, -1], warping), own
 
-        def reads() -> tuple[ContextCache, jax.Array, TailCache]:
-            return cache.chosen, *self.forward(model, cache, empty, newest, warping)
+        def reads() -> tuple[ContextCache, Layers, jax.Array, TailCache]:
+            return cache.chosen, cache.mass, *self.forward(model, cache, empty, newest, warping)
 
         if self.renewal == 1:
-            chosen, logits, drafted = chooses()
+            chosen, mass, logits, drafted = chooses()
         else:
-            chosen, logits, drafted = jax.lax.cond(cache.due <= 0, chooses, reads)
+            chosen, mass, logits, drafted = jax.lax.cond(cache.due <= 0, chooses, reads)
         due = jnp.where(cache.due <= 0, self.renewal, cache.due)
-        return dataclasses.replace(cache, chosen=chosen, due=due), logits, drafted
+        return dataclasses.replace(cache, chosen=chosen, mass=mass, due=due), logits, drafted
 
     def forward(
         self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array, warping: Warping
@@ -101,12 +105,12 @@ class PagesDrafter(LanguageModelDrafter):
 
     def to_commit(self, cache: TailCache, drafted: TailCache) -> Choice:
         assert isinstance(cache, PagesCache)
-        return cache.chosen, cache.due
+        return cache.chosen, cache.mass, cache.due
 
     def commit(self, cache: TailCache, drafted: Any, outcome: Outcome) -> PagesCache:
         assert isinstance(cache, PagesCache) and outcome.block is not None  # it is on the target's devices
-        own, (chosen, due) = commit(cache, outcome.block, outcome.count, outcome.rows), drafted
-        return PagesCache(own.k, own.v, own.length, chosen, due - 1)
+        own, (chosen, mass, due) = commit(cache, outcome.block, outcome.count, outcome.rows), drafted
+        return PagesCache(own.k, own.v, own.length, chosen, mass, due - 1)
 
 
 def begin_pages(
@@ -126,13 +130,15 @@ def begin_pages(
     if mesh is not None:
         axis = rows_axis(rows)
         specs = {4: context_spec(rows), 3: P(*context_spec(rows)[:3]), 2: P(axis, "context"), 1: P(axis)}
-        shapes = jax.eval_shape(functools.partial(_empty, rows, pages, mesh), context)
+        shapes = jax.eval_shape(functools.partial(nothing_chosen, rows, pages, mesh), context)
         placed = jax.tree.map(lambda x: NamedSharding(mesh, specs[x.ndim]), shapes)
-    chosen = programs.get(_empty, (rows, pages, mesh), (context,), out_shardings=placed)(context)
+    chosen, mass = programs.get(nothing_chosen, (rows, pages, mesh), (context,), out_shardings=placed)(context)
     own = copied(tail)
     due = hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
-    return PagesCache(own.k, own.v, own.length, chosen, due)
+    return PagesCache(own.k, own.v, own.length, chosen, mass, due)
 
 
-def _empty(rows: int, pages: Pages, mesh: Mesh | None, context: ContextCache) -> ContextCache:
-    return empty_pages(context, rows, pages, mesh)
+def nothing_chosen(rows: int, pages: Pages, mesh: Mesh | None, context: ContextCache) -> tuple[ContextCache, Layers]:
+    """`PagesCache.chosen` and `mass` before the first choice."""
+    mass = jnp.zeros((rows, context.k[0].shape[1], context.capacity // pages.slots))
+    return empty_pages(context, rows, pages, mesh), tuple(mass for _ in context.k)

@@ -21,7 +21,7 @@ from models.cache import ContextCache, TailCache, empty_context, empty_tail, wit
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.formats import kv_format
-from models.pages import Pages, empty_pages
+from models.pages import Pages
 from models.params import abstract_params
 from models.sharding import context_spec, rows_axis, tail_spec
 from rapid_jax.config import CopyingConfig, SamplingConfig, SpeculationConfig
@@ -37,7 +37,7 @@ from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import step
 from rapid_jax.drafting.makers import PassagesMaker
 from rapid_jax.drafting.null import NullDrafter
-from rapid_jax.drafting.pages import PagesCache, PagesDrafter
+from rapid_jax.drafting.pages import PagesCache, PagesDrafter, nothing_chosen
 from rapid_jax.engine.batch import controls_of, spec_of
 from rapid_jax.retrieval import num_chunks
 
@@ -216,10 +216,10 @@ def pages_drafter(plan: Plan, workload: Workload, context: ContextCache) -> tupl
     """A drafter that chooses pages in every step, and the shapes of its cache."""
     cut = Pages.of(context, SpeculationConfig().page_size, workload.pages)
     drafter = PagesDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, pages=cut, renewal=1)
-    shapes = jax.eval_shape(functools.partial(empty_pages, rows=workload.batch, pages=cut, mesh=plan.mesh), context)
+    shapes = jax.eval_shape(functools.partial(nothing_chosen, workload.batch, cut, plan.mesh), context)
+    chosen, mass = _placed(plan, shapes, _context_specs(workload.batch))
     own, due = tail_shape(plan, workload), cast(jax.Array, _array(plan, ()))
-    chosen = _placed(plan, shapes, _context_specs(workload.batch))
-    return drafter, PagesCache(own.k, own.v, own.length, chosen, due)
+    return drafter, PagesCache(own.k, own.v, own.length, chosen, mass, due)
 
 
 def choosing_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
