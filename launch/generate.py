@@ -77,6 +77,7 @@ def main() -> None:
         engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
     distributed.on_all(lambda: engine.require(methods))
     answers: list[Answer] = []
+    compiled = 0.0
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
@@ -86,7 +87,7 @@ def main() -> None:
             name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine))
         document = engine.read(text, prefill=False, progress=progress)
         printing.print_header(engine, document, query, reference, name)
-        engine.compile(document, query, [method.name for method in methods])
+        compiled = engine.compile(document, query, [method.name for method in methods])
         for method in methods:
             printing.print_method(method.name)
             if _STREAM.value:
@@ -99,7 +100,7 @@ def main() -> None:
                 output.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
     if _PASSAGES.value:
         printing.print_passages(answers)
-    printing.print_table(answers, reference)
+    printing.print_table(answers, reference, compiled)
 
 
 def _engine_config() -> EngineConfig:

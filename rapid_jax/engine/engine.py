@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
@@ -253,26 +254,31 @@ class Engine:
             )
         return limit
 
-    def compile(self, document: Document, question: str, methods: Sequence[str]) -> None:
+    def compile(self, document: Document, question: str, methods: Sequence[str]) -> float:
         """Compiles what answering a question about a document needs, several programs at a time.
 
         Answers compile what is missing on their own, one program after another. What is compiled here serves every
-        question of a like length about every document of a like length. Neither is read. On several hosts, whose
-        programs must start in one order, this does nothing.
+        question of a like length about every document of a like length. Neither is read. On several devices programs
+        are compiled one after another, and on several hosts this does nothing.
 
         Args:
           document: from `read`, also with prefill=False.
           question: as it will be asked.
           methods: names in METHODS.
 
+        Returns:
+          Seconds that it took.
+
         Raises:
           ValueError, FileNotFoundError: as `Document.ask`.
         """
+        start = time.perf_counter()
         check_kind("document", document, Document, "Engine.read")
         self._check_own("document", document)
         check_text("question", question)
         check_texts("methods", methods, "method")
         rehearse(self._session, document, question, [get_method(name) for name in methods])
+        return time.perf_counter() - start
 
     def ask_many(
         self,

@@ -32,7 +32,8 @@ class _Rehearsal(Session):
 def rehearse(session: Session, document: Document, question: str, methods: Sequence[Method]) -> None:
     """Compiles all that answering a question with these methods will run.
 
-    On several hosts nothing is done: their programs must start in one order.
+    Programs of several devices wait for one another and must start in one order everywhere: on several devices they are
+    compiled one after another, and on several hosts nothing is done.
 
     Args:
       session, document: the document need not have been read.
@@ -66,7 +67,8 @@ def rehearse(session: Session, document: Document, question: str, methods: Seque
         request = rehearsed.request([question], method.name)
         if not (request.speculation.length_rule or request.speculation.choose_gamma):  # they measure, and then decide
             tasks.append(functools.partial(_first_step, own, request))
-    with concurrent.futures.ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1) or 1) as pool:
+    alone = session.mesh is None and session.drafter_mesh is None
+    with concurrent.futures.ThreadPoolExecutor((os.cpu_count() or 1) if alone else 1) as pool:
         done = [pool.submit(task) for task in tasks]
         try:
             for one in done:

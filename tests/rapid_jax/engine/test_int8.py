@@ -38,13 +38,30 @@ def test_who_is_int8(engine_config, engine):
     assert other.target is drafts.target and matrix(other.drafter) == jnp.int8
 
 
-@pytest.mark.parametrize("weights", [slow("int8"), "int4"])
-def test_a_narrow_copy_drafts_for_the_exact_target(engine_config, engine, document_text, plain_answer, weights):
-    """sd must give lc's tokens of the float target, and the copy, nearly the target, is nearly always right."""
+@pytest.mark.parametrize(
+    "weights, methods", [slow("int8", ("sd",)), ("int4", ("sd", "pages")), slow("int4", ("auto",))]
+)
+def test_a_narrow_copy_drafts_for_the_exact_target(
+    engine_config, engine, document_text, plain_answer, weights, methods
+):
+    """Lossless methods must give lc's tokens of the float target, over passages and over the target's own cache."""
     drafts = loaded(engine_config, engine, drafter_weights=weights)
-    answer = drafts.read(document_text).ask(plain_answer.question, "sd")
-    assert answer.token_ids == plain_answer.token_ids
-    assert answer.acceptance.tested > 0
+    document = drafts.read(document_text)
+    for method in methods:
+        answer = document.ask(plain_answer.question, method)
+        assert answer.token_ids == plain_answer.token_ids
+        assert answer.acceptance.tested > 0 or method == "auto"
+
+
+def test_who_drafts_over_the_targets_own_cache(engine_config, engine, tiny_checkpoint, monkeypatch):
+    """A copy of the target in fewer bits; never another model, whose queries mean nothing to these keys."""
+    drafts = loaded(engine_config, engine, drafter_weights="int8")
+    assert drafts.session.own_drafter is drafts.drafter is not drafts.target
+    assert engine.session.own_drafter is engine.target
+    other = dataclasses.replace(drafts.drafter, path="another")
+    assert dataclasses.replace(drafts.session, drafter=other).own_drafter is drafts.target
+    apart = dataclasses.replace(engine_config, mesh=(1, 1, 1), drafter_mesh=(1, 1, 1))
+    assert dataclasses.replace(drafts.session, config=apart).own_drafter is drafts.target, "on other devices"
 
 
 @pytest.fixture(scope="module")

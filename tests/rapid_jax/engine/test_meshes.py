@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import ModelConfig, init_params
 from models.decoder import Decoder
+from models.pages import Pages
 from models.sharding import make_mesh
 from rapid_jax.config.hierarchy import HierarchyConfig
 from rapid_jax.copying.drafter import CopyDrafter, make_memory
@@ -22,8 +23,9 @@ from rapid_jax.decoding.prefill import context_chunk, next_positions, prefill_co
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.step import step
-from rapid_jax.drafting import LanguageModelDrafter, MagicDecDrafter, NullDrafter
+from rapid_jax.drafting import LanguageModelDrafter, MagicDecDrafter, NullDrafter, PagesDrafter
 from rapid_jax.drafting.magicdec import take_window
+from rapid_jax.drafting.pages import begin_pages
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy
 from rapid_jax.hierarchy.setup import make_row_databases
@@ -101,6 +103,10 @@ def start(family, shape, rows, drafts):
         sizes = dict(tokens=[len(DOCUMENT)], chunk=CHUNK, sinks=4, window=90, mesh=decoder.mesh)
         sinks, cache = take_window(Programs(), context, tail, **sizes)
         drafter, model = MagicDecDrafter(decoder, 4, VOCAB), (params, sinks)
+    if drafts == "pages":  # all of them: of fewer each shard would choose its share
+        cut = Pages.of(context, 4, context.capacity)
+        drafter, model = PagesDrafter(decoder, 4, VOCAB, pages=cut, renewal=2), (params, context)
+        cache = begin_pages(Programs(), context, tail, cut, decoder.mesh)
     if drafts == "candidates":
         config = HierarchyConfig(databases=("context",), candidates=3, length=2, ngram=3, window=3)
         hierarchy = Hierarchy(("context",), candidates=3, length=2, ngram=3, lookahead=3, match=2, min_match=1)
@@ -158,7 +164,7 @@ def test_logits_are_those_of_one_device(rows, family, shape):
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("family", quick(FAMILIES, "llama"))
 @pytest.mark.parametrize("rows", [slow(1), 4])
-@pytest.mark.parametrize("drafts", ["chain", "copies", slow("window"), slow("candidates")])
+@pytest.mark.parametrize("drafts", ["chain", "copies", "pages", slow("window"), slow("candidates")])
 def test_greedy_tokens_are_those_of_one_device(family, shape, drafts, rows):
     """The whole step, drafts of a model, of copies, of the target itself and of a database with its window."""
     expected, steps = generate(family, None, rows, drafts)

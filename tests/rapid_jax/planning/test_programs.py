@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,23 @@ def test_copies_are_planned_without_a_drafter(mesh):
     assert collectives(mesh, SHORT, "copy") == collectives(mesh, LONG, "copy")
 
 
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_pages_are_planned_with_the_forward_that_chooses_them(mesh):
+    """One forward in eight reads the document and its keys once more; the others read the pages alone."""
+    work = workload(LONG, pages=512)
+    pages = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("pages"), RATES)
+    costs, shard = pages.costs(), formulas.chip_bytes(context_shape(pages.plan, LONG, 256))
+    assert pages.draft.work.bytes < pages.plain.work.bytes < pages.choosing.work.bytes
+    assert pages.choosing.work.bytes - pages.plain.work.bytes > 0.4 * shard, "keys are read again"
+    assert costs.start == pytest.approx((pages.choosing.work.seconds(RATES) - costs.draft) / 8)
+    assert pages.step_seconds == pytest.approx(costs.step(3)) and costs.step(0) == costs.plain
+    assert 0 < pages.memory.passages < shard
+    longer = pages.costs(2 * LONG)
+    assert longer.draft == costs.draft and longer.start > costs.start
+    assert [row[0] for row in tables.work_table(pages).rows][3] == "forward that chooses pages"
+    assert collectives(mesh, SHORT, "pages") == collectives(mesh, LONG, "pages"), "neither keys nor values travel"
+
+
 @pytest.fixture(scope="module")
 def prediction():
     return predict.predict(Plan(CONFIG, make_mesh((1, 1, 2)), jnp.float32), workload(LONG), get_method("rapid"), RATES)
@@ -133,9 +151,12 @@ def test_prefill_takes_at_least_its_arithmetic(prediction):
     assert prediction.prefill_seconds() > flops / RATES.flops_per_second
 
 
-def test_methods_that_look_drafts_up_are_refused():
-    with pytest.raises(ValueError, match="looks drafts up"):
-        step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method("hd"))
+@pytest.mark.parametrize(
+    "method, why", [("hd", "looks drafts up"), ("sd+hd", "looks"), ("magicdec", "a window"), ("auto", "by measuring")]
+)
+def test_methods_that_the_planner_does_not_know_are_refused(method, why):
+    with pytest.raises(ValueError, match=f"method {re.escape(method)} .*{why}"):
+        step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method(method))
 
 
 def test_weights_read_leave_the_rows_of_the_embedding_out():
