@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from typing import Any
 
@@ -92,16 +91,8 @@ def decode(
     *,
     burst_steps: int,
     mesh: Mesh | None = None,
-    measure: bool = True,
 ) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
     """Runs bursts until all rows are done; yields each burst's report as host arrays.
-
-    Args:
-      programs: compile what is run.
-      spec, params, context, drafter_model, controls, state: of the step; the state is used up.
-      burst_steps: steps of a burst.
-      mesh: the target's.
-      measure: the costs of a drafter's paces, where it has any and they are not known; without them it drafts nothing.
 
     The first value yielded is the report before any step: by then everything is compiled, and the clock may start.
     Sending a bool array [B] ends the rows that are True, from the burst after the one in flight on. The generator
@@ -113,18 +104,15 @@ def decode(
     if spec.apart is not None:
         args = programs, spec, params, context, drafter_model, controls, state
         return (yield from decode_apart(*args, mesh=mesh, drafter_mesh=spec.apart))
-    replicated = NamedSharding(mesh, P()) if mesh is not None else None
-    by_row = state.done.sharding
-    controls = hosts.put(controls, replicated)
-    ended = np.zeros(state.done.shape, bool)
-    stopped = hosts.put(ended, by_row)
+    run, inputs = _burst(programs, spec, params, context, drafter_model, controls, state, burst_steps, mesh)
+    if not programs.runs:
+        return state
+    with programs.spending():
+        _warm(run, inputs)
+        drafter_model = with_costs(run, inputs) if paced(drafter_model) else drafter_model
+    controls, stopped = inputs[3:5]
+    by_row, ended = stopped.sharding, np.zeros(stopped.shape, bool)
     inputs = (params, context, drafter_model, controls, stopped, state)
-    run = _warmed(programs, spec, burst_steps, inputs, replicated)
-    if measure and paced(drafter_model):
-        start = time.perf_counter()
-        drafter_model = with_costs(run, inputs)
-        programs.spent(time.perf_counter() - start)
-        inputs = (params, context, drafter_model, controls, stopped, state)
     yield hosts.fetch(BurstReport.of(state))
 
     state, report = run(*inputs)
@@ -141,19 +129,32 @@ def decode(
         report = following
 
 
-def _warmed(
-    programs: Programs, spec: StepSpec, burst_steps: int, args: tuple, reported: NamedSharding | None
-) -> Program:
-    """The compiled burst; a new one has run one step on a copy of the state, for what XLA sets up in a first execution.
+def _burst(
+    programs: Programs,
+    spec: StepSpec,
+    params: dict,
+    context: ContextCache,
+    drafter_model: Any,
+    controls: Controls,
+    state: DecodeState,
+    steps: int,
+    mesh: Mesh | None,
+) -> tuple[Program, tuple]:
+    """The compiled burst, and its arguments on their devices."""
+    replicated = NamedSharding(mesh, P()) if mesh is not None else None
+    stopped = hosts.put(np.zeros(state.done.shape, bool), state.done.sharding)
+    inputs = (params, context, drafter_model, hosts.put(controls, replicated), stopped, state)
+    out_shardings = shardings_of(state), replicated
+    return programs.get(burst, (spec, steps), inputs, donate=(5,), out_shardings=out_shardings), inputs
+
+
+def _warm(run: Program, args: tuple) -> None:
+    """Runs a step of a new burst on a copy of the state, for what XLA sets up in a first execution.
 
     That is as long as a second where small matrix products have kernels of their own (on CPU), and counts as compiling.
     A room of one token ends every row in its first step: the steps behind it would set up nothing more.
     """
-    known, state = programs.count, args[-1]
-    out_shardings = shardings_of(state), reported
-    run = programs.get(burst, (spec, burst_steps), args, donate=(5,), out_shardings=out_shardings)
-    if programs.count > known:
-        start = time.perf_counter()
-        jax.block_until_ready(run(*args[:-1], with_room(copied(state), 1)))
-        programs.spent(time.perf_counter() - start)
-    return run
+    if run.measured.setdefault("warm", False):
+        return
+    jax.block_until_ready(run(*args[:-1], with_room(copied(args[-1]), 1)))
+    run.measured["warm"] = True

@@ -64,7 +64,6 @@ def prefill_context(
     mesh: Mesh | None = None,
     kv: str = "",
     progress: ProgressCallback | None = None,
-    blank: bool = False,
 ) -> ContextCache:
     """Reads documents, one a row, into a new ContextCache.
 
@@ -73,15 +72,15 @@ def prefill_context(
       chunk: tokens of a forward, a power of two.
       kv: format that the cache is rounded to once all is read (models.formats); every chunk sees exact keys and values.
       progress: called with (tokens read, tokens in all) after every chunk.
-      blank: only compile what reading needs; the cache stays empty.
 
     Returns:
       The cache, frozen from here on, with capacity context_bucket(longest).
     """
     lengths = np.array([len(d) for d in documents], np.int32)
     total = int(lengths.max())
-    context = blank_context(programs, decoder, documents, chunk=chunk, dtype=dtype, mesh=mesh)
-    padded = np.zeros((len(documents), context.capacity), np.int32)
+    capacity = context_bucket(total, chunk)
+    context = empty_context(decoder.config, len(documents), capacity, dtype, mesh)
+    padded = np.zeros((len(documents), capacity), np.int32)
     for row, document in zip(padded, documents, strict=True):
         row[: len(document)] = document
     start = 0
@@ -96,28 +95,11 @@ def prefill_context(
             padded[:, start : start + size],
             np.int32(start),
             np.minimum(lengths, start + size),
-            run=not blank,
         )
         start += size
-        if progress is not None and not blank:
+        if progress is not None and programs.runs:
             jax.block_until_ready(context.length)
             progress(min(start, total), total)
-    return _rounded(programs, context, kv_format(kv).quantize_layer) if kv else context
-
-
-def blank_context(
-    programs: Programs,
-    decoder: Decoder,
-    documents: Sequence[Sequence[int]],
-    *,
-    chunk: int,
-    dtype: jnp.dtype,
-    mesh: Mesh | None = None,
-    kv: str = "",
-) -> ContextCache:
-    """The cache of `prefill_context` with nothing read into it; arguments as there."""
-    capacity = context_bucket(max(map(len, documents)), chunk)
-    context = empty_context(decoder.config, len(documents), capacity, dtype, mesh)
     return _rounded(programs, context, kv_format(kv).quantize_layer) if kv else context
 
 
@@ -167,12 +149,11 @@ def _run(
     params: dict,
     cache: Any,
     *args: Any,
-    run: bool = True,
 ) -> Any:
-    """The cache behind a forward, which takes the given one over; the given one where nothing is to be run."""
+    """The cache behind a forward, which takes the given one over."""
     replicated = NamedSharding(mesh, P()) if mesh is not None else None
     args = tuple(hosts.put(a, replicated) if isinstance(a, (np.ndarray, np.generic)) else a for a in args)
     compiled = programs.get(
         function, (decoder,), (params, cache, *args), donate=(1,), out_shardings=shardings_of(cache)
     )
-    return compiled(params, cache, *args) if run else cache
+    return compiled(params, cache, *args) if programs.runs else cache

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ class Programs:
       count: programs compiled so far, those that have gone included.
       compiled: executables by function, static arguments and argument shapes, the latest used last.
       most: executables that are kept.
+      runs: whether those who ask for a program shall run it; otherwise they leave what it would change as it is.
       on_compile: called with True before a program is compiled and with False behind it.
     """
 
@@ -35,14 +37,20 @@ class Programs:
     count: int = 0
     compiled: dict[Hashable, Program] = dataclasses.field(default_factory=dict)
     most: int = MOST
+    runs: ClassVar[bool] = True
     on_compile: Callable[[bool], None] = lambda begins: None
     _lock: threading.RLock = dataclasses.field(default_factory=threading.RLock, repr=False)
     _turns: dict[Hashable, threading.Lock] = dataclasses.field(default_factory=dict, repr=False)
 
-    def spent(self, seconds: float) -> None:
-        """Counts seconds as compiling."""
-        with self._lock:
-            self.compile_seconds += seconds
+    @contextlib.contextmanager
+    def spending(self) -> Iterator[None]:
+        """Counts the seconds of a block as compiling."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.compile_seconds += time.perf_counter() - start
 
     def timed(self, function: Callable[[], T]) -> tuple[T, float]:
         """A function's result, ready on the device, and its seconds without compilation."""
@@ -69,10 +77,9 @@ class Programs:
           out_shardings: of the results, a prefix of their tree; None leaves a result to the compiler. What is passed
             again to the same executable needs its own shardings here.
         """
-        leaves, tree = jax.tree.flatten(args)
-        donated = [position in donate for position, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
-        places = _places(leaves, donated)
-        key: Hashable = (function, static, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves), places)
+        key = self.key(function, static, args, donate=donate)
+        donated = _donated(args, donate)
+        places = _places(jax.tree.leaves(args), donated)
         with self._lock:
             if key in self.compiled:
                 return self._keep(key, self.compiled[key])
@@ -82,17 +89,24 @@ class Programs:
                 if key in self.compiled:  # another thread has compiled it meanwhile
                     return self._keep(key, self.compiled[key])
                 self.on_compile(True)
-            start = time.perf_counter()
             try:
-                program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
+                with self.spending():
+                    program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
             finally:
                 with self._lock:
                     self.on_compile(False)
                     self._turns.pop(key, None)
-            self.spent(time.perf_counter() - start)
             with self._lock:
                 self.count += 1
                 return self._keep(key, program)
+
+    def key(
+        self, function: Callable, static: tuple[Hashable, ...], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+    ) -> Hashable:
+        """What the program of these arguments of `get` is kept by."""
+        leaves, tree = jax.tree.flatten(args)
+        arrays = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
+        return function, static, tree, arrays, _places(leaves, _donated(args, donate))
 
     def _keep(self, key: Hashable, program: Program) -> Program:
         """Makes a program the one that was used last."""
@@ -147,6 +161,11 @@ class Program:
         if any(leaves[place] is not leaf for place, leaf in zip(self.places, leaves, strict=True)):
             raise ValueError("arguments that were one array when the program was compiled have become two")
         return self.executable(*(leaves[leaf] for leaf in sorted(set(self.places))))
+
+
+def _donated(args: tuple[Any, ...], donate: tuple[int, ...]) -> list[bool]:
+    """For each leaf whether it is donated."""
+    return [position in donate for position, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
 
 
 def _places(leaves: list[Any], donated: list[bool]) -> tuple[int, ...]:

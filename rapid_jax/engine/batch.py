@@ -142,9 +142,7 @@ class Started:
     state: DecodeState
     prefill_seconds: float
 
-    def decode(
-        self, session: Session, *, measure: bool = True
-    ) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
+    def decode(self, session: Session) -> Generator[BurstReport, np.ndarray | None, DecodeState]:
         """Bursts of steps until all rows are done; see decoding.loop.decode. The state is used up."""
         return decode(
             session.programs,
@@ -156,7 +154,6 @@ class Started:
             self.state,
             burst_steps=session.config.burst_steps,
             mesh=session.mesh,
-            measure=measure,
         )
 
 

@@ -10,7 +10,6 @@ from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from rapid_jax.config import EngineConfig
 from rapid_jax.decoding.buckets import token_bucket
-from rapid_jax.decoding.prefill import blank_context as empty_context
 from rapid_jax.decoding.prefill import prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 
@@ -41,8 +40,6 @@ def prefill(
     rows: Sequence[Sequence[int]],
     config: EngineConfig,
     progress: ProgressCallback | None = None,
-    *,
-    blank: bool = False,
 ) -> PrefilledContext:
     """Prefills a model with one context for all rows, or with one a row.
 
@@ -52,7 +49,6 @@ def prefill(
       rows: token ids.
       config: chunk size, and how keys and values are kept.
       progress: called with (tokens read, tokens in all) after every chunk.
-      blank: see `prefill_context`.
     """
     decoder = model.decoder
     cache, seconds = programs.timed(
@@ -66,27 +62,9 @@ def prefill(
             mesh=decoder.mesh,
             kv=config.kv,
             progress=progress,
-            blank=blank,
         )
     )
     return PrefilledContext(rows, cache, seconds)
-
-
-def blank_context(
-    programs: Programs, model: LanguageModel, rows: Sequence[Sequence[int]], config: EngineConfig
-) -> PrefilledContext:
-    """As `prefill`, with nothing read into the cache."""
-    decoder = model.decoder
-    cache = empty_context(
-        programs,
-        decoder,
-        rows,
-        chunk=config.prefill_chunk,
-        dtype=decoder.dtype,
-        mesh=decoder.mesh,
-        kv=config.kv,
-    )
-    return PrefilledContext(rows, cache, 0.0)
 
 
 def prefill_questions(

@@ -258,8 +258,7 @@ class Engine:
         """Compiles what answering a question about a document needs, several programs at a time.
 
         Answers compile what is missing on their own, one program after another. What is compiled here serves every
-        question of a like length about every document of a like length. Neither is read. On several devices programs
-        are compiled one after another, and on several hosts this does nothing.
+        question of a like length about every document of a like length. Neither is read.
 
         Args:
           document: from `read`, also with prefill=False.

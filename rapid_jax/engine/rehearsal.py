@@ -1,7 +1,7 @@
 """Compiles what questions will need before anything is read, several programs at a time.
 
-A question is planned and started as it will be, over contexts that are empty, up to its first decoding step. So no list
-of programs has to be kept beside the code that asks for them.
+A question is planned and started as it will be, but the programs that this asks for are compiled by other threads and
+not run: the caches stay empty. So no list of programs has to be kept beside the code that asks for them.
 """
 
 from __future__ import annotations
@@ -10,30 +10,57 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, cast
 
-from models import hosts
-from models.language_model import LanguageModel
 from rapid_jax.config import Method
+from rapid_jax.decoding.programs import Program, Programs
+from rapid_jax.decoding.step import burst
 from rapid_jax.engine.batch import plan_batch, start_batch
-from rapid_jax.engine.contexts import PrefilledContext, blank_context, prefill
 from rapid_jax.engine.document import Document
-from rapid_jax.engine.request import Request, check_request
+from rapid_jax.engine.request import check_request
 from rapid_jax.engine.session import Session
 
 
-class _Rehearsal(Session):
-    """A session with the same models and programs, whose contexts stay empty."""
+class _Ahead(Programs):
+    """Programs that other threads compile; what is made with them waits until it is called.
 
-    def prefill(self, model: LanguageModel, rows: Sequence[Sequence[int]], progress=None) -> PrefilledContext:
-        return prefill(self.programs, model, rows, self.config, blank=True)
+    Args:
+      programs: where they are kept.
+      pool: the threads.
+    """
+
+    runs: ClassVar[bool] = False
+
+    def __init__(self, programs: Programs, pool: concurrent.futures.Executor):
+        super().__init__()
+        self._programs, self._pool = programs, pool
+        self._asked: dict[Hashable, functools.partial[Program]] = {}
+        self._begun: dict[Hashable, concurrent.futures.Future[Program]] = {}
+
+    def get(self, function: Callable, static: tuple, args: tuple, *, donate: tuple = (), out_shardings: Any = None):
+        key = self._programs.key(function, static, args, donate=donate)
+        options = dict(donate=donate, out_shardings=out_shardings)
+        self._asked.setdefault(key, functools.partial(self._programs.get, function, static, args, **options))
+        return cast(Program, lambda *args: self._begin(key).result()(*args))
+
+    def _begin(self, key: Hashable) -> concurrent.futures.Future[Program]:
+        if key not in self._begun:
+            self._begun[key] = self._pool.submit(self._asked[key])
+        return self._begun[key]
+
+    def finish(self) -> None:
+        """Compiles all that was asked for, the steps first: they take longest."""
+        for key in sorted(self._asked, key=lambda key: self._asked[key].args[0] is not burst):
+            self._begin(key)
+        for program in self._begun.values():
+            program.result()
 
 
 def rehearse(session: Session, document: Document, question: str, methods: Sequence[Method]) -> None:
     """Compiles all that answering a question with these methods will run.
 
-    Programs of several devices wait for one another and must start in one order everywhere: on several devices they are
-    compiled one after another, and on several hosts nothing is done.
+    Left to the answer are methods whose length rule measures before it decides, and drafters on devices of their own.
 
     Args:
       session, document: the document need not have been read.
@@ -42,43 +69,30 @@ def rehearse(session: Session, document: Document, question: str, methods: Seque
     Raises:
       ValueError, FileNotFoundError: as asking would.
     """
-    if hosts.count() > 1:
-        return
     session.require(methods)
-    fresh = {f.name: getattr(session, f.name) for f in dataclasses.fields(Session)}
-    fresh |= dict(passages={}, together={}, step_costs={}, acceptance_seen={})
-    own = _Rehearsal(**{name: value for name, value in fresh.items() if name != "lock"})
-    if any(method.retrieves for method in methods):
-        vars(own)["retriever"] = session.retriever
-        document.index  # noqa: B018  (made once, before threads ask for it)
-    if any(method.looks_up for method in methods):
-        vars(own)["databases"] = session.databases
-    requests = [document.request([question], method.name) for method in methods]
-    for request in requests:
-        check_request(session, request)
-    tasks: list[Callable[[], object]] = []
-    rehearsed = document
-    if any(method.reads_document for method in methods):
-        rows = [document.token_ids]
-        blank = document.prefilled if document.is_read else blank_context(own.programs, own.target, rows, own.config)
-        rehearsed = document.rehearsed_in(own, blank)
-        tasks += [] if document.is_read else [lambda: own.prefill(own.target, rows)]
-    for method in sorted(methods, key=lambda method: not method.draws):  # drafting models take longest to compile
-        request = rehearsed.request([question], method.name)
-        if not (request.speculation.length_rule or request.speculation.choose_gamma):  # they measure, and then decide
-            tasks.append(functools.partial(_first_step, own, request))
-    alone = session.mesh is None and session.drafter_mesh is None
-    with concurrent.futures.ThreadPoolExecutor((os.cpu_count() or 1) if alone else 1) as pool:
-        done = [pool.submit(task) for task in tasks]
+    for method in methods:
+        check_request(session, document.request([question], method.name))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead = _Ahead(session.programs, pool)
+        own = _empty_handed(session, ahead)
         try:
-            for one in done:
-                one.result()
+            rehearsed = document
+            if any(method.reads_document for method in methods):
+                read = document.prefilled if document.is_read else own.prefill(own.target, [document.token_ids])
+                rehearsed = document.rehearsed_in(own, read)
+            for method in sorted(methods, key=lambda method: not method.draws):  # those that take longest first
+                request = rehearsed.request([question], method.name)
+                decides = request.speculation.length_rule or request.speculation.choose_gamma
+                if not decides and not (method.drafts_from_passages and session.drafter_mesh is not None):
+                    next(start_batch(own, plan_batch(own, request)).decode(own), None)
+            ahead.finish()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _first_step(session: Session, request: Request) -> None:
-    """Everything up to a first decoding step, which is compiled and not run."""
-    steps = start_batch(session, plan_batch(session, request)).decode(session, measure=False)
-    next(steps)
-    steps.close()
+def _empty_handed(session: Session, programs: Programs) -> Session:
+    """A session with the same models, settings and databases and other programs, in which nothing has been read."""
+    fresh: dict[str, Any] = dict(programs=programs, passages={}, together={}, step_costs={}, acceptance_seen={})
+    own = dataclasses.replace(session, **fresh)
+    vars(own).update({name: vars(session)[name] for name in ("retriever", "databases") if name in vars(session)})
+    return own

@@ -57,6 +57,7 @@ class Counting(Programs):
             known = (state.last_tokens, state.keys, state.num_tokens)
             return (state, BurstReport.of(state), *([] if function is burst else [(), known]))
 
+        run.measured = {"warm": self.known}
         return run
 
 
@@ -166,6 +167,7 @@ def test_a_new_program_runs_one_step_and_leaves_the_answer_alone():
                 rooms.append(np.asarray(given[-1].budget - given[-1].num_tokens).tolist())
                 return run(*given)
 
+            watched.measured = run.measured
             return watched
 
     bursts = started([4, 7, 0], on_their_own=False, programs=Watching(known=False))

@@ -24,6 +24,7 @@ class CountingPrograms(Programs):
             self.starts += 1
             return run(*arrays)
 
+        counted.measured = run.measured
         return counted
 
 

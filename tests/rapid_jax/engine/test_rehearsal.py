@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from models import hosts
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.engine.engine import Engine
 from tests.marks import slow
@@ -58,13 +57,16 @@ def test_settings_that_measure_before_they_decide_are_left_to_the_answer(fresh, 
     assert not engine.session.step_costs
 
 
-def test_several_hosts_compile_in_the_order_of_their_answers(fresh, document_text, questions, monkeypatch):
-    """Programs of several hosts wait for one another: two threads would start them in two orders."""
-    engine = fresh()
+@pytest.mark.slow
+def test_a_mesh_compiles_ahead_too(engine_config, document_text, questions):
+    """Programs of several devices wait for one another; other threads only compile, so that they start in one order."""
+    engine = Engine.load(config=dataclasses.replace(engine_config, mesh=(1, 2, 2)))
     own = engine.read(document_text, prefill=False)
-    monkeypatch.setattr(hosts, "count", lambda: 2)
-    engine.compile(own, questions[0], DRAFTED)
-    assert engine.session.programs.count == 0
+    engine.compile(own, questions[0], METHODS)
+    count = engine.session.programs.count
+    for method in METHODS:
+        own.ask(questions[0], method)
+    assert engine.session.programs.count == count
 
 
 @pytest.mark.parametrize(
