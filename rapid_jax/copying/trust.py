@@ -17,7 +17,7 @@ LEAST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # shortest match of each class
 PRIOR = (0.2, 0.4, 0.5, 0.7, 0.8, 0.87, 0.9, 0.94, 0.96, 0.98)  # before anything is seen; of the first drafts alone
 PRIOR_WEIGHT = 4.0  # tokens that a prior counts as
 MOST_WEIGHT = 64.0  # tokens that earlier answers count as, at most
-MARGIN = 1.03  # a draft must promise so much more than none
+MARGIN = 1.1  # a step without a draft counts as so many tokens: what drafts promise is less sure than what it gives
 _PRIOR_STEPS = 4.0  # without a draft, which an answer's speed begins with
 
 
@@ -75,7 +75,8 @@ def best_way(kept: jax.Array, active: jax.Array, costs: jax.Array, speed: Speed)
 
     A way is worth its tokens less those that the same time brings at the speed of the answer so far (how a policy is
     improved where average reward counts: Howard, Dynamic Programming and Markov Processes, 1960). The way of most
-    tokens a second would take a long step that is a little faster than none, in the place of fast copies to come.
+    tokens a second would take a long step that is a little faster than none, in the place of fast copies to come. The
+    speed counts as that of no drafts at least: an answer that drafts have slowed down needs fewer of them, not more.
 
     Args:
       kept: float32 [B,P], drafted tokens that each row will keep in each of P ways.
@@ -85,7 +86,7 @@ def best_way(kept: jax.Array, active: jax.Array, costs: jax.Array, speed: Speed)
     """
     emitted = jnp.sum(active) + jnp.pad(jnp.sum(kept * active[:, None], axis=0), (1, 0))
     margin = jnp.where(jnp.arange(len(costs)) == 0, MARGIN, 1.0)
-    so_far = jnp.sum(jnp.where(active, speed.tokens / speed.costs, 0.0))
+    so_far = jnp.sum(jnp.where(active, jnp.maximum(speed.tokens / speed.costs, 1.0), 0.0))
     worth = jnp.where(jnp.isfinite(costs), emitted * margin - so_far * costs, -jnp.inf)
     return jnp.argmax(worth).astype(jnp.int32)
 

@@ -78,10 +78,17 @@ def test_the_best_length_is_chosen(matched, costs, chosen):
     assert best(matched, [True] * len(matched), costs) == chosen
 
 
+@pytest.mark.parametrize("tokens", [1.0, 4.0])
+def test_an_answer_that_drafts_have_slowed_down_does_not_ask_for_more_of_them(tokens):
+    """At a speed below that of no drafts time would look cheap, and every losing draft would bring the next one."""
+    kept, costs = jnp.array([[0.5]]), jnp.array([1.0, 1.5])
+    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens)) == 0
+
+
 @pytest.mark.parametrize(("tokens", "chosen"), [(4.0, 1), (6.0, 0)])
 def test_a_long_step_that_is_a_little_faster_does_not_take_the_place_of_copies_to_come(tokens, chosen):
-    """Six tokens at the cost of five steps are a gain where the answer emits a token a step, not where it emits 1.5."""
-    kept, costs = jnp.array([[5.0]]), jnp.array([1.0, 5.0])
+    """Six and a half tokens at the cost of five steps are a gain where the answer emits a token a step, not where it emits 1.5."""
+    kept, costs = jnp.array([[5.5]]), jnp.array([1.0, 5.0])
     assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens)) == chosen
 
 
