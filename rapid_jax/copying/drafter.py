@@ -93,7 +93,7 @@ class CopyDrafter:
         self, model: Pace, cache: CopyMemory, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[CandidateDraft, CopyDraft]:
         copy, kept = self.propose(cache)
-        pace = model.choose(trust.best_way(kept, ~cache.ended, model.costs, cache.speed))
+        pace = model.choose(trust.best_way(kept, ~cache.ended, model.costs, cache.speed, copies=len(self.lengths)))
         length = jnp.where(copy.matched > 0, jnp.asarray((0, *self.lengths))[pace], 0)
         batch = last_tokens.shape[0]
         draft = CandidateDraft(

@@ -18,6 +18,7 @@ PRIOR = (0.2, 0.4, 0.5, 0.7, 0.8, 0.87, 0.9, 0.94, 0.96, 0.98)  # before anythin
 PRIOR_WEIGHT = 4.0  # tokens that a prior counts as
 MOST_WEIGHT = 64.0  # tokens that earlier answers count as, at most
 MARGIN = 1.1  # a step without a draft counts as so many tokens: what drafts promise is less sure than what it gives
+_LOST_SHARE, _LOST_STEPS = 1.03, 1.0  # time that an answer may take at most, over plain decoding's: a share, and steps
 _PRIOR_STEPS = 4.0  # without a draft, which an answer's speed begins with
 
 
@@ -70,7 +71,7 @@ def expected(trust: Trust, matched: jax.Array, length: int) -> jax.Array:
     return jnp.cumsum(jnp.cumprod(each, axis=1), axis=1)
 
 
-def best_way(kept: jax.Array, active: jax.Array, costs: jax.Array, speed: Speed) -> jax.Array:
+def best_way(kept: jax.Array, active: jax.Array, costs: jax.Array, speed: Speed, *, copies: int) -> jax.Array:
     """The index of the best way to draft for all rows together, 0 for none, int32.
 
     A way is worth its tokens less those that the same time brings at the speed of the answer so far (how a policy is
@@ -83,11 +84,16 @@ def best_way(kept: jax.Array, active: jax.Array, costs: jax.Array, speed: Speed)
       active: bool [B], rows that have not ended.
       costs: float32 [1+P], of a step without a draft and of one in each way, over the first.
       speed: so far.
+      copies: of the ways, the first ones behind that of no draft; they may not let an answer fall behind plain decoding
+        by more than a share of it and a step, where nothing of the copy is kept.
     """
     emitted = jnp.sum(active) + jnp.pad(jnp.sum(kept * active[:, None], axis=0), (1, 0))
     margin = jnp.where(jnp.arange(len(costs)) == 0, MARGIN, 1.0)
     so_far = jnp.sum(jnp.where(active, jnp.maximum(speed.tokens / speed.costs, 1.0), 0.0))
-    worth = jnp.where(jnp.isfinite(costs), emitted * margin - so_far * costs, -jnp.inf)
+    behind = jnp.sum(jnp.where(active, speed.costs - _LOST_SHARE * speed.tokens, 0.0)) / jnp.maximum(jnp.sum(active), 1)
+    way = jnp.arange(len(costs))
+    risked = (way > 0) & (way <= copies) & (behind + costs - _LOST_SHARE > _LOST_STEPS)
+    worth = jnp.where(jnp.isfinite(costs) & ~risked, emitted * margin - so_far * costs, -jnp.inf)
     return jnp.argmax(worth).astype(jnp.int32)
 
 

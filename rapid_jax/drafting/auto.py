@@ -105,7 +105,7 @@ class AutoDrafter:
         rate = (cache.right / cache.seen)[:, None]
         own = jnp.cumsum(rate ** jnp.arange(1, max(self.lengths) + 1)[None, :], axis=1)[:, np.asarray(self.lengths) - 1]
         kept = jnp.concatenate([kept, own], axis=1)
-        way = pace.choose(trust.best_way(kept, ~cache.copy.ended, pace.costs, cache.copy.speed))
+        way = pace.choose(trust.best_way(kept, ~cache.copy.ended, pace.costs, cache.copy.speed, copies=copies))
         drafted = jnp.asarray((*(0,) * (1 + copies), *self.lengths))[way]
 
         # Draft: as many forwards over the pages as the chosen length says, none for a copy.

@@ -59,7 +59,7 @@ def so_far(rows, tokens=4.0):
 def best(matched, active, costs):
     """The chosen one of no draft and LENGTHS."""
     kept = trust.expected(fresh(len(matched)), jnp.array(matched), max(LENGTHS))[:, np.asarray(LENGTHS) - 1]
-    return trust.best_way(kept, jnp.array(active), jnp.array(costs, jnp.float32), so_far(len(matched)))
+    return trust.best_way(kept, jnp.array(active), jnp.array(costs, jnp.float32), so_far(len(matched)), copies=0)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,26 @@ def test_the_best_length_is_chosen(matched, costs, chosen):
 def test_an_answer_that_drafts_have_slowed_down_does_not_ask_for_more_of_them(tokens):
     """At a speed below that of no drafts time would look cheap, and every losing draft would bring the next one."""
     kept, costs = jnp.array([[0.5]]), jnp.array([1.0, 1.5])
-    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens)) == 0
+    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens), copies=0) == 0
 
 
 @pytest.mark.parametrize(("tokens", "chosen"), [(4.0, 1), (6.0, 0)])
 def test_a_long_step_that_is_a_little_faster_does_not_take_the_place_of_copies_to_come(tokens, chosen):
     """Six and a half tokens at the cost of five steps are a gain where the answer emits a token a step, not where it emits 1.5."""
     kept, costs = jnp.array([[5.5]]), jnp.array([1.0, 5.0])
-    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens)) == chosen
+    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens), copies=0) == chosen
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chosen"),
+    [(4.0, 1), (3.5, 0), (5.0, 2), (7.0, 3)],
+    ids=["a short one at first", "none behind one that failed", "a longer one behind one that was kept", "the longest"],
+)
+def test_copies_may_not_let_an_answer_fall_far_behind_plain_decoding(tokens, chosen):
+    """What looks certain and is wrong would slow an answer down again and again; all of it is lost in the worst case."""
+    kept, costs = jnp.array([[4.0, 10.0, 32.0]]), jnp.array([1.0, 1.8, 2.2, 3.6])
+    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens), copies=3) == chosen
+    assert trust.best_way(kept, jnp.array([True]), costs, so_far(1, tokens), copies=0) == 3
 
 
 def test_nothing_is_drafted_where_costs_are_unknown_and_all_rows_have_ended():
