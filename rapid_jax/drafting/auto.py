@@ -109,28 +109,24 @@ class AutoDrafter:
         drafted = jnp.asarray((*(0,) * (1 + copies), *self.lengths))[way]
 
         # Draft: as many forwards over the pages as the chosen length says, none for a copy.
+        read = (params, context)
+        pages, chose, first = self.own.choose(read, cache.pages, last_tokens, warping, drafted > 0)
         nothing = jnp.zeros((batch, self.gamma), jnp.int32)
 
-        def drafts() -> tuple[jax.Array, Choice]:
-            pages, logits, so_far = self.own.begin((params, context), cache.pages, last_tokens, warping)
+        def put(tokens: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
+            token = self.own.draw(keys, index, logits, warping)[:, None]
+            return jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
 
-            def put(tokens: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
-                token = self.own.draw(keys, index, logits, warping)[:, None]
-                return jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
+        def once(state: tuple[jax.Array, TailCache, jax.Array]) -> tuple[jax.Array, TailCache, jax.Array]:
+            index, so_far, tokens = state
+            before = jax.lax.dynamic_slice_in_dim(tokens, jnp.maximum(index - 1, 0), 1, axis=1)
+            newest = jnp.where(index > 0, before, last_tokens[:, -1:])
+            logits, so_far = self.own.forward(read, pages, so_far, newest, warping)
+            return index + 1, so_far, put(tokens, index, logits)
 
-            def once(state: tuple[jax.Array, TailCache, jax.Array]) -> tuple[jax.Array, TailCache, jax.Array]:
-                index, so_far, tokens = state
-                newest = jax.lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1)
-                logits, so_far = self.own.forward((params, context), pages, so_far, newest, warping)
-                return index + 1, so_far, put(tokens, index, logits)
-
-            start = (jnp.int32(1), so_far, put(nothing, jnp.int32(0), logits))
-            tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)[-1]
-            return tokens, self.own.to_commit(pages, so_far)
-
-        tokens, chosen = jax.lax.cond(
-            drafted > 0, drafts, lambda: (nothing, self.own.to_commit(cache.pages, self.own.no_drafts(cache.pages)))
-        )
+        begun = (jnp.int32(1), first[1], put(nothing, jnp.int32(0), first[0]))
+        start = jax.lax.cond(chose, lambda: begun, lambda: (jnp.int32(0), self.own.no_drafts(pages), nothing))
+        _, so_far, tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)
         is_own = way > copies
         width = jnp.asarray((*range(1 + copies), *map((0, *self.copy.lengths).index, self.lengths)))[way]
         copied = jnp.where(copy.matched > 0, jnp.asarray((0, *self.copy.lengths))[width], 0)
@@ -143,7 +139,8 @@ class AutoDrafter:
             pace=width.astype(jnp.int32),
         )
         spent = CopyDraft(copy, pace.costs[way])
-        return draft, AutoDraft(spent, tokens, jnp.broadcast_to(drafted, (batch,)), chosen)
+        left = self.own.to_commit(pages, so_far)
+        return draft, AutoDraft(spent, tokens, jnp.broadcast_to(drafted, (batch,)), left)
 
     def commit(self, cache: AutoCache, drafted: AutoDraft, outcome: Outcome) -> AutoCache:
         place = jnp.arange(self.gamma)[None, :]

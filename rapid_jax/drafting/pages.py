@@ -54,6 +54,7 @@ class PagesCache(TailCache):
 
 
 Choice = tuple[ContextCache, Layers, jax.Array]  # `PagesCache.chosen`, `mass` and `due`
+Round = tuple[jax.Array, ContextCache, Layers, jax.Array, TailCache]  # whether to go on, and what is made in it
 KEPT = 0.9  # share of the attention of earlier choices that counts in the next one
 
 
@@ -73,29 +74,50 @@ class PagesDrafter(LanguageModelDrafter):
         self, model: Model, cache: TailCache, last_tokens: jax.Array, warping: Warping
     ) -> tuple[PagesCache, jax.Array, TailCache]:
         assert isinstance(cache, PagesCache)
+        cache, chose, first = self.choose(model, cache, last_tokens, warping)
+
+        def reads() -> tuple[jax.Array, TailCache]:
+            return self.forward(model, cache, self.no_drafts(cache), last_tokens[:, -1:], warping)
+
+        return cache, *(first if self.renewal == 1 else jax.lax.cond(chose, lambda: first, reads))
+
+    def choose(
+        self, model: Model, cache: PagesCache, last_tokens: jax.Array, warping: Warping, wanted: jax.Array | bool = True
+    ) -> tuple[PagesCache, jax.Array, tuple[jax.Array, TailCache]]:
+        """Chooses pages where that is due.
+
+        A loop of one round or none, where a condition would copy the pages that it leaves as they are.
+
+        Args:
+          model, cache, last_tokens, warping: as `draft`.
+          wanted: bool scalar, whether there will be a draft.
+
+        Returns:
+          (the cache that the draft reads, whether pages were chosen, what `forward` gives of the first token if so).
+        """
         params, context = model
         assert isinstance(context, ContextCache)
         empty, newest = self.no_drafts(cache), last_tokens[:, -1:]
+        before = TailCache(cache.k, cache.v, cache.length)
+        due = wanted & (cache.due <= 0)
 
-        def chooses() -> tuple[ContextCache, Layers, jax.Array, TailCache]:
-            positions = next_positions(1, context, cache)
-            before = (context, TailCache(cache.k, cache.v, cache.length))
-            hidden, block = hidden_states(self.decoder, params, newest, positions, *before, page=self.pages.slots)
+        def chooses(state: Round) -> Round:
+            _, _, mass, _, _ = state
+            positions = next_positions(1, context, before)
+            hidden, block = hidden_states(
+                self.decoder, params, newest, positions, context, before, page=self.pages.slots
+            )
             assert block.mass is not None
-            mass = tuple(new + KEPT * old for new, old in zip(block.mass, cache.mass, strict=True))
+            mass = tuple(new + KEPT * old for new, old in zip(block.mass, mass, strict=True))
             chosen = take_pages(context, mass, self.pages, self.decoder.mesh)
             own = commit(empty, Block(block.k, block.v), jnp.ones_like(empty.length))
-            return chosen, mass, self.warped_logits(params, hidden[:, -1], warping), own
+            return jnp.bool_(False), chosen, mass, self.warped_logits(params, hidden[:, -1], warping), own
 
-        def reads() -> tuple[ContextCache, Layers, jax.Array, TailCache]:
-            return cache.chosen, cache.mass, *self.forward(model, cache, empty, newest, warping)
-
-        if self.renewal == 1:
-            chosen, mass, logits, drafted = chooses()
-        else:
-            chosen, mass, logits, drafted = jax.lax.cond(cache.due <= 0, chooses, reads)
-        due = jnp.where(cache.due <= 0, self.renewal, cache.due)
-        return dataclasses.replace(cache, chosen=chosen, mass=mass, due=due), logits, drafted
+        nothing = jnp.zeros((newest.shape[0], self.vocab_size))
+        start = (due, cache.chosen, cache.mass, nothing, empty)
+        _, chosen, mass, logits, own = jax.lax.while_loop(lambda state: state[0], chooses, start)
+        left = jnp.where(due, self.renewal, cache.due)
+        return dataclasses.replace(cache, chosen=chosen, mass=mass, due=left), due, (logits, own)
 
     def forward(
         self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array, warping: Warping
