@@ -107,9 +107,12 @@ def decode(
     run, inputs = _burst(programs, spec, params, context, drafter_model, controls, state, burst_steps, mesh)
     if not programs.runs:
         return state
-    with programs.spending():
-        _warm(run, inputs)
-        drafter_model = with_costs(run, inputs) if paced(drafter_model) else drafter_model
+    if not run.measured.get("warm", False):
+        with programs.spending():
+            _warm(run, inputs)
+    if paced(drafter_model):
+        with programs.spending():
+            drafter_model = with_costs(run, inputs)
     controls, stopped = inputs[3:5]
     by_row, ended = stopped.sharding, np.zeros(stopped.shape, bool)
     inputs = (params, context, drafter_model, controls, stopped, state)
@@ -154,7 +157,5 @@ def _warm(run: Program, args: tuple) -> None:
     That is as long as a second where small matrix products have kernels of their own (on CPU), and counts as compiling.
     A room of one token ends every row in its first step: the steps behind it would set up nothing more.
     """
-    if run.measured.setdefault("warm", False):
-        return
     jax.block_until_ready(run(*args[:-1], with_room(copied(args[-1]), 1)))
     run.measured["warm"] = True
