@@ -1,7 +1,7 @@
 """Answers a question about a long document.
 
     python -m launch.generate
-    python -m launch.generate --method=lc,rag,rapid,hd --output=out.jsonl
+    python -m launch.generate --method=lc,rapid,pages,auto --output=out.jsonl
     python -m launch.generate --config=configs/llama31_8b.py --target=PATH --context_file=FILE --query=QUESTION
 
 Without flags: the embedded model, document and question; another target reads the reference of the Python language. A
