@@ -89,11 +89,13 @@ def take_pages(context: ContextCache, mass: Layers, pages: Pages, mesh: Mesh | N
     return ContextCache(**fields, length=length, filled=filled)
 
 
-def empty_pages(context: ContextCache, rows: int, pages: Pages, mesh: Mesh | None = None) -> ContextCache:
-    """As `take_pages` gives, before anything is chosen: for `rows` rows, without a slot in use."""
-    none = jnp.zeros((rows, context.k[0].shape[1], context.capacity // pages.slots))
-    nothing = dataclasses.replace(context, filled=jnp.zeros_like(context.filled))
-    return take_pages(nothing, tuple(none for _ in context.k), pages, mesh)
+def chosen_shapes(
+    context: ContextCache, rows: int, pages: Pages, mesh: Mesh | None = None
+) -> tuple[ContextCache, tuple[jax.ShapeDtypeStruct, ...]]:
+    """Shapes of what `take_pages` gives for so many rows, and of the mass that it is given."""
+    size = (rows, context.k[0].shape[1], context.capacity // pages.slots)
+    mass = tuple(jax.ShapeDtypeStruct(size, jnp.float32) for _ in context.k)
+    return jax.eval_shape(lambda context, mass: take_pages(context, mass, pages, mesh), context, mass), mass
 
 
 def _choose(mass: jax.Array, used: jax.Array, first: jax.Array | bool, count: int) -> jax.Array:

@@ -134,6 +134,12 @@ def context_spec(batch: int) -> P:
     return P(rows_axis(batch), "model", "context", None)
 
 
+def context_specs(batch: int) -> dict[int, P]:
+    """Of a context's arrays by their dimensions: keys and values, their scales, slots in use, lengths."""
+    kv = context_spec(batch)
+    return {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}
+
+
 def tail_spec(batch: int) -> P:
     """How the keys and values [B,K,T,H] of a tail or a block are split: as a context, but whole along the slots."""
     return P(rows_axis(batch), "model", None, None)

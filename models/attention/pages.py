@@ -24,7 +24,7 @@ def page_mass(q: jax.Array, segment: Segment, page: int, mesh: Mesh | None = Non
       mesh: see `attend`.
 
     Returns:
-      float32 [B,K,S/page]; of slots out of use 0.
+      float32 [B,K,S/page]; of slots out of use 0, and all 0 where none is in use.
     """
     sharded = mesh is not None and mesh.shape["context"] > 1
 
@@ -41,7 +41,8 @@ def page_mass(q: jax.Array, segment: Segment, page: int, mesh: Mesh | None = Non
         weights = jnp.where(visible[:, None, None, :], jnp.exp(scores - top), 0.0)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         total = jax.lax.psum(total, "context") if sharded else total
-        of_pages = jnp.sum((weights / total).reshape(*weights.shape[:3], slots // page, page), axis=-1)
+        weights = weights / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+        of_pages = jnp.sum(weights.reshape(*weights.shape[:3], slots // page, page), axis=-1)
         of_rows = jnp.swapaxes(of_pages, 0, 1).reshape(kv_heads, batch, -1, slots // page)
         return jnp.swapaxes(jnp.sum(of_rows, axis=2), 0, 1)
 

@@ -15,8 +15,8 @@ class CopyingConfig:
     """How drafts are copied from what was read and said before (see rapid_jax.copying).
 
     Attributes:
-      lengths: draft lengths that are compiled, growing. A step takes the one that is fastest by the measured costs and
-        by what was kept of copies so far, or drafts nothing.
+      lengths: draft lengths that are compiled, growing. A step takes the one that is worth most by the measured costs
+        and by what was kept of copies so far, or drafts nothing.
       places: of the latest places with the longest match so many are compared; the one that most others agree with is
         copied.
       earlier_answers: tokens of earlier answers about a document that are kept to be copied from; 0 keeps none.

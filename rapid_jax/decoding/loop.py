@@ -104,7 +104,12 @@ def decode(
     if spec.apart is not None:
         args = programs, spec, params, context, drafter_model, controls, state
         return (yield from decode_apart(*args, mesh=mesh, drafter_mesh=spec.apart))
-    run, inputs = _burst(programs, spec, params, context, drafter_model, controls, state, burst_steps, mesh)
+    replicated = NamedSharding(mesh, P()) if mesh is not None else None
+    by_row, ended = state.done.sharding, np.zeros(state.done.shape, bool)
+    controls, stopped = hosts.put(controls, replicated), hosts.put(ended, by_row)
+    inputs = (params, context, drafter_model, controls, stopped, state)
+    placed = shardings_of(state), replicated
+    run = programs.get(burst, (spec, burst_steps), inputs, donate=(5,), out_shardings=placed)
     if not programs.runs:
         return state
     if not run.measured.get("warm", False):
@@ -113,12 +118,9 @@ def decode(
     if paced(drafter_model):
         with programs.spending():
             drafter_model = with_costs(run, inputs)
-    controls, stopped = inputs[3:5]
-    by_row, ended = stopped.sharding, np.zeros(stopped.shape, bool)
-    inputs = (params, context, drafter_model, controls, stopped, state)
     yield hosts.fetch(BurstReport.of(state))
 
-    state, report = run(*inputs)
+    state, report = run(params, context, drafter_model, controls, stopped, state)
     while True:
         state, following = run(params, context, drafter_model, controls, stopped, state)
         host = jax.device_get(report)
@@ -130,25 +132,6 @@ def decode(
         if np.all(host.done | ended):
             return state
         report = following
-
-
-def _burst(
-    programs: Programs,
-    spec: StepSpec,
-    params: dict,
-    context: ContextCache,
-    drafter_model: Any,
-    controls: Controls,
-    state: DecodeState,
-    steps: int,
-    mesh: Mesh | None,
-) -> tuple[Program, tuple]:
-    """The compiled burst, and its arguments on their devices."""
-    replicated = NamedSharding(mesh, P()) if mesh is not None else None
-    stopped = hosts.put(np.zeros(state.done.shape, bool), state.done.sharding)
-    inputs = (params, context, drafter_model, hosts.put(controls, replicated), stopped, state)
-    out_shardings = shardings_of(state), replicated
-    return programs.get(burst, (spec, steps), inputs, donate=(5,), out_shardings=out_shardings), inputs
 
 
 def _warm(run: Program, args: tuple) -> None:

@@ -92,13 +92,13 @@ class Programs:
             try:
                 with self.spending():
                     program = _compile(functools.partial(function, *static), args, donated, places, out_shardings)
+                with self._lock:
+                    self.count += 1
+                    return self._keep(key, program)
             finally:
                 with self._lock:
                     self.on_compile(False)
-                    self._turns.pop(key, None)
-            with self._lock:
-                self.count += 1
-                return self._keep(key, program)
+                    self._turns.pop(key, None)  # not before the program is kept: others would compile it again
 
     def key(
         self, function: Callable, static: tuple[Hashable, ...], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()

@@ -272,7 +272,7 @@ class OwnPagesMaker(PassagesMaker):
             pages=pages,
             renewal=speculation.page_renewal,
         )
-        cache = begin_pages(inputs.programs, target.context, target.tail, pages, target.model.decoder.mesh)
+        cache = begin_pages(target.context, target.tail, pages, target.model.decoder.mesh)
         return drafter, (inputs.own.params, target.context), cache
 
     def make(self, inputs: DraftingInputs) -> Drafting:

@@ -16,7 +16,6 @@ that chooses is the target's own: the first token of such a draft is drawn from 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -28,11 +27,11 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import Block, ContextCache, Layers, TailCache, commit
 from models.decoder import hidden_states
-from models.pages import Pages, empty_pages, take_pages
-from models.sharding import context_spec, rows_axis
+from models.pages import Pages, chosen_shapes, take_pages
+from models.sharding import context_specs
 from rapid_jax.decoding.drafter import Outcome
 from rapid_jax.decoding.prefill import next_positions
-from rapid_jax.decoding.programs import Programs, copied
+from rapid_jax.decoding.programs import copied
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.drafting.language_model import LanguageModelDrafter, Model
 
@@ -98,14 +97,13 @@ class PagesDrafter(LanguageModelDrafter):
         params, context = model
         assert isinstance(context, ContextCache)
         empty, newest = self.no_drafts(cache), last_tokens[:, -1:]
-        before = TailCache(cache.k, cache.v, cache.length)
         due = wanted & (cache.due <= 0)
 
         def chooses(state: Round) -> Round:
             _, _, mass, _, _ = state
-            positions = next_positions(1, context, before)
+            positions = next_positions(1, context, cache)
             hidden, block = hidden_states(
-                self.decoder, params, newest, positions, context, before, page=self.pages.slots
+                self.decoder, params, newest, positions, context, cache, page=self.pages.slots
             )
             assert block.mass is not None
             mass = tuple(new + KEPT * old for new, old in zip(block.mass, mass, strict=True))
@@ -135,32 +133,21 @@ class PagesDrafter(LanguageModelDrafter):
         return PagesCache(own.k, own.v, own.length, chosen, mass, due - 1)
 
 
-def begin_pages(
-    programs: Programs, context: ContextCache, tail: TailCache, pages: Pages, mesh: Mesh | None = None
-) -> PagesCache:
+def begin_pages(context: ContextCache, tail: TailCache, pages: Pages, mesh: Mesh | None = None) -> PagesCache:
     """The cache before the first step, which chooses.
 
     Args:
-      programs: compile the empty pages.
       context: of prefill_context.
       tail: the questions behind it, without their last token; it is copied.
       pages: that will be chosen.
       mesh: the target's.
     """
-    rows = len(tail.length)
-    placed = None
-    if mesh is not None:
-        axis = rows_axis(rows)
-        specs = {4: context_spec(rows), 3: P(*context_spec(rows)[:3]), 2: P(axis, "context"), 1: P(axis)}
-        shapes = jax.eval_shape(functools.partial(nothing_chosen, rows, pages, mesh), context)
-        placed = jax.tree.map(lambda x: NamedSharding(mesh, specs[x.ndim]), shapes)
-    chosen, mass = programs.get(nothing_chosen, (rows, pages, mesh), (context,), out_shardings=placed)(context)
-    own = copied(tail)
-    due = hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
+    specs = context_specs(len(tail.length))
+
+    def zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        device = None if mesh is None else NamedSharding(mesh, specs[len(shape.shape)])
+        return jnp.zeros(shape.shape, shape.dtype, device=device)
+
+    chosen, mass = jax.tree.map(zeros, chosen_shapes(context, len(tail.length), pages, mesh))
+    own, due = copied(tail), hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
     return PagesCache(own.k, own.v, own.length, chosen, mass, due)
-
-
-def nothing_chosen(rows: int, pages: Pages, mesh: Mesh | None, context: ContextCache) -> tuple[ContextCache, Layers]:
-    """`PagesCache.chosen` and `mass` before the first choice."""
-    mass = jnp.zeros((rows, context.k[0].shape[1], context.capacity // pages.slots))
-    return empty_pages(context, rows, pages, mesh), tuple(mass for _ in context.k)

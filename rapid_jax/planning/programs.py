@@ -21,9 +21,9 @@ from models.cache import ContextCache, TailCache, empty_context, empty_tail, wit
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.formats import kv_format
-from models.pages import Pages
+from models.pages import Pages, chosen_shapes
 from models.params import abstract_params
-from models.sharding import context_spec, rows_axis, tail_spec
+from models.sharding import context_specs, rows_axis, tail_spec
 from rapid_jax.config import CopyingConfig, SamplingConfig, SpeculationConfig
 from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, Method
 from rapid_jax.copying.drafter import CopyDrafter, CopyMemory, empty_memory
@@ -37,7 +37,7 @@ from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import step
 from rapid_jax.drafting.makers import PassagesMaker
 from rapid_jax.drafting.null import NullDrafter
-from rapid_jax.drafting.pages import PagesCache, PagesDrafter, nothing_chosen
+from rapid_jax.drafting.pages import PagesCache, PagesDrafter
 from rapid_jax.engine.batch import controls_of, spec_of
 from rapid_jax.retrieval import num_chunks
 
@@ -138,13 +138,7 @@ def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1, *, read: b
     if plan.kv and read:
         layer = functools.partial(jax.eval_shape, kv_format(plan.kv).quantize_layer)
         shapes = with_layers(shapes, map(layer, shapes.k, shapes.v))
-    return _placed(plan, shapes, _context_specs(rows))
-
-
-def _context_specs(rows: int) -> dict[int, P]:
-    """Of a context's arrays by their dimensions: keys and values, their scales, filled, length."""
-    kv = context_spec(rows)
-    return {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}
+    return _placed(plan, shapes, context_specs(rows))
 
 
 def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
@@ -216,8 +210,8 @@ def pages_drafter(plan: Plan, workload: Workload, context: ContextCache) -> tupl
     """A drafter that chooses pages in every step, and the shapes of its cache."""
     cut = Pages.of(context, SpeculationConfig().page_size, workload.pages)
     drafter = PagesDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, pages=cut, renewal=1)
-    shapes = jax.eval_shape(functools.partial(nothing_chosen, workload.batch, cut, plan.mesh), context)
-    chosen, mass = _placed(plan, shapes, _context_specs(workload.batch))
+    shapes = chosen_shapes(context, workload.batch, cut, plan.mesh)
+    chosen, mass = _placed(plan, shapes, context_specs(workload.batch))
     own, due = tail_shape(plan, workload), cast(jax.Array, _array(plan, ()))
     return drafter, PagesCache(own.k, own.v, own.length, chosen, mass, due)
 

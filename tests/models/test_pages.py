@@ -14,7 +14,7 @@ from models.attention import Segment, page_mass
 from models.attention.xla import attend_segment
 from models.cache import ContextCache
 from models.formats import kv_format
-from models.pages import Pages, empty_pages, take_pages
+from models.pages import Pages, chosen_shapes, take_pages
 from models.sharding import context_spec, make_mesh, rows_axis
 
 PAGE, SLOTS, KV, GROUP, HEAD = 4, 64, 2, 3, 8
@@ -96,9 +96,19 @@ def test_a_context_of_fewer_pages_is_copied_whole():
     np.testing.assert_array_equal(taken.k[1][:, :, :10], held.k[1][:, :, :10])
 
 
-def test_nothing_is_in_use_before_a_choice():
-    empty = empty_pages(context(), 3, Pages(PAGE, 5))
-    assert empty.filled.tolist() == [[0]] * 3 and empty.k[0].shape == (3, KV, 5 * PAGE, HEAD)
+@pytest.mark.parametrize("kv", ["", "int8"])
+def test_shapes_are_those_of_what_is_taken(kv):
+    """A cache that is made before anything is chosen must fit the choice."""
+    held, pages = context(kv=kv), Pages(PAGE, 5)
+    shapes, mass = chosen_shapes(held, 3, pages)
+    taken = take_pages(held, tuple(jnp.zeros(x.shape, x.dtype) for x in mass), pages)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), taken) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+
+
+def test_a_context_without_a_slot_in_use_has_no_mass():
+    """Not a number would stay in the sums of all later choices."""
+    nothing = Segment(normal(0, 1, KV, SLOTS, HEAD), normal(1, 1, KV, SLOTS, HEAD), jnp.array([0]))
+    assert not np.asarray(page_mass(normal(2, 1, 1, KV * GROUP, HEAD), nothing, PAGE)).any()
 
 
 @pytest.mark.parametrize(

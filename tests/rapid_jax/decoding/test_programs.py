@@ -131,6 +131,14 @@ def test_threads_compile_different_programs_at_the_same_time_and_the_same_one_on
     assert programs.count == 3 and max(most) == 2 and most[-1] == 0
 
 
+def test_a_program_is_kept_before_anyone_may_compile_it_again(xy):
+    """Between the two another thread would find neither the program nor the one who compiles it."""
+    programs, kept = Programs(), []
+    programs.on_compile = lambda begins: kept.append((begins, len(programs.compiled)))
+    programs.get(scaled, (3,), xy)
+    assert kept == [(True, 0), (False, 1)]
+
+
 def test_a_program_that_cannot_be_compiled_leaves_nothing_behind(xy):
     """The next one who asks must not wait for a thread that has failed."""
     programs = Programs()

@@ -22,9 +22,9 @@ PAGE, STEPS, SIZE = 4, 5, 160
 
 def start(pages, *, renewal=2, early_stop=False, first_candidates=1):
     model = model_of("llama3")
-    programs, context, tail = read("llama3")
+    _, context, tail = read("llama3")
     drafter = PagesDrafter(model.decoder, GAMMA, VOCAB, first_candidates, pages=pages, renewal=renewal)
-    cache = begin_pages(programs, context, tail, pages)
+    cache = begin_pages(context, tail, pages)
     if early_stop:
         drafter = EarlyStopDrafter(drafter, 0.4)
         cache = drafter.initial_cache(cache)

@@ -106,7 +106,7 @@ def start(family, shape, rows, drafts):
     if drafts == "pages":  # all of them: of fewer each shard would choose its share
         cut = Pages.of(context, 4, context.capacity)
         drafter, model = PagesDrafter(decoder, 4, VOCAB, pages=cut, renewal=2), (params, context)
-        cache = begin_pages(Programs(), context, tail, cut, decoder.mesh)
+        cache = begin_pages(context, tail, cut, decoder.mesh)
     if drafts == "candidates":
         config = HierarchyConfig(databases=("context",), candidates=3, length=2, ngram=3, window=3)
         hierarchy = Hierarchy(("context",), candidates=3, length=2, ngram=3, lookahead=3, match=2, min_match=1)
