@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _DTYPE = "bfloat16"
 _WEIGHT_KINDS, _KV_KINDS = ([_DTYPE, *filter(None, known)] for known in (formats.WEIGHTS, formats.KV))
-_PLANNED = ("lc", "rag", "sd", "rapid", "copy")
+_PLANNED = ("lc", "rag", "sd", "rapid", "pages", "copy")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
 _TARGET = flags.DEFINE_string("target", None, "A checkpoint in the place of --preset; its weights are not read.")

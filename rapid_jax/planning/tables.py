@@ -25,7 +25,7 @@ def memory_table(memory: Memory, room: int) -> Table:
     rows = [
         ("weights", memory.weights),
         ("document's keys and values", memory.document),
-        ("passages' keys and values", memory.passages),
+        ("keys and values of passages or pages", memory.passages),
         ("questions and answers", memory.tails),
         ("temporaries and code", memory.temporaries),
         ("together, while decoding", memory.decoding),

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from launch import plan as plan_launcher
 from models import ModelConfig
 from models.sharding import make_mesh
-from rapid_jax.config.methods import get_method
+from rapid_jax.config.methods import METHODS, get_method
 from rapid_jax.planning import formulas, hlo, predict, tables
 from rapid_jax.planning.cost import Rates
-from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program
+from rapid_jax.planning.programs import Plan, Workload, check_planned, context_shape, prefill_program, step_program
 from tests.marks import slow
 
 CONFIG = ModelConfig(
@@ -157,6 +158,19 @@ def test_prefill_takes_at_least_its_arithmetic(prediction):
 def test_methods_that_the_planner_does_not_know_are_refused(method, why):
     with pytest.raises(ValueError, match=f"method {re.escape(method)} .*{why}"):
         step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method(method))
+
+
+def test_the_flag_offers_all_methods_that_are_planned_and_no_other():
+    """A method that the planner knows and the flag refuses cannot be planned by anyone."""
+
+    def known(method):
+        try:
+            check_planned(method)
+        except ValueError:
+            return False
+        return True
+
+    assert set(plan_launcher._PLANNED) == {name for name, method in METHODS.items() if known(method)}
 
 
 def test_weights_read_leave_the_rows_of_the_embedding_out():
