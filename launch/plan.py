@@ -166,7 +166,9 @@ def _refuse(plan: Plan, workload: Workload, held: Memory, piece: Slice) -> None:
     if held.prefill > held.decoding:
         need = fits.Need(held.weights * n, (held.document + held.unread) * n, 0, held.reading)
     else:
-        need = fits.Need(held.weights * n, held.document * n, held.passages * n, held.tails + held.temporaries)
+        need = fits.Need(
+            held.weights * n, held.document * n, (held.passages + held.pages) * n, held.tails + held.temporaries
+        )
     found = fits.proposals(need, piece, plan.config, workload.context, weights=plan.weights)
     missing = (held.peak - fits.room(piece)) / 1e9
     would = (

@@ -99,6 +99,7 @@ class Memory:
     Attributes:
       weights: of the target, and of the drafter where it is another model; self-speculation holds them once.
       document, passages, tails: while decoding.
+      pages: of the document, copied for drafts.
       unread: what the document takes beyond that while it is read, in the model's dtype.
       temporaries: of the decoding program that needs the most.
       reading: temporaries of a prefill chunk.
@@ -109,6 +110,7 @@ class Memory:
     passages: int
     tails: int
     unread: int = 0
+    pages: int = 0
     temporaries: int = 0
     reading: int = 0
 
@@ -120,7 +122,7 @@ class Memory:
     @property
     def decoding(self) -> int:
         """While answers are decoded."""
-        return self.weights + self.document + self.passages + self.tails + self.temporaries
+        return self.weights + self.document + self.passages + self.pages + self.tails + self.temporaries
 
     @property
     def peak(self) -> int:
@@ -130,7 +132,7 @@ class Memory:
 
 def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
     """Without temporaries, which only compiling tells."""
-    document = passages = unread = 0
+    document = passages = pages = unread = 0
     weights = formulas.chip_bytes(plan.params)
     if method.draws and plan.drafter is not plan:
         weights += formulas.chip_bytes(plan.drafter.params)
@@ -141,12 +143,12 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
     if method.retrieves:
         passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
     if method.drafting_model == OWN_PAGES:
-        passages = formulas.chip_bytes(
+        pages = formulas.chip_bytes(
             pages_drafter(plan, workload, context_shape(plan, workload.context, workload.chunk))[1].chosen
         )
     tails = (2 if method.draws else 1) * formulas.chip_bytes(tail_shape(plan, workload))
     tails += formulas.chip_bytes(copied_shape(plan, workload)) if method.copies else 0
-    return Memory(weights, document, passages, tails, unread)
+    return Memory(weights, document, passages, tails, unread, pages)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ def memory_table(memory: Memory, room: int) -> Table:
     rows = [
         ("weights", memory.weights),
         ("document's keys and values", memory.document),
-        ("keys and values of passages or pages", memory.passages),
+        ("passages' keys and values", memory.passages),
+        ("pages' keys and values", memory.pages),
         ("questions and answers", memory.tails),
         ("temporaries and code", memory.temporaries),
         ("together, while decoding", memory.decoding),

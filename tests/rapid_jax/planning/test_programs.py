@@ -95,7 +95,8 @@ def test_pages_are_planned_with_the_forward_that_chooses_them(mesh):
     assert pages.choosing.work.bytes - pages.plain.work.bytes > 0.4 * shard, "keys are read again"
     assert costs.start == pytest.approx((pages.choosing.work.seconds(RATES) - costs.draft) / 8)
     assert pages.step_seconds == pytest.approx(costs.step(3)) and costs.step(0) == costs.plain
-    assert 0 < pages.memory.passages < shard
+    assert 0 < pages.memory.pages < shard and pages.memory.passages == 0
+    assert "pages' keys and values" in [row[0] for row in tables.memory_table(pages.memory, 10**9).rows]
     longer = pages.costs(2 * LONG)
     assert longer.draft == costs.draft and longer.start > costs.start
     assert [row[0] for row in tables.work_table(pages).rows][3] == "forward that chooses pages"
