@@ -55,8 +55,8 @@ class SpeculationConfig(AcceptanceRule):
       sinks, window: tokens of its own cache that the target drafts from in "magicdec", the first ones and the last
         ones (see drafting.magicdec).
       page_size, page_budget, page_renewal: what the target drafts from in "pages" and "auto" (see drafting.pages):
-        tokens of a page of its own cache; tokens of the context that are read, about; steps from one choice of pages to
-        the next.
+        tokens of a page of its own cache, lowered to what divides the slots of a shard; tokens of the context that are
+        read, about; steps from one choice of pages to the next.
       length_rule: nothing is drafted where the measured costs of a step say that drafts would lose, and that is said
         (see rapid_jax.engine.length_rule); of methods whose drafts are a model's.
       choose_gamma: gamma is the draft length in 1..16 that is fastest by the same costs.

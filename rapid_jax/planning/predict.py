@@ -198,7 +198,8 @@ class Prediction:
             return StepSeconds(plain, 0.0, max(verify - plain, 0.0) / gamma)
         if self.choosing is not None:  # what is read of pages does not grow with the document
             draft = self.draft.work.seconds(self.rates)
-            chooses = self._longer(self.choosing.work, tokens - self.read_tokens, queries, 1).seconds(self.rates)
+            more = 1.5 * (tokens - self.read_tokens)  # keys are read and scored twice, values once
+            chooses = self._longer(self.choosing.work, more, queries, 1).seconds(self.rates)
             start = max(chooses - draft, 0.0) / SpeculationConfig().page_renewal
             return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma, start)
         passages = dataclasses.replace(self.workload, context=tokens).retrieved

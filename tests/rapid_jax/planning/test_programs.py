@@ -99,6 +99,10 @@ def test_pages_are_planned_with_the_forward_that_chooses_them(mesh):
     assert "pages' keys and values" in [row[0] for row in tables.memory_table(pages.memory, 10**9).rows]
     longer = pages.costs(2 * LONG)
     assert longer.draft == costs.draft and longer.start > costs.start
+    by_bytes = dataclasses.replace(pages, rates=Rates(1.0, 1e30, 1e30))
+    grown = {n: by_bytes.costs(n) for n in (LONG, 2 * LONG)}
+    plain, start = (getattr(grown[2 * LONG], of) - getattr(grown[LONG], of) for of in ("plain", "start"))
+    assert start == pytest.approx(1.5 * plain / 8), "keys are read twice in one step of eight"
     assert [row[0] for row in tables.work_table(pages).rows][3] == "forward that chooses pages"
     assert collectives(mesh, SHORT, "pages") == collectives(mesh, LONG, "pages"), "neither keys nor values travel"
 
