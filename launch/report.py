@@ -2,11 +2,15 @@
 
     python -m launch.report DIR
     python -m launch.report DIR DIR DIR DIR --output=MERGED
+    python -m launch.report FILE.jsonl FILE.jsonl
 
 DIR is the --output of launch.evaluate. It gets report.md, report.html and plots/; nothing is measured here, so a report
 can be drawn while its evaluation still runs. The directories of all shards of an evaluation (launch.evaluate --shard)
 are merged into --output, which is then what an unsharded run would have written, and gets the report. A shard that is
 missing or has not come to its end is an error; with --partial it is a warning, and the report says what is missing.
+
+FILE.jsonl is the --output of launch.benchmark. Its speed-ups are printed as Markdown, with intervals over prompts, by
+context length and by kind of prompt.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ _PARTIAL = flags.DEFINE_bool("partial", False, "Merge also where a shard is miss
 
 def main(*directories: str) -> None:
     """Reads the results, of several shards after merging them, and writes the report beside them."""
+    if all(name.endswith(".jsonl") for name in directories):
+        _print_speeds([Path(name) for name in directories])
+        return
     from rapid_jax.evaluation.merging import merge
     from rapid_jax.evaluation.report import Report
 
@@ -41,5 +48,13 @@ def main(*directories: str) -> None:
         print(path)
 
 
+def _print_speeds(files: list[Path]) -> None:
+    from rapid_jax.benchmarking.summary import read_measurements, speed_tables
+    from rapid_jax.evaluation.report import markdown_table
+
+    for table in speed_tables(read_measurements(files)):
+        print(f"## {table.title}\n\n{markdown_table(table)}\n\n{table.note}\n")
+
+
 if __name__ == "__main__":
-    cli.start(main, arguments=("DIR...",))
+    cli.start(main, arguments=("DIR or FILE.jsonl...",))

@@ -69,7 +69,7 @@ def test_bad_flags_are_one_line(flags, status, message):
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        ([], 2, "DIR is missing"),
+        ([], 2, "DIR or FILE.jsonl is missing"),
         (["a", "b"], 2, "2 directories are merged into one: name it with --output=DIR"),
         (["a", "--partial"], 2, "--partial is for merging shards"),
         (["no/such/directory"], 1, "holds no results"),
