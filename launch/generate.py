@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 
 from launch import cli, config_flag, distributed
 from rapid_jax.config import EngineConfig, embedded, language_reference
@@ -26,17 +28,33 @@ from rapid_jax.config.methods import METHODS
 
 if TYPE_CHECKING:
     from rapid_jax.engine.answer import Answer
+    from rapid_jax.engine.document import Document
     from rapid_jax.engine.engine import Engine
+    from rapid_jax.saving.store import DocumentStore
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
-_CONTEXT = flags.DEFINE_string("context_file", None, "The document, a UTF-8 text file, or - for standard input.")
+_CONTEXT = flags.DEFINE_multi_string(
+    "context_file",
+    None,
+    "The document: text, Markdown, HTML, PDF, DOCX or EPUB (extra documents), a folder of them, or - for standard "
+    "input; given several times, all are one document.",
+)
+_ENCODING = flags.DEFINE_string("encoding", "", "Encoding of --context_file; found out if not given.")
 _QUERY = flags.DEFINE_string("query", None, "The question.")
 _METHOD = flags.DEFINE_list(
     "method", ["rapid"], "One or more of: " + "; ".join(f"{m.name}, {m.summary}" for m in METHODS.values()) + "."
 )
 _STREAM = flags.DEFINE_bool("stream", False, "Print each answer while it is decoded.")
 _PASSAGES = flags.DEFINE_bool("show_passages", False, "Print the retrieved passages that the drafter read.")
+_DOCUMENT = flags.DEFINE_string("document", None, "A saved document to open, in the place of --context_file.")
+_SAVE = flags.DEFINE_string("save_document", None, "Directory to save the document to, once it has been read.")
+_STORE = flags.DEFINE_string(
+    "store",
+    os.path.join(os.path.expanduser("~"), ".cache", "rapid_jax", "documents"),
+    "Directory of documents that have been read, so that the same one is not read again; empty for none.",
+)
+_STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take; what was used longest ago goes.", 0)
 _OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object a method to this file (replaced if it exists).")
 
 _OVERRIDES: dict[str, dict[str, flags.FlagHolder]] = {
@@ -67,25 +85,32 @@ def main() -> None:
     query, reference = _query(default)
     if _OUTPUT.value is not None:
         distributed.check_writable("output", _OUTPUT.value)
-    text = distributed.from_main(_document) if default or _CONTEXT.value is not None else None
+    given = distributed.from_main(_document) if _reads_text(default) else None
 
     from launch import printing
     from rapid_jax.engine.engine import Engine
+    from rapid_jax.files.reading import FileText
 
     cli.use_compilation_cache()
     with cli.progress("loading", "B") as progress:
         engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
     distributed.on_all(lambda: engine.require(methods))
+    store = _store()
     answers: list[Answer] = []
     compiled = 0.0
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         stack.enter_context(cli.showing_compilation(engine.session.programs))
-        name = ""
-        if text is None:
-            name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine))
-        document = engine.read(text, prefill=False, progress=progress)
+        name, files = "", None if given is None else FileText.from_dict(given)
+        if _DOCUMENT.value is not None:
+            name, document = _DOCUMENT.value, engine.open(_DOCUMENT.value)
+        else:
+            if files is None:
+                name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine))
+            else:
+                text = files.text
+            document = engine.read(text, prefill=False, progress=progress, store=store)
         printing.print_header(engine, document, query, reference, name)
         compiled = engine.compile(document, query, [method.name for method in methods])
         for method in methods:
@@ -98,9 +123,43 @@ def main() -> None:
             answers.append(answer)
             if output is not None:
                 output.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
+        _keep(document, store)
     if _PASSAGES.value:
-        printing.print_passages(answers)
+        printing.print_passages(answers, None if files is None else files.name_at)
     printing.print_table(answers, reference, compiled)
+
+
+def _reads_text(default: bool) -> bool:
+    """Whether the document is a text that is there before a model is loaded."""
+    if _DOCUMENT.value is not None and _CONTEXT.value is not None:
+        raise cli.UsageError("--document and --context_file both name a document: leave one of them out")
+    return _DOCUMENT.value is None and (default or _CONTEXT.value is not None)
+
+
+def _store() -> DocumentStore | None:
+    """Where documents are kept; hosts that run together need a directory that they share, and so one that is named."""
+    from models import hosts
+    from rapid_jax.saving.store import DocumentStore
+
+    if not _STORE.value or (hosts.count() > 1 and not flags.FLAGS["store"].present):
+        return None
+    return DocumentStore(Path(_STORE.value), int(_STORE_GB.value * 1e9))
+
+
+def _keep(document: Document, store: DocumentStore | None) -> None:
+    """Saves the document where that was asked for, and keeps it for the next call."""
+    from launch import printing
+
+    if _SAVE.value is not None:
+        start = time.perf_counter()
+        size = document.save(_SAVE.value)
+        seconds = time.perf_counter() - start
+        printing.print_line(f"\nsaved {size:,} bytes to {_SAVE.value} in {seconds:.1f} s", style="dim")
+    if store is not None and _DOCUMENT.value is None:
+        try:
+            document.keep(store)
+        except OSError as error:
+            logging.warning("the document is not kept for the next call: %s", error)
 
 
 def _engine_config() -> EngineConfig:
@@ -129,9 +188,10 @@ def _query(default: bool) -> tuple[str, str | None]:
     given = _QUERY.value
     if given is not None and not given.strip():
         raise cli.UsageError("--query is empty; ask something about the document")
-    if _CONTEXT.value is not None:
+    if _CONTEXT.value is not None or _DOCUMENT.value is not None:
         if given is None:
-            raise cli.UsageError("--context_file without --query; ask something about the document")
+            name = "context_file" if _DOCUMENT.value is None else "document"
+            raise cli.UsageError(f"--{name} without --query; ask something about the document")
         return given, None
     if default:
         question = embedded.default_question() if given is None else given
@@ -147,28 +207,23 @@ def _language_reference(engine: Engine) -> str:
     return language_reference.document(engine.document_room(), lambda text: len(tokenizer.encode(text)))
 
 
-def _document() -> str:
-    path = _CONTEXT.value
-    if path is None:
-        return embedded.DOCUMENT.read_text(encoding="utf-8")
-    if path == "-":
-        data, name = sys.stdin.buffer.read(), "standard input"
+def _document() -> dict[str, Any]:
+    """The fields of a FileText; JSON, so that one host can read it for all."""
+    from rapid_jax.files.reading import FileText, Part, read_bytes, read_files
+
+    paths = _CONTEXT.value
+    if paths is None:
+        paths = [str(embedded.DOCUMENT)]
+    if "-" in paths:
+        if len(paths) > 1:
+            raise cli.UsageError("--context_file=- is standard input, and the whole document: leave the others out")
+        text, note = read_bytes(sys.stdin.buffer.read(), "standard input", _ENCODING.value)
+        found = FileText(text, (Part("standard input", 0, len(text)),), (note,) if note else ())
     else:
-        file, name = Path(embedded.located(path)), f"--context_file={path}"
-        if file.is_dir():
-            raise IsADirectoryError(f"{name} is a directory; name a text file")
-        if not file.exists():
-            raise FileNotFoundError(f"{name}: no such file")
-        data = file.read_bytes()
-    if b"\x00" in data:
-        raise ValueError(f"{name} is a binary file; give a UTF-8 text file")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{name} is not UTF-8 text (byte {e.start}); convert it to UTF-8 first") from e
-    if not text.strip():
-        raise ValueError(f"{name} is empty; give a text file with something in it")
-    return text
+        found = read_files([embedded.located(path) for path in paths], _ENCODING.value)
+    for note in found.notes:
+        logging.warning("%s", note)
+    return found.to_dict()
 
 
 if __name__ == "__main__":

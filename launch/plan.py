@@ -22,7 +22,7 @@ from absl import flags
 
 from launch import cli
 from models import formats
-from rapid_jax.config.methods import OWN_PAGES, Method, get_method
+from rapid_jax.config.methods import OWN_PAGES, OWN_PLANES, Method, get_method
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _DTYPE = "bfloat16"
 _WEIGHT_KINDS, _KV_KINDS = ([_DTYPE, *filter(None, known)] for known in (formats.WEIGHTS, formats.KV))
-_PLANNED = ("lc", "rag", "sd", "rapid", "pages", "copy")
+_PLANNED = ("lc", "rag", "sd", "rapid", "magicdec", "pages", "planes", "copy")
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
 _TARGET = flags.DEFINE_string("target", None, "A checkpoint in the place of --preset; its weights are not read.")
@@ -120,6 +120,7 @@ def _plan(method: Method) -> None:
         return
     passages = f", the drafter reads {workload.retrieved:,}" if method.retrieves else ""
     passages = f", drafts read {workload.pages:,} of them" if method.drafting_model == OWN_PAGES else passages
+    passages = ", drafts read four bits of eight" if method.drafting_model == OWN_PLANES else passages
     print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
     held = predict.memory(plan, workload, method)
     if held.peak > fits.room(piece):
@@ -233,7 +234,10 @@ def _model() -> tuple[str, ModelConfig]:
 def _method() -> Method:
     if _METHOD.value not in _PLANNED:
         raise cli.UsageError(f"--method must be one of {', '.join(_PLANNED)}, not {_METHOD.value!r}")
-    return get_method(_METHOD.value)
+    method = get_method(_METHOD.value)
+    if method.drafting_model == OWN_PLANES and _KV.value != "planes" and not _COMPARE.value:
+        raise cli.UsageError(f"--method={method.name} reads the upper plane of keys and values: add --kv=planes")
+    return method
 
 
 def _kind(value: str | None) -> str:

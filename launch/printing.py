@@ -46,7 +46,10 @@ def print_header(
         print_line(f"drafter   {engine.config.drafter or 'the target'}{_kind(engine.drafter)}")
     cut = document.tokenized.truncated_tokens
     left_out = f", {cut:,} more left out of its middle" if cut else ""
-    print_line(f"document  {name and name + ', '}{document.num_tokens:,} tokens{left_out}")
+    opened = ""
+    if document.reading_seconds is not None:
+        opened = f", opened in {document.prefill_seconds:.1f} s (reading it took {document.reading_seconds:.1f} s)"
+    print_line(f"document  {name and name + ', '}{document.num_tokens:,} tokens{left_out}{opened}")
     print_line(f"question  {question}")
     if reference is not None:
         print_line(f"\n{_REFERENCE} answer:", style="bold")
@@ -88,8 +91,13 @@ def print_stream(stream: Stream) -> Answer:
     return stream.answer
 
 
-def print_passages(answers: Sequence[Answer]) -> None:
-    """The passages that were retrieved, with their place in the document and their score."""
+def print_passages(answers: Sequence[Answer], file_at: Callable[[int], str] | None = None) -> None:
+    """The passages that were retrieved, with their place in the document and their score.
+
+    Args:
+      answers: of which the first with passages counts.
+      file_at: gives the name of the file that a character of the document is from, "" where there is only one.
+    """
     answer = next((a for a in answers if a.passages or a.below_threshold), None)
     if answer is None:
         print_line("\nNo passages: no method that was asked for retrieves.")
@@ -98,7 +106,8 @@ def print_passages(answers: Sequence[Answer]) -> None:
         kept = "the best one was kept" if answer.passages else "nothing was retrieved"
         print_line(f"\nNo passage reached the threshold; {kept}.")
     for number, passage in enumerate(answer.passages, 1):
-        place = f"passage {number}: characters {passage.start:,}-{passage.end:,}"
+        file = "" if file_at is None else file_at(passage.start)
+        place = f"passage {number}: {file and file + ', '}characters {passage.start:,}-{passage.end:,}"
         print_line(f"\n{place}, {passage.num_tokens:,} tokens, score {passage.score:.3f}", style="bold")
         print_line(passage.text.strip())
 

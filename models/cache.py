@@ -9,7 +9,7 @@ and every shard holds as much of each part of the document.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from models.attention import Segment
 from models.config import ModelConfig
+from models.formats import KV_FIELDS
 from models.sharding import context_spec, tail_spec
 
 Layers = tuple[jax.Array, ...]
@@ -73,20 +74,31 @@ class ContextCache(KVCache):
     Attributes:
       filled: int32 [Bc,n], slots in use on each of the n shards of the `context` axis, the first ones of every shard;
         shard c holds slots [c * S / n, (c + 1) * S / n). Without a mesh n is 1 and this is `length`.
-      k_scale, v_scale: None, or of a format with scales (models.formats): one float32 [Bc,K,S] a layer, what a slot's
+      k_scale, v_scale: None, or of a format that has them (models.formats): one float32 [Bc,K,S] a layer, what a slot's
         numbers are multiplied by.
+      k_channels: the same, [Bc,K,1,1,H]: what each channel of the keys is multiplied by as well.
+      k_rest, v_rest: the same, int4 [Bc,K,S,H], the lower planes of k and v.
     """
 
     filled: jax.Array
-    k_scale: tuple[jax.Array, ...] | None = None
-    v_scale: tuple[jax.Array, ...] | None = None
+    k_scale: Layers | None = None
+    v_scale: Layers | None = None
+    k_channels: Layers | None = None
+    k_rest: Layers | None = None
+    v_rest: Layers | None = None
+
+    @property
+    def held(self) -> dict[str, Layers]:
+        """What keys and values are made of, by field."""
+        return {name: layers for name in KV_FIELDS if (layers := getattr(self, name)) is not None}
+
+    @property
+    def upper(self) -> ContextCache:
+        """The same without lower planes."""
+        return dataclasses.replace(self, k_rest=None, v_rest=None)
 
     def segment(self, layer: int) -> Segment:
-        if self.k_scale is None or self.v_scale is None:
-            return Segment(self.k[layer], self.v[layer], self.filled)
-        return Segment(
-            self.k[layer], self.v[layer], self.filled, k_scale=self.k_scale[layer], v_scale=self.v_scale[layer]
-        )
+        return Segment(**{name: layers[layer] for name, layers in self.held.items()}, length=self.filled)
 
 
 @jax.tree_util.register_dataclass
@@ -172,7 +184,7 @@ def append_chunk(
     )
 
 
-def quantize_context(context: ContextCache, layer: Callable[..., tuple[jax.Array, ...]]) -> ContextCache:
+def quantize_context(context: ContextCache, layer: Callable[..., dict[str, Any]]) -> ContextCache:
     """A frozen context in a format of fewer bits, layer by layer; each one's float arrays are freed before the next.
 
     The peak is thus the float context and one narrow layer, which prefill had room for: later chunks of a document are
@@ -190,10 +202,9 @@ def quantize_context(context: ContextCache, layer: Callable[..., tuple[jax.Array
     return with_layers(context, layers)
 
 
-def with_layers(context: ContextCache, layers: Iterable[tuple[Any, ...]]) -> ContextCache:
-    """A context whose layers are replaced by others, each (k, v, k_scale, v_scale), or by their shapes."""
-    names = ("k", "v", "k_scale", "v_scale")
-    fields: dict[str, Any] = dict(zip(names, zip(*layers, strict=True), strict=False))
+def with_layers(context: ContextCache, layers: Sequence[dict[str, Any]]) -> ContextCache:
+    """A context whose layers are replaced by others, or by their shapes; each has those of KV_FIELDS that there are."""
+    fields: dict[str, Any] = {name: tuple(layer[name] for layer in layers) for name in layers[0]}
     return dataclasses.replace(context, **fields)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from models import hosts, registry
+from models import hosts, orbax_io, registry
 from models.config import ModelConfig
 from models.formats import format_of
 from models.loading import Weight, lookup, weights_of
@@ -140,7 +140,7 @@ def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokeniz
     written = registry.config_to_hf(config)
     with naming(path):
         path.mkdir(parents=True, exist_ok=True)
-    orbax.save(path, params)
+    orbax_io.save(path / orbax.FOLDER, params)
     if not hosts.is_main():
         return
     write_json(path / "config.json", written)

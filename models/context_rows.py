@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.cache import ContextCache
-from models.sharding import context_spec, rows_axis
+from models.sharding import context_specs, rows_axis
 
 
 def empty_rows(like: ContextCache, rows: int, capacity: int, mesh: Mesh | None = None) -> ContextCache:
@@ -22,10 +22,12 @@ def empty_rows(like: ContextCache, rows: int, capacity: int, mesh: Mesh | None =
       capacity: S, slots of each.
       mesh: the rows are split over its data axis.
     """
+    specs = context_specs(rows)
 
     def one(x: jax.Array) -> jax.Array:
-        shape = (rows, *x.shape[1:2], *((capacity, *x.shape[3:]) if x.ndim > 2 else ()))
-        return jnp.zeros(shape, x.dtype, device=None if mesh is None else NamedSharding(mesh, _spec(rows, x.ndim)))
+        slots = capacity if x.ndim > 2 and x.shape[2] == like.capacity else None
+        shape = (rows, *x.shape[1:]) if slots is None else (rows, x.shape[1], slots, *x.shape[3:])
+        return jnp.zeros(shape, x.dtype, device=None if mesh is None else NamedSharding(mesh, specs[x.ndim]))
 
     return jax.tree.map(one, like)
 
@@ -64,10 +66,5 @@ def copy_row(mesh: Mesh | None, contexts: ContextCache, context: ContextCache, r
 
 
 def _specs(context: ContextCache) -> Any:
-    return jax.tree.map(lambda x: _spec(len(context.length), x.ndim), context)
-
-
-def _spec(rows: int, dimensions: int) -> P:
-    """How an array of a context cache is split: lengths [Bc], slots of each shard [Bc,n], scales or keys and values."""
-    kinds: dict[int, Any] = {1: P(rows_axis(rows)), 2: P(rows_axis(rows), "context")}
-    return kinds.get(dimensions) or P(*context_spec(rows)[:dimensions])
+    specs = context_specs(len(context.length))
+    return jax.tree.map(lambda x: specs[x.ndim], context)

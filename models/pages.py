@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from models.cache import ContextCache, Layers
-from models.sharding import context_spec, rows_axis
+from models.sharding import context_specs, rows_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +57,26 @@ def take_pages(context: ContextCache, mass: Layers, pages: Pages, mesh: Mesh | N
       tokens behind it keep their positions.
     """
     rows = len(mass[0])
-    layers = tuple(x for x in (context.k, context.v, context.k_scale, context.v_scale) if x is not None)
 
-    def local(held: tuple[Layers, ...], mass: Layers, filled: jax.Array) -> tuple[tuple[Layers, ...], jax.Array]:
+    def local(held: dict[str, Layers], mass: Layers, filled: jax.Array) -> tuple[dict[str, Layers], jax.Array]:
         filled = jnp.broadcast_to(filled, (len(mass[0]), 1))
         used = -(-filled // pages.slots)  # pages, the last one perhaps in part; [B,1]
         first = mesh is None or jax.lax.axis_index("context") == 0
         chosen = [_choose(one, used[:, :, None], first, pages.count) for one in mass]
-        taken = tuple(
-            tuple(_take(x, index, pages.slots) for x, index in zip(kind, chosen, strict=True)) for kind in held
-        )
+        taken = {
+            name: tuple(_take(x, index, pages.slots) for x, index in zip(layers, chosen, strict=True))
+            for name, layers in held.items()
+            if name != "k_channels"
+        }
+        if "k_channels" in held:
+            taken["k_channels"] = tuple(jnp.broadcast_to(x, (len(mass[0]), *x.shape[1:])) for x in held["k_channels"])
         kept = jnp.minimum(used, pages.count) * pages.slots - (used * pages.slots - filled)
         return taken, kept.astype(jnp.int32)
 
     if mesh is not None:
-        given, wanted = context_spec(context.k[0].shape[0]), context_spec(rows)
-        in_layers: Any = tuple(P(*given[: x[0].ndim]) for x in layers)
-        out_layers: Any = tuple(P(*wanted[: x[0].ndim]) for x in layers)
+        given, wanted = context_specs(context.k[0].shape[0]), context_specs(rows)
+        in_layers: Any = {name: given[x[0].ndim] for name, x in context.held.items()}
+        out_layers: Any = {name: wanted[x[0].ndim] for name, x in context.held.items()}
         axis, batch = rows_axis(context.k[0].shape[0]), rows_axis(rows)
         local = jax.shard_map(
             local,
@@ -82,11 +85,9 @@ def take_pages(context: ContextCache, mass: Layers, pages: Pages, mesh: Mesh | N
             out_specs=(out_layers, P(batch, "context")),
             check_vma=False,
         )
-    taken, filled = local(layers, mass, context.filled)
-    names = ("k", "v", "k_scale", "v_scale")
-    length = jnp.broadcast_to(context.length, (rows,))
-    fields: dict[str, Any] = dict(zip(names, taken, strict=False))
-    return ContextCache(**fields, length=length, filled=filled)
+    taken, filled = local(context.held, mass, context.filled)
+    fields: dict[str, Any] = taken
+    return ContextCache(**fields, length=jnp.broadcast_to(context.length, (rows,)), filled=filled)
 
 
 def chosen_shapes(

@@ -143,7 +143,7 @@ def test_everything_that_is_imported_is_a_requirement(whole):
         setup = configparser.RawConfigParser()
         setup.read(ROOT / "setup.cfg")
         extras = setup["options.extras_require"]
-        required |= OPTIONAL.union(*(listed(extras[extra]) for extra in ("reports", "parquet")))
+        required |= OPTIONAL.union(*(listed(extras[extra]) for extra in ("reports", "parquet", "documents")))
     owners = importlib.metadata.packages_distributions()
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     unlisted = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from models.attention import gpu, tpu, xla
+from models.attention.online_softmax import MASKED
 from models.sharding import rows_axis
 
 
@@ -27,6 +29,8 @@ class Segment:
       mask: bool [T,S] or [B,T,S], for the block in flight; None there is causal.
       k_scale, v_scale: None, or float32 [Bs,K,S], what a slot's numbers are multiplied by; k and v are then in the
         dtype of their format (models.formats).
+      k_channels: None, or float32 [Bs,K,1,1,H], what each channel of the keys is multiplied by.
+      k_rest, v_rest: None, or the lower planes of k and v.
     """
 
     k: jax.Array
@@ -35,11 +39,23 @@ class Segment:
     mask: jax.Array | None = None
     k_scale: jax.Array | None = None
     v_scale: jax.Array | None = None
+    k_channels: jax.Array | None = None
+    k_rest: jax.Array | None = None
+    v_rest: jax.Array | None = None
+
+    @property
+    def stored(self) -> dict[str, jax.Array]:
+        """What backends need beside k and v to read numbers of a narrow format; k_channels is the queries' affair."""
+        names = ("k_scale", "v_scale", "k_rest", "v_rest")
+        return {name: x for name in names if (x := getattr(self, name)) is not None}
 
     @property
     def is_striped(self) -> bool:
         """Whether the slots lie on the shards of the mesh axis `context`."""
         return self.length is not None and self.length.ndim == 2
+
+
+LEAST_SHARE = 64  # queries of a causal block that are worth a shard's own calls
 
 
 BACKENDS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
@@ -90,10 +106,10 @@ def attend(
     check_backend(backend)
     attend_segment = _picked if backend is None else BACKENDS[backend]
 
-    sharded = mesh is not None and mesh.shape["context"] > 1
+    shards = 1 if mesh is None else mesh.shape["context"]
 
     def local(q: jax.Array, segments: tuple[Segment, ...]) -> jax.Array:
-        return _attend_local(q, segments, attend_segment, sharded)
+        return _attend_local(q, segments, attend_segment, shards)
 
     if mesh is None or mesh.size == 1:
         return local(q, segments)
@@ -107,19 +123,23 @@ def segment_spec(segment: Segment) -> Segment:
     """A Segment of PartitionSpecs."""
     rows = rows_axis(segment.k.shape[0])
     slots = "context" if segment.is_striped else None
+    kv, scale = P(rows, "model", slots, None), P(rows, "model", slots)
     specs = dict(
-        k=P(rows, "model", slots, None),
-        v=P(rows, "model", slots, None),
+        k=kv,
+        v=kv,
         length=P(rows, slots) if segment.is_striped else P(rows),
         mask=P(rows, None, None) if segment.mask is not None and segment.mask.ndim == 3 else P(None, None),
-        k_scale=P(rows, "model", slots),
-        v_scale=P(rows, "model", slots),
+        k_scale=scale,
+        v_scale=scale,
+        k_channels=P(rows, "model", None, None, None),
+        k_rest=kv,
+        v_rest=kv,
     )
     present = {name: spec for name, spec in specs.items() if getattr(segment, name) is not None}
     return cast(Segment, Segment(**cast(Any, present)))
 
 
-def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: Callable, sharded: bool) -> jax.Array:
+def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: Callable, shards: int) -> jax.Array:
     """What one device computes, of its rows and heads and of its slots of striped segments."""
     batch, tokens, heads, head_dim = q.shape
     kv_heads = segments[0].k.shape[1]
@@ -130,15 +150,46 @@ def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: C
         s, length = segment, segment.length
         if s.is_striped:
             length = cast(jax.Array, length)[:, 0]
-        scales = {} if s.k_scale is None else dict(k_scale=s.k_scale, v_scale=s.v_scale)
-        return attend_segment(grouped, s.k, s.v, length, s.mask, **scales)
+        queries = grouped
+        if s.k_channels is not None:
+            queries = (grouped * s.k_channels).astype(q.dtype)
+        return attend_segment(queries, s.k, s.v, length, s.mask, **s.stored)
 
-    def all_shards(segment: Segment) -> tuple[jax.Array, jax.Array]:
-        return _merge_over(part(segment), "context") if segment.is_striped and sharded else part(segment)
-
-    parts = [all_shards(s) for s in segments]
-    merged = merge(parts) if len(parts) > 1 else parts[0][0]
+    spread, parts = [], []  # what the shards of a context share out, and what each of them computes whole
+    splits = any(s.is_striped for s in segments) and tokens % shards == 0 and tokens // shards >= LEAST_SHARE
+    for segment in segments:
+        if shards > 1 and segment.is_striped:
+            spread.append(part(segment))
+        elif shards > 1 and splits and segment.length is None and segment.mask is None:
+            spread.append(_own_queries(grouped, segment, attend_segment, shards))
+        else:
+            parts.append(part(segment))
+    if spread:
+        parts.append(_merge_over(merge(spread), "context"))
+    merged, _ = merge(parts)
     return merged.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
+
+
+def _own_queries(q: jax.Array, block: Segment, attend_segment: Callable, shards: int) -> tuple[jax.Array, jax.Array]:
+    """Attention to a causal block [B,K,T,H] of this shard's share of the queries [B,K,G,T,H]; the others see nothing.
+
+    Every shard holds the whole block, and would otherwise repeat what the others do.
+    """
+    share = q.shape[3] // shards
+    start = jax.lax.axis_index("context") * share
+
+    def mine(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, start, share, axis=x.ndim - 2)
+
+    before = jnp.full(block.k.shape[:1], start, jnp.int32)
+    out, lse = merge(
+        [
+            attend_segment(mine(q), block.k, block.v, before, None),
+            attend_segment(mine(q), mine(block.k), mine(block.v), None, None),
+        ]
+    )
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=3)
+    return put(jnp.zeros(q.shape), out), put(jnp.full(q.shape[:-1], MASKED), lse)
 
 
 def _merge_over(part: tuple[jax.Array, jax.Array], axis: str) -> tuple[jax.Array, jax.Array]:
@@ -150,9 +201,13 @@ def _merge_over(part: tuple[jax.Array, jax.Array], axis: str) -> tuple[jax.Array
     return out / total[..., None], top + jnp.log(total)
 
 
-def merge(parts: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    """Merges (output [...,H], log-sum-exp [...]) of disjoint key sets into the output over all of them."""
-    lse = jnp.stack([p[1] for p in parts])
-    weights = jnp.exp(lse - jnp.max(lse, axis=0, keepdims=True))
-    weights = weights / jnp.sum(weights, axis=0, keepdims=True)
-    return sum(w[..., None] * out for w, (out, _) in zip(weights, parts, strict=True))
+def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:
+    """Merges (output [...,H], log-sum-exp [...]) of disjoint key sets into those over all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    lse = jnp.stack([part[1] for part in parts])
+    top = jnp.max(lse, axis=0, keepdims=True)
+    weights = jnp.exp(lse - top)
+    total = jnp.sum(weights, axis=0, keepdims=True)
+    out = sum(w[..., None] * out for w, (out, _) in zip(weights / total, parts, strict=True))
+    return cast(jax.Array, out), (top + jnp.log(total))[0]

@@ -21,6 +21,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from models.attention.online_softmax import MASKED
+from models.formats import PLANE
+from models.formats.base import item_bytes
 
 LANES = 128
 MAX_ROWS = 8192  # of a query tile at head_dim 128: 22 MB of VMEM; a v4, which has 16, compiles decoding alone
@@ -53,9 +55,9 @@ class Tiling:
 
 
 def tiling(
-    kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, itemsize: int, *, causal: bool = False
+    kv_heads: int, group: int, tokens: int, slots: int, head_dim: int, itemsize: float, *, causal: bool = False
 ) -> Tiling:
-    """The tiling of a call with q [_,K,G,T,H] and keys [_,K,S,H] of `itemsize` bytes.
+    """The tiling of a call with q [_,K,G,T,H] and keys [_,K,S,H] whose numbers have `itemsize` bytes.
 
     A causal call computes whole key blocks on the diagonal, so that smaller ones spare more of what is hidden there.
     """
@@ -83,6 +85,8 @@ def flash(
     length: jax.Array,
     k_scale: jax.Array | None = None,
     v_scale: jax.Array | None = None,
+    k_rest: jax.Array | None = None,
+    v_rest: jax.Array | None = None,
     *,
     causal: bool = False,
     interpret: bool = False,
@@ -91,9 +95,10 @@ def flash(
 
     Args:
       q: [B,K,G,T,H], scaled, bfloat16 or float32.
-      k, v: [B,K,S,H] of q's dtype, or int8.
+      k, v: [B,K,S,H] of q's dtype, or int8 or int4.
       length: int32 [B].
-      k_scale, v_scale: float32 [B,K,S], of int8 k and v.
+      k_scale, v_scale: float32 [B,K,S], of int8 and int4 k and v.
+      k_rest, v_rest: the lower planes of int4 k and v, or None.
       causal: token t sees slots up to t.
       interpret: runs on any platform, slowly.
 
@@ -102,7 +107,9 @@ def flash(
     """
     batch, kv_heads, group, tokens, head_dim = q.shape
     slots = k.shape[2]
-    cut = tiling(kv_heads, group, tokens, slots, head_dim, k.dtype.itemsize, causal=causal)
+    planes = [k, v] if k_rest is None or v_rest is None else [k, v, k_rest, v_rest]
+    number_bytes = item_bytes(k.dtype) * len(planes) / 2
+    cut = tiling(kv_heads, group, tokens, slots, head_dim, number_bytes, causal=causal)
     if cut.tokens > tokens:
         q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, cut.tokens - tokens), (0, 0)))
     wide = -(-cut.tile // LANES) * LANES  # of the log-sum-exp, which lies along the lanes
@@ -116,13 +123,13 @@ def flash(
 
     slots_minor = head_dim % LANES != 0
     if slots_minor:
-        k, v = jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3)
+        planes = [jnp.swapaxes(x, 2, 3) for x in planes]
         keys = pl.BlockSpec((None, cut.heads, head_dim, cut.block), lambda b, h, i, j, n: (b, h, 0, in_use(b, j, n)))
     else:
         keys = pl.BlockSpec((None, cut.heads, cut.block, head_dim), lambda b, h, i, j, n: (b, h, in_use(b, j, n), 0))
     apart = True
-    in_specs = [pl.BlockSpec((None, cut.heads, group, cut.tile, head_dim), queries), keys, keys]
-    inputs = [q, k, v]
+    in_specs = [pl.BlockSpec((None, cut.heads, group, cut.tile, head_dim), queries), *[keys] * len(planes)]
+    inputs = [q, *planes]
     if k_scale is not None and v_scale is not None:
         apart = cut.scale_heads(kv_heads) == cut.heads
         scales = pl.BlockSpec(
@@ -132,7 +139,16 @@ def flash(
         in_specs += [scales, scales]
         inputs += [k_scale, v_scale]
     out, lse = pl.pallas_call(
-        functools.partial(_kernel, cut=cut, group=group, causal=causal, slots_minor=slots_minor, apart=apart),
+        functools.partial(
+            _kernel,
+            cut=cut,
+            group=group,
+            causal=causal,
+            slots_minor=slots_minor,
+            apart=apart,
+            planes=len(planes) // 2,
+            scaled=k_scale is not None,
+        ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(batch, kv_heads // cut.heads, tiles, blocks),
@@ -150,20 +166,33 @@ def flash(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
-        cost_estimate=cost(q.shape, slots, k.dtype, cut, causal=causal),
+        cost_estimate=cost(q.shape, slots, q.dtype, number_bytes, cut, causal=causal, scaled=k_scale is not None),
         interpret=interpret,
         name="flash_causal" if causal else "flash",
     )(length.astype(jnp.int32), *inputs)
     return out[:, :, :, :tokens], lse[:, :, :, :tokens]
 
 
-def cost(shape: tuple[int, ...], slots: int, dtype: jnp.dtype, cut: Tiling, *, causal: bool) -> pl.CostEstimate:
+def cost(
+    shape: tuple[int, ...],
+    slots: int,
+    dtype: jnp.dtype,
+    number_bytes: float,
+    cut: Tiling,
+    *,
+    causal: bool = False,
+    scaled: bool = False,
+) -> pl.CostEstimate:
     """What a call over full lengths computes and moves: every key block is fetched once a query tile.
 
     Args:
       shape: q's, padded.
       slots: S.
-      dtype: of the keys and values.
+      dtype: of q.
+      number_bytes: of a number of the keys and values, in all planes.
+      cut: see there.
+      causal: whether what lies behind a token is left out.
+      scaled: whether slots have scales.
     """
     batch, kv_heads, group, tokens, head_dim = shape
     pairs = tokens * slots
@@ -172,10 +201,10 @@ def cost(shape: tuple[int, ...], slots: int, dtype: jnp.dtype, cut: Tiling, *, c
         pairs = sum(cut.sub * min(slots, -(-(start + cut.sub) // cut.block) * cut.block) for start in starts)
     scores = batch * kv_heads * group * pairs
     rows = batch * kv_heads * group * tokens
-    past = batch * kv_heads * slots * 2 * head_dim * dtype.itemsize
+    past = round(batch * kv_heads * slots * 2 * head_dim * number_bytes)
     steps = kv_heads // cut.heads
-    scales = batch * steps * cut.scale_heads(kv_heads) * slots * 2 * 4 if dtype == jnp.int8 else 0
-    q_bytes = 4 if dtype == jnp.float32 else 2
+    scales = batch * steps * cut.scale_heads(kv_heads) * slots * 2 * 4 if scaled else 0
+    q_bytes = dtype.itemsize
     return pl.CostEstimate(
         flops=4 * scores * head_dim,
         transcendentals=scores,
@@ -184,14 +213,24 @@ def cost(shape: tuple[int, ...], slots: int, dtype: jnp.dtype, cut: Tiling, *, c
 
 
 def _kernel(
-    length_ref, q_ref, k_ref, v_ref, *refs, cut: Tiling, group: int, causal: bool, slots_minor: bool, apart: bool
+    length_ref,
+    q_ref,
+    *refs,
+    cut: Tiling,
+    group: int,
+    causal: bool,
+    slots_minor: bool,
+    apart: bool,
+    planes: int,
+    scaled: bool,
 ) -> None:
     """One grid step: q [heads,G,tile,H] against k and v [heads,block,H], or [heads,H,block] with slots_minor.
 
     The output block holds the running output, divided by the sum of weights at the end. The scales are those of this
-    step's heads, or, unless apart, of all.
+    step's heads, or, unless apart, of all. With two planes, the lower ones follow k and v.
     """
-    *scale_refs, out_ref, lse_ref, top_ref, total_ref = refs
+    key_refs, value_refs = refs[: 2 * planes : 2], refs[1 : 2 * planes : 2]
+    *scale_refs, out_ref, lse_ref, top_ref, total_ref = refs[2 * planes :]
     tile_index, block_index = pl.program_id(2), pl.program_id(3)
     length = length_ref[pl.program_id(0)]
     first_scale = 0 if apart else pl.program_id(1) * cut.heads
@@ -209,14 +248,14 @@ def _kernel(
         """Adds this key block to rows [sub * cut.sub, ...) of one query head; at an edge some slots are hidden."""
         rows = pl.ds(pl.multiple_of(sub * cut.sub, cut.sub), cut.sub) if subs > 1 else slice(None)
         at = (head, g, rows)
-        q, keys, values = q_ref[at], k_ref[head], v_ref[head]
+        q, keys, values = q_ref[at], key_refs[0][head], value_refs[0][head]
         precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-        if scale_refs:
-            keys = _widened(keys, q.dtype)
+        if scaled:
+            keys = _widened([ref[head] for ref in key_refs], q.dtype)
         scores = jax.lax.dot_general(
             q, keys, (((1,), (head_dim_axis,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
         )
-        if scale_refs:
+        if scaled:
             scores = scores * scale_refs[0][pl.ds(first_scale + head, 1), :]
         if edge:
             slot = block_start + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
@@ -230,11 +269,11 @@ def _kernel(
         weights, shrink = jnp.exp(scores - top[:, :1]), jnp.exp(old_top - top)
         top_ref[at] = top
         total_ref[at] = total_ref[at] * shrink + jnp.sum(weights, axis=-1, keepdims=True)
-        if scale_refs:
+        if scaled:
             value_scale = scale_refs[1][pl.ds(first_scale + head, 1), :]
             if edge:
                 value_scale = jnp.where(seen[:1], value_scale, 0.0)  # beyond the array is anything, NaN included
-            weights, values = weights * value_scale, _widened(values, q.dtype)
+            weights, values = weights * value_scale, _widened([ref[head] for ref in value_refs], q.dtype)
         elif edge:
             slot = block_start + jax.lax.broadcasted_iota(jnp.int32, values.shape, slot_axis)
             values = jnp.where(slot < length, values.astype(jnp.float32), 0.0).astype(values.dtype)
@@ -274,9 +313,10 @@ def _kernel(
                 _finish_rows(out_ref, lse_ref, top_ref, total_ref, head, g)
 
 
-def _widened(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Int8 in the dtype of the products, exactly."""
-    return x.astype(jnp.float32).astype(dtype)
+def _widened(planes: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
+    """Int8, int4 or two planes of int4 in the dtype of the products, exactly."""
+    upper, *rest = (x.astype(jnp.float32) for x in planes)
+    return (upper + rest[0] / PLANE if rest else upper).astype(dtype)
 
 
 def _finish_rows(out_ref, lse_ref, top_ref, total_ref, head: int, g: int) -> None:

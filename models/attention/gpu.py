@@ -26,8 +26,7 @@ def attend_segment(
     v: jax.Array,
     length: jax.Array | None,
     mask: jax.Array | None,
-    k_scale: jax.Array | None = None,
-    v_scale: jax.Array | None = None,
+    **stored: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """As models.attention.xla.attend_segment, which takes blocks with a mask and all calls of few rows.
 
@@ -37,9 +36,8 @@ def attend_segment(
     batch, _, group, tokens, _ = q.shape
     rows = (batch if k.shape[0] == 1 else 1) * group * tokens
     if mask is not None or rows <= xla.FEW_ROWS:
-        scales: dict[str, Any] = {} if k_scale is None else dict(k_scale=k_scale, v_scale=v_scale)
-        return xla.attend_segment(q, k, v, length, mask, **scales)
-    if k_scale is not None:
+        return xla.attend_segment(q, k, v, length, mask, **stored)
+    if stored:
         raise NotImplementedError("attention backend gpu takes no keys with scales with many query rows")
     if q.dtype != jnp.bfloat16 or k.dtype != jnp.bfloat16:
         raise NotImplementedError(f"attention backend gpu takes many query rows in bfloat16 alone, got {q.dtype}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,16 @@ def page_mass(q: jax.Array, segment: Segment, page: int, mesh: Mesh | None = Non
     """
     sharded = mesh is not None and mesh.shape["context"] > 1
 
-    def local(q: jax.Array, k: jax.Array, length: jax.Array, k_scale: jax.Array | None) -> jax.Array:
+    def local(q: jax.Array, segment: Segment) -> jax.Array:
         batch, tokens, heads, head_dim = q.shape
-        shared, kv_heads, slots, _ = k.shape
+        shared, kv_heads, slots, _ = segment.k.shape
         rows = (q * jnp.asarray(head_dim**-0.5, q.dtype)).reshape(batch, tokens, kv_heads, -1, head_dim)
         rows = rows.transpose(2, 0, 3, 1, 4)  # [K,B,G,T,H]: a shared segment is read once for all rows of the batch
         rows = jnp.swapaxes(rows.reshape(kv_heads, shared, -1, head_dim), 0, 1)
-        visible = jnp.arange(slots)[None, :] < length.reshape(shared, 1)
-        scores = scores_of(rows, k, visible[:, None, None, :], k_scale)
+        if segment.k_channels is not None:
+            rows = (rows * segment.k_channels[:, :, 0]).astype(q.dtype)
+        visible = jnp.arange(slots)[None, :] < cast(jax.Array, segment.length).reshape(shared, 1)
+        scores = scores_of(rows, segment.k, visible[:, None, None, :], segment.k_scale, segment.k_rest)
         top = jnp.max(scores, axis=-1, keepdims=True)
         top = jax.lax.pmax(top, "context") if sharded else top
         weights = jnp.where(visible[:, None, None, :], jnp.exp(scores - top), 0.0)
@@ -46,15 +48,13 @@ def page_mass(q: jax.Array, segment: Segment, page: int, mesh: Mesh | None = Non
         of_rows = jnp.swapaxes(of_pages, 0, 1).reshape(kv_heads, batch, -1, slots // page)
         return jnp.swapaxes(jnp.sum(of_rows, axis=2), 0, 1)
 
-    args = (q, segment.k, cast(jax.Array, segment.length), segment.k_scale)
     if mesh is None or mesh.size == 1:
-        return local(*args)
-    spec: Any = segment_spec(segment)
+        return local(q, segment)
     rows = rows_axis(q.shape[0])
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(P(rows, None, "model", None), spec.k, spec.length, spec.k_scale),
+        in_specs=(P(rows, None, "model", None), segment_spec(segment)),
         out_specs=P(rows, "model", "context" if segment.is_striped else None),
         check_vma=False,
-    )(*args)
+    )(q, segment)

@@ -3,7 +3,7 @@
 The kernel is our own (`flash_tpu`) for prefill too. JAX's splash attention gives a log-sum-exp, but its masks are
 static: a length that is known when the program runs needs segment ids over all slots, and then every slot of the cache
 is read and computed, in use or not; it declares no cost either. JAX's flash attention has no grouped queries and keeps
-its sums private. Neither reads int8.
+its sums private. Neither reads int8 or int4.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ def attend_segment(
     v: jax.Array,
     length: jax.Array | None,
     mask: jax.Array | None,
-    k_scale: jax.Array | None = None,
-    v_scale: jax.Array | None = None,
     *,
     interpret: bool = False,
+    **stored: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """As models.attention.xla.attend_segment, which takes the blocks in flight that have a mask or few rows.
 
@@ -40,23 +39,23 @@ def attend_segment(
       interpret: runs the kernel on any platform, slowly.
 
     Raises:
-      NotImplementedError: a head_dim above 256, or keys of a dtype that is neither q's nor int8.
+      NotImplementedError: a head_dim above 256, or keys of a dtype that is neither q's nor int8 or int4.
     """
     batch, kv_heads, group, tokens, head_dim = q.shape
     if head_dim > HEAD_DIM_MAX:
         raise NotImplementedError(f"attention backend tpu takes a head_dim up to {HEAD_DIM_MAX}, got {head_dim}")
-    if k.dtype != (jnp.int8 if k_scale is not None else q.dtype) or q.dtype not in (jnp.bfloat16, jnp.float32):
+    known = (jnp.int8, jnp.int4) if stored else (q.dtype,)
+    if k.dtype not in known or q.dtype not in (jnp.bfloat16, jnp.float32):
         raise NotImplementedError(
-            f"attention backend tpu takes bfloat16 or float32 queries with keys of the same dtype or int8 with scales, "
-            f"got {q.dtype} and {k.dtype}"
+            f"attention backend tpu takes bfloat16 or float32 queries with keys of the same dtype, or int8 or int4 "
+            f"with scales, got {q.dtype} and {k.dtype}"
         )
     rows = (batch if k.shape[0] == 1 else 1) * group * tokens
     if length is None and (mask is not None or rows <= xla.FEW_ROWS):
-        scales: dict[str, Any] = {} if k_scale is None else dict(k_scale=k_scale, v_scale=v_scale)
-        return xla.attend_segment(q, k, v, length, mask, **scales)
+        return xla.attend_segment(q, k, v, length, mask, **stored)
     if length is None:
-        if k_scale is not None:
-            raise NotImplementedError("attention backend tpu takes no int8 keys in a causal block")
+        if stored:
+            raise NotImplementedError("attention backend tpu takes no int8 or int4 keys in a causal block")
         return _causal(interpret, q, k, v)
     scaled = q * jnp.asarray(head_dim**-0.5, q.dtype)
     # a cache is seen alike by all tokens of a group, and by all rows of a batch that share it: one row axis
@@ -64,7 +63,8 @@ def attend_segment(
         flat = scaled.reshape(batch, kv_heads, 1, group * tokens, head_dim)
     else:
         flat = jnp.swapaxes(scaled, 0, 1).reshape(1, kv_heads, 1, batch * group * tokens, head_dim)
-    out, lse = flash(flat, k, v, length, k_scale, v_scale, interpret=interpret)
+    kept: dict[str, Any] = stored
+    out, lse = flash(flat, k, v, length, interpret=interpret, **kept)
     if k.shape[0] == batch:
         return out.reshape(q.shape), lse.reshape(q.shape[:-1])
     out = jnp.swapaxes(out.reshape(kv_heads, batch, group, tokens, head_dim), 0, 1)

@@ -87,18 +87,14 @@ class KVFormat(Protocol):
 
     Attributes:
       name: of the setting `kv`.
-      stored: dtype of the arrays, by which kernels know the format; None is the model's.
-      quantize_layer: a layer's keys and values [Bc,K,S,H] -> (k, v, k_scale, v_scale): k and v of dtype `stored`, and
-        float32 [Bc,K,S] by which a slot's numbers are multiplied. A pure function, which is compiled as it is.
+      stored: dtype of the arrays, by which attention knows that they are narrow; None is the model's.
+      quantize_layer: a layer's keys and values [Bc,K,S,H] -> the fields of a ContextCache that the format has, one
+        layer of each by its name. A pure function, which is compiled as it is.
     """
 
     name: str
     stored: Any
-    quantize_layer: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
-
-    def widen(self, x: jax.Array, dtype: Any) -> jax.Array:
-        """Stored numbers -> [...,H] in `dtype`, not multiplied by their scale."""
-        ...
+    quantize_layer: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
 
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
         """Bytes of one head's key of one token, its scale included, where the model's dtype has `itemsize` bytes."""

@@ -97,12 +97,9 @@ class Int8KV:
     stored = jnp.int8
 
     @staticmethod
-    def quantize_layer(k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
+    def quantize_layer(k: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
         (k, k_scale), (v, v_scale) = to_int8(k, 3), to_int8(v, 3)
-        return k, v, k_scale, v_scale
-
-    def widen(self, x: jax.Array, dtype: Any) -> jax.Array:
-        return x.astype(dtype)
+        return dict(k=k, v=v, k_scale=k_scale, v_scale=v_scale)
 
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
         return head_dim + 4

@@ -43,11 +43,8 @@ class PlainKV:
     stored = None
 
     @staticmethod
-    def quantize_layer(k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        return k, v
-
-    def widen(self, x: jax.Array, dtype: Any) -> jax.Array:
-        return x
+    def quantize_layer(k: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
+        return dict(k=k, v=v)
 
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
         return head_dim * itemsize

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models import orbax_io
 from models.config import ModelConfig
 from models.formats import format_of
 from models.progress import ProgressCallback
@@ -43,48 +43,21 @@ class OrbaxDirectory(HuggingFaceDirectory):
 
         path = self.path.absolute()
         targets = abstract_params(config, resolve_dtype(dtype), mesh, quantize)
-        with _checkpointer() as reader:
-            try:
-                stored = reader.metadata(path / FOLDER).item_metadata.tree
-                shapes = _shapes(stored)
-            except Exception as error:
-                raise _damaged(path, error) from None
-            _check_format(path, _stored_format(stored), quantize)
-            wanted = _shapes(targets)
-            for name in [*wanted, *shapes]:
-                if shapes.get(name) != wanted.get(name):
-                    raise ValueError(
-                        f"{path}: tensor {name} has shape {shapes.get(name)}, config.json asks for {wanted.get(name)}"
-                    )
-            try:
-                return reader.restore(path / FOLDER, targets)
-            except Exception as error:
-                raise _damaged(path, error) from None
+        stored = orbax_io.metadata(path / FOLDER)
+        _check_format(path, _stored_format(stored), quantize)
+        shapes, wanted = _shapes(stored), _shapes(targets)
+        for name in [*wanted, *shapes]:
+            if shapes.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{path}: tensor {name} has shape {shapes.get(name)}, config.json asks for {wanted.get(name)}"
+                )
+        return orbax_io.restore(path / FOLDER, targets)
 
 
 def claim(path: str | Path) -> WeightSource | None:
     """Takes a local directory with an Orbax checkpoint in it."""
     local = Path(path).expanduser()
     return OrbaxDirectory(local) if (local / FOLDER).is_dir() else None
-
-
-def save(path: Path, params: dict[str, Any]) -> None:
-    """Writes weights into a directory; raises OSError, one line that names it, where Orbax cannot."""
-    try:
-        with _checkpointer() as writer:
-            writer.save(path / FOLDER, params)
-    except Exception as error:  # those of Orbax, of TensorStore and of the operating system
-        cause = " ".join(str(error).split())[:200]
-        raise OSError(f"{path / FOLDER} cannot be written ({type(error).__name__}: {cause})") from None
-
-
-@contextlib.contextmanager
-def _checkpointer() -> Iterator[Any]:
-    """Orbax's reader and writer, closed at the end."""
-    import orbax.checkpoint as ocp  # two seconds, needed here only
-
-    with ocp.StandardCheckpointer() as one:
-        yield one
 
 
 def _check_format(path: Path, stored: str, asked: str) -> None:
@@ -98,11 +71,6 @@ def _stored_format(tree: Mapping[str, Any]) -> str:
     """The format of a tree's matrices: that of the first module in one of fewer bits, or ""."""
     below = [_stored_format(child) for child in tree.values() if isinstance(child, Mapping)]
     return format_of(tree).name or next(filter(None, below), "")
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    cause = " ".join(str(error).split())[:200]
-    return ValueError(f"{path / FOLDER} is incomplete or damaged ({type(error).__name__}: {cause}); save it again")
 
 
 def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ from rapid_jax.benchmarking.measurement import Cell, Sample
 from rapid_jax.benchmarking.prompts import BenchmarkPrompts
 from rapid_jax.benchmarking.traffic import Forward, mean_tails, step_bytes
 from rapid_jax.config import Method
+from rapid_jax.config.methods import OWN_PLANES
 from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.batch import Batch, ModelInput, start_batch
 from rapid_jax.engine.contexts import PrefilledContext
@@ -84,6 +85,8 @@ class MethodContestant:
         if self.drafter_context is not None:
             tails = mean_tails(self.prompts.drafter.questions, new)
             forwards.append(Forward(session.drafter, self.drafter_context.lengths, tails, drafter_forwards, kv))
+        elif self.method.drafting_model == OWN_PLANES:
+            forwards.append(Forward(session.own_drafter, self.context.lengths, tails, drafter_forwards, "int4"))
         elif self.method.draws:  # the target itself, over a part of its own cache, which is copied into a tail
             maker, speculation = maker_of(self.method), session.config.speculation
             known = [self.context.lengths[0] + round(tail) for tail in tails]

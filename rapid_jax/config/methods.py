@@ -9,7 +9,7 @@ from typing import Any
 from models.fields import shown
 from rapid_jax.config.hierarchy import HierarchyConfig
 
-NO_MODEL, PASSAGES, OWN_CACHE, OWN_PAGES = "", "passages", "own cache", "own pages"
+NO_MODEL, PASSAGES, OWN_CACHE, OWN_PAGES, OWN_PLANES = "", "passages", "own cache", "own pages", "own planes"
 # Fields of SpeculationConfig that say how much of its own cache the target drafts from; all other methods ignore them.
 OWN_SETTINGS = {OWN_CACHE: ("sinks", "window"), OWN_PAGES: ("page_size", "page_budget", "page_renewal")}
 
@@ -24,7 +24,8 @@ class Method:
       reads_document: the target reads the whole document; otherwise only what was retrieved.
       drafting_model: what the model reads that draws drafts: PASSAGES (the retrieved context), OWN_CACHE (the target
         itself, over the first and last tokens of its own cache), OWN_PAGES (the target itself, over those pages of its
-        own cache that get most attention) or NO_MODEL.
+        own cache that get most attention), OWN_PLANES (the target itself, over the upper half of the bits of its own
+        cache) or NO_MODEL.
       transfers: the drafter's knowledge moves the target (eta > 0).
       looks_up: n-gram databases propose tokens, to the drafting model where there is one, else to the target.
       copies: what was read and said before proposes tokens, as long as that pays (rapid_jax.copying).
@@ -103,6 +104,11 @@ METHODS: dict[str, Method] = {
             drafting_model=OWN_PAGES,
         ),
         Method(
+            name="planes",
+            summary="lossless drafts over the upper half of the bits of its own cache",
+            drafting_model=OWN_PLANES,
+        ),
+        Method(
             name="copy",
             summary="lossless drafts copied from what was read and said, as long as measured costs say that they pay",
             copies=True,
@@ -138,7 +144,7 @@ METHODS: dict[str, Method] = {
             drafting_model=PASSAGES,
             transfers=True,
             looks_up=True,
-            fixed=dict(window=0),
+            fixed=dict(window=0, sure_match=0),
         ),
         Method(
             name="sd+hd",

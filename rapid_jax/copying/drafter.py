@@ -13,12 +13,11 @@ from jax.sharding import PartitionSpec as P
 
 from models import hosts
 from rapid_jax.copying import trust
-from rapid_jax.copying.text import Copy, ReadText, append, matches, propose
+from rapid_jax.copying.text import Copy, ReadText, append, make_text, propose
 from rapid_jax.copying.trust import Speed, Trust
 from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome, Pace
 from rapid_jax.decoding.sampling import Warping
-from rapid_jax.hierarchy.drafter import candidate_layout
 
 SOURCES = ("earlier answers", "prompt", "answer")
 
@@ -77,7 +76,7 @@ class CopyDrafter:
 
     @property
     def layout(self) -> BlockLayout:
-        return BlockLayout(*candidate_layout(1, self.gamma))
+        return BlockLayout(np.arange(self.gamma + 1), np.tri(self.gamma + 1, dtype=bool))
 
     @property
     def paces(self) -> tuple[CopyDrafter, ...]:
@@ -86,7 +85,7 @@ class CopyDrafter:
 
     def propose(self, cache: CopyMemory) -> tuple[Copy, jax.Array]:
         """What would be copied, and how many tokens of each length will be kept, float32 [B,L]."""
-        copy = propose(cache.text, self.gamma, self.places)
+        copy = propose(cache.text, self.gamma, self.places).best
         return copy, trust.expected(cache.trust, copy.matched, self.gamma)[:, np.asarray(self.lengths) - 1]
 
     def draft(
@@ -193,14 +192,9 @@ def make_memory(
     def put(rows: Sequence[np.ndarray]) -> jax.Array:
         return hosts.put(np.stack(rows), None if mesh is None else NamedSharding(mesh, P("data")))
 
-    found = {tuple(text): matches(text, capacity) for text in {tuple(text) for text in texts}}
     right, seen = zip(*(trust.initial(one.shown) for one in before), strict=True)
     return CopyMemory(
-        ReadText(
-            put([np.pad(np.asarray(text, np.int32), (0, capacity - len(text))) for text in texts]),
-            put([np.asarray(len(text), np.int32) for text in texts]),
-            put([found[tuple(text)] for text in texts]),
-        ),
+        make_text(texts, capacity, put),
         Trust(put(right), put(seen)),
         Speed(*(put([np.asarray(trust.initial_speed()) for _ in texts]) for _ in range(2))),
         put([np.asarray([len(one.tokens), len(text)], np.int32) for one, text in zip(before, texts, strict=True)]),

@@ -9,7 +9,7 @@ suffix automaton finds (SuffixDecoding, arXiv 2411.04975), in arrays of static s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,16 @@ class ReadText:
     matched: jax.Array
 
 
+def make_text(texts: Sequence[Sequence[int]], capacity: int, put: Callable[[list[np.ndarray]], jax.Array]) -> ReadText:
+    """What rows have read at first: their texts, with room for `capacity` tokens; `put` stacks rows on devices."""
+    found = {text: matches(text, capacity) for text in set(map(tuple, texts))}
+    return ReadText(
+        put([np.pad(np.asarray(text, np.int32), (0, capacity - len(text))) for text in texts]),
+        put([np.asarray(len(text), np.int32) for text in texts]),
+        put([found[tuple(text)] for text in texts]),
+    )
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Copy:
@@ -48,6 +58,21 @@ class Copy:
     tokens: jax.Array
     matched: jax.Array
     place: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Copies:
+    """What may follow, the best first: the fields of Copy, int32 [B,P,n] and [B,P]."""
+
+    tokens: jax.Array
+    matched: jax.Array
+    place: jax.Array
+
+    @property
+    def best(self) -> Copy:
+        """The first of each row."""
+        return Copy(self.tokens[:, 0], self.matched[:, 0], self.place[:, 0])
 
 
 def matches(tokens: Sequence[int], capacity: int) -> np.ndarray:
@@ -80,17 +105,17 @@ def append(text: ReadText, tokens: jax.Array, count: jax.Array) -> ReadText:
     return jax.lax.fori_loop(0, jnp.max(count), one, text)
 
 
-def propose(text: ReadText, length: int, places: int) -> Copy:
-    """What followed the longest match of the text's end.
+def propose(text: ReadText, length: int, places: int) -> Copies:
+    """What followed where the text's end stood before.
 
-    Of the `places` latest ones that match as far, the continuation is taken that the others agree with longest, the
-    latest of several. A copy that runs into the end of the text goes on with its own beginning, as text that repeats
-    itself does.
+    The longest match comes first. Of those that match as far, the first is the one whose continuation the others agree
+    with longest, then the latest. A copy that runs into the end of the text goes on with its own beginning, as text
+    that repeats itself does.
 
     Args:
       text: B rows.
       length: n, tokens of a copy.
-      places: that are compared.
+      places: P, that are compared: those with the longest matches, the latest of equal ones.
     """
     slots = text.tokens.shape[1]
     position = jnp.arange(slots)[None, :]
@@ -109,7 +134,10 @@ def propose(text: ReadText, length: int, places: int) -> Copy:
     following = jax.vmap(lambda row, index: row[index])(text.tokens, index)  # [B,P,n]
     same = jnp.cumprod(following[:, :, None] == following[:, None], axis=-1).sum(-1)  # [B,P,P]
     votes = jnp.where(alike, jnp.sum(same * alike[:, None, :], axis=2), -1)
-    chosen = jnp.argmax(votes, axis=1)[:, None]
-    of_chosen = jnp.take_along_axis(place, chosen, axis=1)[:, 0]
-    matched = jnp.where(value[:, 0] < 0, 0, jnp.take_along_axis(text.matched, of_chosen[:, None], axis=1)[:, 0])
-    return Copy(jnp.take_along_axis(following, chosen[..., None], axis=1)[:, 0], matched, of_chosen.astype(jnp.int32))
+    order = jnp.argsort(-votes, axis=1, stable=True)
+    matched = jnp.where(value < 0, 0, jnp.take_along_axis(text.matched, place, axis=1))
+
+    def ranked(values: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, order.reshape(*order.shape, *[1] * (values.ndim - 2)), axis=1)
+
+    return Copies(ranked(following), ranked(matched), ranked(place).astype(jnp.int32))

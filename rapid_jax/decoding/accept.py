@@ -11,7 +11,7 @@ from rapid_jax.decoding.drafter import Alternatives, CandidateDraft, ChainDraft
 from rapid_jax.decoding.sampling import Warping, position_keys, warp_logits
 from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.verification import retrieval_augmented_target, target_distribution, verify_chain
-from rapid_jax.verification.candidates import follow_candidates, row_depths
+from rapid_jax.verification.candidates import follow_candidates
 from rapid_jax.verification.chain import draw_next
 from rapid_jax.verification.multi_candidate import verify_alternatives
 
@@ -154,7 +154,7 @@ def accept_candidates(
     Args:
       spec, controls, keys, num_tokens: as `accept_chain`.
       draft: see there.
-      logits: the target's [B,1+C*m,V], not warped yet.
+      logits: the target's [B,1+R,V], not warped yet.
     """
     warping = controls.warping
     warped = warp_logits(logits, warping)
@@ -162,10 +162,9 @@ def accept_candidates(
         drawn = jnp.argmax(warped, axis=-1).astype(jnp.int32)
     else:
         laws = target_distribution(warped, temperature=warping.remaining_temperature)
-        depths = jnp.asarray(row_depths(*draft.tokens.shape[1:]), jnp.int32)
-        _, verify_keys = jax.vmap(position_keys, (None, 1), 1)(keys, num_tokens[:, None] + depths[None, :])
+        _, verify_keys = jax.vmap(position_keys, (None, 1), 1)(keys, num_tokens[:, None] + draft.depths)
         drawn = jax.vmap(jax.vmap(draw_next))(verify_keys, laws)
-    followed = follow_candidates(draft.tokens, draft.lengths, drawn)
+    followed = follow_candidates(draft.tokens, draft.lengths, draft.rows, drawn)
     chosen = followed.chosen[:, None]
     source = jnp.take_along_axis(draft.sources, chosen, axis=1)
     is_source = source == jnp.arange(len(spec.drafter.sources))[None, :]

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.cache import Block
 from rapid_jax.decoding.sampling import Warping
+from rapid_jax.verification.candidates import Tree
 
 
 @jax.tree_util.register_dataclass
@@ -65,6 +66,7 @@ class CandidateDraft:
       sources: int32 [B,C], where each candidate comes from, an index into the drafter's `sources`.
       extra: int32 [B,X], further tokens that ride on the verify forward; only the drafter looks at their outputs.
       forwards: int32 [B], forwards of a drafting model that the draft took.
+      tree: the candidates as they lie in the verify block; None for a single one, which lies there as a chain.
       pace: int32 scalar, which of the drafter's `paces` holds all that is proposed; None for a drafter without paces.
     """
 
@@ -73,18 +75,31 @@ class CandidateDraft:
     sources: jax.Array
     extra: jax.Array
     forwards: jax.Array
+    tree: Tree | None = None
     pace: jax.Array | None = None
 
     def narrowed(self, length: int) -> CandidateDraft:
-        """The same with candidates of `length` tokens at most."""
+        """The same chain with `length` tokens at most."""
         lengths = jnp.minimum(self.lengths, length)
         return dataclasses.replace(self, tokens=self.tokens[..., :length], lengths=lengths)
 
     @property
     def in_flight(self) -> jax.Array:
         """int32 [B,T-1]: what the verify forward reads behind the last committed token."""
-        batch, candidates, length = self.tokens.shape
-        return jnp.concatenate([self.tokens.reshape(batch, candidates * length), self.extra], axis=1)
+        verified = self.tokens[:, 0] if self.tree is None else self.tree.tokens
+        return jnp.concatenate([verified, self.extra], axis=1)
+
+    @property
+    def rows(self) -> jax.Array:
+        """int32 [B,C,m]: the block row of each candidate's tokens."""
+        chain = jnp.arange(1, self.tokens.shape[2] + 1, dtype=jnp.int32)
+        return jnp.broadcast_to(chain, self.tokens.shape) if self.tree is None else self.tree.rows
+
+    @property
+    def depths(self) -> jax.Array:
+        """int32 [B,1+R]: draws of a step before the one behind each row that is verified."""
+        behind = self.rows[:, 0] if self.tree is None else self.tree.depths
+        return jnp.pad(behind, ((0, 0), (1, 0)))
 
 
 Draft = ChainDraft | CandidateDraft

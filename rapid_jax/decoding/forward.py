@@ -30,7 +30,7 @@ def forward_block(
       tokens, positions: int32 [B,T].
       caches: what came before.
       output: hidden states [B,T,D] -> the outputs that are wanted [B,T,...].
-      mask: bool [T,T], what each token sees of the block; None is causal.
+      mask: bool [T,T] or [B,T,T], what each token sees of the block; None is causal.
       proposed: bool scalar, whether any row of the batch has tokens behind the first `head`; where not, only these are
         computed. None computes all of them always.
       head: tokens of the block that are always computed; the last of them sees all of them.
@@ -40,7 +40,7 @@ def forward_block(
     """
 
     def forward(count: int) -> tuple[jax.Array, Block]:
-        own = None if mask is None else mask[:count, :count]
+        own = None if mask is None else mask[..., :count, :count]
         hidden, block = hidden_states(decoder, params, tokens[:, :count], positions[:, :count], *caches, mask=own)
         return output(hidden), block
 

@@ -25,6 +25,7 @@ from models.cache import (
 from models.decoder import Decoder, hidden_states
 from models.formats import kv_format
 from models.progress import ProgressCallback
+from models.sharding import context_specs
 from rapid_jax.decoding.buckets import chunk_sizes, context_bucket
 from rapid_jax.decoding.programs import Programs, shardings_of
 
@@ -104,11 +105,13 @@ def prefill_context(
 
 
 def _rounded(programs: Programs, context: ContextCache, quantize_layer: Callable) -> ContextCache:
-    def place(like: jax.sharding.Sharding, x: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
-        return NamedSharding(like.mesh, P(*like.spec[: x.ndim])) if isinstance(like, NamedSharding) else like
+    specs = context_specs(len(context.length))
 
-    def layer(k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        placed = tuple(place(k.sharding, x) for x in jax.eval_shape(quantize_layer, k, v))
+    def place(like: jax.sharding.Sharding, x: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+        return NamedSharding(like.mesh, specs[x.ndim]) if isinstance(like, NamedSharding) else like
+
+    def layer(k: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
+        placed = {name: place(k.sharding, x) for name, x in jax.eval_shape(quantize_layer, k, v).items()}
         return programs.get(quantize_layer, (), (k, v), out_shardings=placed)(k, v)
 
     return quantize_context(context, layer)

@@ -138,7 +138,11 @@ def _verify(
     """One forward of the target over its newest token and the draft: the logits that are wanted, keys and values."""
     layout = spec.drafter.layout
     tokens = jnp.concatenate([state.newest, draft.in_flight], axis=1)
-    positions = next_positions(1, context, state.target_tail) + jnp.asarray(layout.offsets, jnp.int32)[None, :]
+    offsets = jnp.asarray(layout.offsets, jnp.int32)[None, :]
+    mask = None if layout.mask is None else jnp.asarray(layout.mask)
+    if isinstance(draft, CandidateDraft) and draft.tree is not None and layout.mask is not None:
+        offsets, mask = draft.tree.laid_into(layout.offsets, layout.mask)
+    positions = next_positions(1, context, state.target_tail) + offsets
     wanted = slice(None) if layout.logit_rows is None else layout.logit_rows
     proposed = None
     if isinstance(draft, CandidateDraft) and draft.pace is None and not draft.extra.shape[1]:
@@ -150,16 +154,14 @@ def _verify(
         positions,
         (context, state.target_tail),
         lambda hidden: output_logits(spec.target, params, hidden[:, wanted]),
-        mask=None if layout.mask is None else jnp.asarray(layout.mask),
+        mask=mask,
         proposed=proposed,
     )
 
 
 def _verified_rows(draft: Draft) -> int:
     """Rows of logits that acceptance looks at; those of the drafter's extra tokens come behind them."""
-    if isinstance(draft, ChainDraft):
-        return draft.in_flight.shape[1] + 1
-    return draft.lengths.shape[1] * draft.tokens.shape[2] + 1
+    return draft.in_flight.shape[1] + 1 - (0 if isinstance(draft, ChainDraft) else draft.extra.shape[1])
 
 
 def _not_finite(logits: jax.Array, draft: Draft) -> jax.Array:

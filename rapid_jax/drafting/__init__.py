@@ -6,6 +6,7 @@ from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.magicdec import MagicDecDrafter
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.drafting.pages import PagesDrafter
+from rapid_jax.drafting.planes import PlanesDrafter
 
 __all__ = [
     "CandidateDraft",
@@ -17,4 +18,5 @@ __all__ = [
     "NullDrafter",
     "Outcome",
     "PagesDrafter",
+    "PlanesDrafter",
 ]

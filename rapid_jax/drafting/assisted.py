@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.cache import Block, ContextCache, TailCache, commit
+from rapid_jax.copying.text import Copy, ReadText, propose
 from rapid_jax.decoding.drafter import BlockLayout, ChainDraft, Outcome, chain_layout
 from rapid_jax.decoding.forward import forward_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import Warping, sample
 from rapid_jax.drafting.language_model import LanguageModelDrafter
-from rapid_jax.hierarchy.drafter import candidate_layout
 from rapid_jax.hierarchy.row_databases import Hierarchy, RowDatabases
-from rapid_jax.verification.candidates import follow_candidates, row_depths
+from rapid_jax.verification.candidates import follow_candidates, share_beginnings, tree_layout
 
 Model = tuple[dict, ContextCache, dict[str, Any]]  # parameters, context, static databases
 Cache = tuple[TailCache, RowDatabases]
@@ -39,6 +39,7 @@ class AssistedDraft:
       tokens, probs: int32 [B,gamma], float32 [B,gamma,V].
       count: int32 [B], tokens so far.
       recent: int32 [B,M], the newest tokens, drafted ones included.
+      text: what is copied from, drafted tokens included; None where nothing is.
       forwards: int32 scalar.
     """
 
@@ -47,6 +48,7 @@ class AssistedDraft:
     probs: jax.Array
     count: jax.Array
     recent: jax.Array
+    text: ReadText | None
     forwards: jax.Array
 
 
@@ -57,10 +59,13 @@ class AssistedDrafter:
     Attributes:
       model: the drafting model and its warping.
       hierarchy: databases of what it reads; without a lookahead window.
+      sure_match: where every row's end stood before with so many tokens, what followed is drafted without asking the
+        model; 0 asks always. For targets that do not learn from the drafter, because a copy knows no distribution.
     """
 
     model: LanguageModelDrafter
     hierarchy: Hierarchy
+    sure_match: int = 0
     sources: tuple[str, ...] = ()
 
     @property
@@ -74,6 +79,28 @@ class AssistedDrafter:
     def draft(
         self, model: Model, cache: Cache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[ChainDraft, Block]:
+        def asked() -> tuple[ChainDraft, Block]:
+            return self._asked(model, cache, last_tokens, keys, warping)
+
+        text, ended = cache[1].text, cache[1].ended
+        if not self.sure_match or text is None or ended is None:
+            return asked()
+        copy = propose(text, self.gamma, self.hierarchy.candidates).best
+        sure = jnp.all((copy.matched >= self.sure_match) | ended)
+        return jax.lax.cond(sure, lambda: self._copied(model, cache, last_tokens, copy), asked)
+
+    def _copied(self, model: Model, cache: Cache, last_tokens: jax.Array, copy: Copy) -> tuple[ChainDraft, Block]:
+        """A copy, certain of itself, that the model has read but not been asked for."""
+        params, context, _ = model
+        read = jnp.concatenate([last_tokens, copy.tokens[:, :-1]], axis=1)
+        _, drafted = self.model.read((params, context), cache[0], self.model.no_drafts(cache[0]), read)
+        probs = jax.nn.one_hot(copy.tokens, self.model.vocab_size)
+        return self._chain(copy.tokens, probs, drafted, jnp.int32(1))
+
+    def _asked(
+        self, model: Model, cache: Cache, last_tokens: jax.Array, keys: jax.Array, warping: Warping
+    ) -> tuple[ChainDraft, Block]:
+        """What the model draws."""
         batch, gamma = last_tokens.shape[0], self.gamma
         start = AssistedDraft(
             drafted=self.model.no_drafts(cache[0]),
@@ -81,6 +108,7 @@ class AssistedDrafter:
             probs=jnp.zeros((batch, gamma, self.model.vocab_size)),
             count=jnp.zeros((batch,), jnp.int32),
             recent=cache[1].recent,
+            text=cache[1].text,
             forwards=jnp.int32(0),
         )
         done = jax.lax.while_loop(
@@ -88,8 +116,14 @@ class AssistedDrafter:
             lambda progress: self._forward(model, cache, keys, warping, progress, progress.recent[:, -1:]),
             self._forward(model, cache, keys, warping, start, last_tokens),
         )
-        whole, forwards = jnp.full((batch,), gamma, jnp.int32), jnp.broadcast_to(done.forwards, (batch,))
-        return ChainDraft(done.tokens, done.probs, whole, forwards), Block(done.drafted.k, done.drafted.v)
+        return self._chain(done.tokens, done.probs, done.drafted, done.forwards)
+
+    def _chain(
+        self, tokens: jax.Array, probs: jax.Array, drafted: TailCache, forwards: jax.Array
+    ) -> tuple[ChainDraft, Block]:
+        batch = tokens.shape[0]
+        whole, forwards = jnp.full((batch,), self.gamma, jnp.int32), jnp.broadcast_to(forwards, (batch,))
+        return ChainDraft(tokens, probs, whole, forwards), Block(drafted.k, drafted.v)
 
     def _forward(
         self, model: Model, cache: Cache, keys: jax.Array, warping: Warping, progress: AssistedDraft, head: jax.Array
@@ -98,13 +132,15 @@ class AssistedDrafter:
         params, context, static = model
         tail, memory = cache
         # Ask: what the databases know to follow the newest tokens, verified rows of one forward.
-        candidates, lengths, _ = self.hierarchy.lookup(static, memory, progress.recent)
+        known_so_far = dataclasses.replace(memory, recent=progress.recent, text=progress.text)
+        candidates, lengths, _ = self.hierarchy.lookup(static, known_so_far)
+        tree, lengths = share_beginnings(candidates, lengths, self.hierarchy.rows)
         batch, _, length = candidates.shape
         before = head.shape[1] - 1
-        offsets, mask = _behind(before, *candidate_layout(self.hierarchy.candidates, length))
-        tokens = jnp.concatenate([head, candidates.reshape(batch, -1)], axis=1)
+        offsets, mask = tree.laid_into(*_behind(before, *tree_layout(self.hierarchy.rows)), before)
+        tokens = jnp.concatenate([head, tree.tokens], axis=1)
         known = jnp.minimum(tokens, self.model.decoder.config.vocab_size - 1)
-        positions = next_positions(1, context, tail, progress.drafted) + offsets[None, :]
+        positions = next_positions(1, context, tail, progress.drafted) + offsets
         logits, block = forward_block(
             self.model.decoder,
             params,
@@ -122,26 +158,26 @@ class AssistedDrafter:
         if warping.greedy:
             drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         else:
-            depths = progress.count[:, None] + row_depths(*candidates.shape[1:])[None, :]
+            depths = progress.count[:, None] + jnp.pad(tree.depths, ((0, 0), (1, 0)))
             own = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, depths)
             drawn = jax.vmap(sample)(own, logits)
         # Follow: the candidate that the draws agree with, and no further than gamma tokens in all.
-        followed = follow_candidates(candidates, lengths, drawn)
+        followed = follow_candidates(candidates, lengths, tree.rows, drawn)
         new = jnp.minimum(followed.num_accepted + 1, self.gamma - progress.count)
         laws = jax.nn.softmax(jnp.take_along_axis(logits, followed.rows[:, :, None], axis=1))
         # Keep: tokens and their laws behind the draft so far, keys and values of the rows that were followed.
         offset = jnp.arange(length + 1)[None, :]
         slots = jnp.where(offset < new[:, None], progress.count[:, None] + offset, self.gamma)
         rows = jnp.arange(batch)[:, None]
-        sequence = jnp.concatenate([progress.recent, followed.tokens], axis=1)
-        newest = new[:, None] + jnp.arange(progress.recent.shape[1])[None, :]
+        behind = known_so_far.read(followed.tokens, new)
         read = jnp.pad(followed.rows + before, ((0, 0), (before, 0)))  # a row that has drafted enough reads nothing
         return AssistedDraft(
             drafted=commit(progress.drafted, block, jnp.where(new > 0, new + before, 0), read),
             tokens=progress.tokens.at[rows, slots].set(followed.tokens, mode="drop"),
             probs=progress.probs.at[rows, slots].set(laws, mode="drop"),
             count=progress.count + new,
-            recent=jnp.take_along_axis(sequence, newest, axis=1),
+            recent=behind.recent,
+            text=behind.text,
             forwards=progress.forwards + 1,
         )
 
@@ -151,10 +187,10 @@ class AssistedDrafter:
         return self.model.commit(tail, drafted, outcome), learned
 
 
-def _behind(before: int, offsets: np.ndarray, mask: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _behind(before: int, offsets: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A layout with `before` committed tokens in front, which everything behind them sees."""
     size = before + len(offsets)
     whole = np.zeros((size, size), bool)
     whole[before:, before:] = mask
     whole[:, :before] = np.tri(size, before, dtype=bool)
-    return jnp.asarray(np.concatenate([np.arange(before), before + offsets]), jnp.int32), jnp.asarray(whole)
+    return np.concatenate([np.arange(before), before + offsets]), whole

@@ -108,12 +108,18 @@ class LanguageModelDrafter:
         Returns:
           (warped logits float32 [B,V] behind the last of the tokens, `drafted` with the tokens appended).
         """
+        hidden, drafted = self.read(model, cache, drafted, tokens)
+        return self.warped_logits(model[0], hidden[:, -1], warping), drafted
+
+    def read(
+        self, model: Model, cache: TailCache, drafted: TailCache, tokens: jax.Array
+    ) -> tuple[jax.Array, TailCache]:
+        """As `forward`, with the hidden states [B,T,D] in the place of logits."""
         params, context = model
         positions = next_positions(tokens.shape[1], context, cache, drafted)
         known = jnp.minimum(tokens, self.decoder.config.vocab_size - 1)  # an id of the target's padding is not
         hidden, block = hidden_states(self.decoder, params, known, positions, context, cache, drafted)
-        logits = self.warped_logits(params, hidden[:, -1], warping)
-        return logits, commit(drafted, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
+        return hidden, commit(drafted, block, jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32))
 
     def warped_logits(self, params: dict, hidden: jax.Array, warping: Warping) -> jax.Array:
         """Logits whose softmax is q, over the target's vocabulary.

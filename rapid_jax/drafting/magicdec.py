@@ -28,7 +28,7 @@ from models.cache import Block, ContextCache, Layers, TailCache, commit, write_s
 from models.decoder import hidden_states
 from models.formats import restore
 from models.rope import turn
-from models.sharding import context_spec, rows_axis, tail_spec
+from models.sharding import context_specs, rows_axis, tail_spec
 from models.striping import token_slots
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.decoding.drafter import Outcome
@@ -144,12 +144,15 @@ def copy_window(
     in_context = jnp.where(from_context, lie, -1)
     in_tail = jnp.where(from_context, -1, wanted - read[:, None])
 
-    def layers(held: Layers, scales: Layers | None, tails: Layers) -> Layers:
-        each = zip(held, scales or (None,) * len(held), tails, strict=True)
-        return tuple(_gather(mesh, *layer, in_context, in_tail) for layer in each)
+    def layers(tails: Layers, **stored: Layers | None) -> Layers:
+        held = {name: kind for name, kind in stored.items() if kind is not None}
+        each = [{name: kind[layer] for name, kind in held.items()} for layer in range(len(tails))]
+        return tuple(_gather(mesh, one, tail, in_context, in_tail) for one, tail in zip(each, tails, strict=True))
 
     # 3. The copies, layer by layer, sinks first.
-    k, v = layers(context.k, context.k_scale, tail.k), layers(context.v, context.v_scale, tail.v)
+    c = context
+    k = layers(tail.k, x=c.k, scale=c.k_scale, channels=c.k_channels, rest=c.k_rest)
+    v = layers(tail.v, x=c.v, scale=c.v_scale, rest=c.v_rest)
     length = jnp.minimum(total, window)
     return (
         TailCache(tuple(x[:, :, :sinks] for x in k), tuple(x[:, :, :sinks] for x in v), first),
@@ -159,15 +162,15 @@ def copy_window(
 
 def _gather(
     mesh: Mesh | None,
-    held: jax.Array,
-    scale: jax.Array | None,
+    held: dict[str, jax.Array],
     tail: jax.Array,
     in_context: jax.Array,
     in_tail: jax.Array,
 ) -> jax.Array:
     """Slots int32 [B,M] of a context [Bc,K,S,H] and of tails [B,K,R,H] -> [B,K,M,H]; a slot below 0 is elsewhere.
 
-    Every shard of the context gives what it holds and 0 for the rest: over the wire go M tokens, however many S are.
+    The context is held as `models.formats.restore` takes it. Every shard of it gives what it holds and 0 for the rest:
+    over the wire go M tokens, however many S are.
     """
 
     def take(cache: jax.Array, index: jax.Array) -> jax.Array:
@@ -181,21 +184,27 @@ def _gather(
         found = jax.vmap(one, (None, 0))(cache[0], index) if shared else jax.vmap(one)(cache, index)
         return jnp.where(inside.reshape(len(index), 1, -1, *[1] * (cache.ndim - 3)), found, 0)
 
-    def local(held: jax.Array, scale: jax.Array | None, tail: jax.Array, in_context: jax.Array, in_tail: jax.Array):
+    def local(held: dict[str, jax.Array], tail: jax.Array, in_context: jax.Array, in_tail: jax.Array) -> jax.Array:
         if mesh is not None:
-            in_context = in_context - jax.lax.axis_index("context") * held.shape[2]
-        found = restore(take(held, in_context), None if scale is None else take(scale, in_context), tail.dtype)
+            in_context = in_context - jax.lax.axis_index("context") * held["x"].shape[2]
+        taken = {name: x if name == "channels" else take(x, in_context) for name, x in held.items()}
+        found = restore(taken.pop("x"), tail.dtype, **taken)
         if mesh is not None:
             found = jax.lax.psum(found, "context")
         return found + take(tail, in_tail)
 
     if mesh is None:
-        return local(held, scale, tail, in_context, in_tail)
-    context, rows = context_spec(len(held)), P(rows_axis(len(tail)))
+        return local(held, tail, in_context, in_tail)
+    specs, rows = context_specs(len(held["x"])), P(rows_axis(len(tail)))
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(context, P(*context[:3]), tail_spec(len(tail)), rows, rows),
+        in_specs=(
+            {name: specs[x.ndim] for name, x in held.items()},
+            tail_spec(len(tail)),
+            rows,
+            rows,
+        ),
         out_specs=tail_spec(len(tail)),
         check_vma=False,
-    )(held, scale, tail, in_context, in_tail)
+    )(held, tail, in_context, in_tail)

@@ -18,13 +18,13 @@ from models.cache import ContextCache, TailCache
 from models.decoder import Decoder
 from models.language_model import LanguageModel
 from models.pages import Pages
-from rapid_jax.config import CopyingConfig, HierarchyConfig, Method, SpeculationConfig
-from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, OWN_PAGES, PASSAGES
+from rapid_jax.config import CopyingConfig, EngineConfig, HierarchyConfig, Method, SpeculationConfig
+from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, OWN_PAGES, OWN_PLANES, PASSAGES
 from rapid_jax.copying.drafter import CopiedBefore, CopyDrafter, CopyMemory, make_memory
 from rapid_jax.decoding.buckets import context_bucket
 from rapid_jax.decoding.drafter import Drafter, Pace
 from rapid_jax.decoding.pacing import without_costs
-from rapid_jax.decoding.programs import Programs
+from rapid_jax.decoding.programs import Programs, copied
 from rapid_jax.drafting.assisted import AssistedDrafter
 from rapid_jax.drafting.auto import AutoDrafter
 from rapid_jax.drafting.early_stop import EarlyStopDrafter
@@ -32,6 +32,7 @@ from rapid_jax.drafting.language_model import LanguageModelDrafter
 from rapid_jax.drafting.magicdec import MagicDecDrafter, take_window
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.drafting.pages import PagesCache, PagesDrafter, begin_pages
+from rapid_jax.drafting.planes import PlanesDrafter
 from rapid_jax.hierarchy.drafter import HierarchyDrafter
 from rapid_jax.hierarchy.row_databases import Hierarchy, LearnedNgrams, RowDatabases
 from rapid_jax.hierarchy.setup import StaticDatabases, database_bytes, make_hierarchy, make_row_databases
@@ -106,9 +107,11 @@ class DraftingInputs:
             self.hierarchy,
             self.prompts,
             vocab_size=self.vocab_size,
-            new_tokens=self.new_tokens,
+            new_tokens=self.new_tokens + self.speculation.gamma,
             seed=self.seed,
             slots=context_bucket(max(map(len, self.prompts)), self.chunk),
+            before=self.copied_before,
+            earlier_answers=self.copying.earlier_answers,
             earlier=self.earlier,
             mesh=self.mesh,
         )
@@ -153,8 +156,8 @@ class Drafting:
 class Maker(Protocol):
     """Makes the drafters of one kind."""
 
-    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
-        """Raises ValueError for what this kind cannot do; `apart` says that the drafter has devices of its own."""
+    def check(self, method: Method, config: EngineConfig, speculation: SpeculationConfig) -> None:
+        """Raises ValueError for what this kind cannot do, with an engine's settings and those of the questions."""
         ...
 
     def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
@@ -178,7 +181,7 @@ class Maker(Protocol):
 class NothingMaker:
     """Plain decoding."""
 
-    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+    def check(self, method: Method, config: EngineConfig, speculation: SpeculationConfig) -> None:
         pass
 
     def draft_length(self, speculation: SpeculationConfig, hierarchy: HierarchyConfig, copying: CopyingConfig) -> int:
@@ -280,6 +283,24 @@ class OwnPagesMaker(PassagesMaker):
 
 
 @dataclasses.dataclass(frozen=True)
+class OwnPlanesMaker(PassagesMaker):
+    """The target itself, over the upper plane of its own cache."""
+
+    def check(self, method: Method, config: EngineConfig, speculation: SpeculationConfig) -> None:
+        if config.kv != "planes":
+            raise ValueError(
+                f'{method.name} drafts over the upper plane of keys and values: set kv="planes", got "{config.kv}"'
+            )
+
+    def make(self, inputs: DraftingInputs) -> Drafting:
+        speculation = inputs.speculation
+        chain = PlanesDrafter(inputs.own.decoder, speculation.gamma, inputs.vocab_size, speculation.first_candidates)
+        return stopping_early(
+            chain, (inputs.own.params, inputs.target.context), copied(inputs.target.tail), speculation
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class DatabasesMaker(NothingMaker):
     """Candidates from n-gram databases (HD)."""
 
@@ -308,7 +329,7 @@ class CopyMaker(NothingMaker):
 class AutoMaker(OwnPagesMaker):
     """Copies, own drafts or none, chosen in every step."""
 
-    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+    def check(self, method: Method, config: EngineConfig, speculation: SpeculationConfig) -> None:
         for name, off in (("early_stop", False), ("stop_confidence", 0), ("first_candidates", 1)):
             if getattr(speculation, name) != off:
                 raise ValueError(f"{method.name} does not take {name}: ask pages or set it to {off}")
@@ -336,9 +357,9 @@ def copied_bytes(memory: CopyMemory) -> dict[str, int]:
 class AssistedMaker(PassagesMaker):
     """As `PassagesMaker`, the drafting model itself sped up by databases of what it reads."""
 
-    def check(self, method: Method, speculation: SpeculationConfig, apart: bool) -> None:
+    def check(self, method: Method, config: EngineConfig, speculation: SpeculationConfig) -> None:
         plain = method.name.removesuffix("+hd")
-        if apart:
+        if config.drafter_mesh:
             raise ValueError(
                 f"{method.name} does not take a drafter_mesh: its databases are on the target's devices; "
                 f"ask {plain} or leave drafter_mesh empty"
@@ -351,7 +372,11 @@ class AssistedMaker(PassagesMaker):
         held = self.caches(inputs)
         hierarchy, rows, static = inputs.ask_databases()
         return Drafting(
-            AssistedDrafter(self.chain(held.model.decoder, inputs.speculation, inputs.vocab_size), hierarchy),
+            AssistedDrafter(
+                self.chain(held.model.decoder, inputs.speculation, inputs.vocab_size),
+                hierarchy,
+                inputs.hierarchy.sure_match if rows.text is not None else 0,
+            ),
             (held.model.params, held.context, static),
             (held.tail, rows),
             hierarchy.databases,
@@ -368,6 +393,7 @@ _MAKERS: dict[tuple[str, bool, bool], Maker] = {  # by what draws, whether datab
     (OWN_CACHE, False, False): OwnCacheMaker(),
     (OWN_PAGES, False, False): OwnPagesMaker(),
     (OWN_PAGES, False, True): AutoMaker(),
+    (OWN_PLANES, False, False): OwnPlanesMaker(),
 }
 
 

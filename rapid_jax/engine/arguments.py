@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from models.fields import shown
@@ -27,6 +28,12 @@ def check_optional_text(name: str, value: Any) -> None:
     """As `check_text`; None is allowed."""
     if value is not None:
         check_text(name, value)
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raises ValueError where a value is no path of a file or directory."""
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"{name} must be a path, got {shown(value)}")
 
 
 def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:

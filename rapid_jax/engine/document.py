@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Unpack
+
+import jax
 
 from models.cache import ContextCache
 from models.language_model import LanguageModel
 from models.progress import ProgressCallback
+from rapid_jax.config.chat import ChatConfig
 from rapid_jax.config.overrides import Overrides
 from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.arguments import check_optional_text, check_text, check_texts
+from rapid_jax.engine.arguments import check_optional_text, check_path, check_text, check_texts
 from rapid_jax.engine.contexts import PrefilledContext
-from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument
+from rapid_jax.engine.prompt import Conversation, Prompt, Templates, TokenizedDocument
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
 from rapid_jax.hierarchy.row_databases import LearnedNgrams
-from rapid_jax.retrieval import IndexedDocument, Passage
+from rapid_jax.retrieval import IndexedDocument, KnownIndex, Passage
+from rapid_jax.saving.document import Reader, SavedDocument, open_saved
+from rapid_jax.saving.document import save as save_document
+from rapid_jax.saving.store import DocumentStore, key_of
 
 
 class Document:
@@ -37,6 +46,9 @@ class Document:
       earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
       remembered: what the last answer to a conversation has taught them; None before it.
       copied_before: what the answers so far have left to be copied by later ones.
+      templates: user messages around the document and around its passages, and what the chat template is given; None
+        for a conversation.
+      reading_seconds: what reading it took before it was saved; None for one that was not opened from disk.
     """
 
     def __init__(
@@ -48,11 +60,14 @@ class Document:
         progress: ProgressCallback | None = None,
         earlier: LearnedNgrams | None = None,
         passages_prompt: Callable[[LanguageModel], Prompt | Conversation] | None = None,
+        templates: Templates | None = None,
     ):
         self.text = text
         self.tokenized = tokenized
         self.prompt = prompt
         self.passages_prompt = passages_prompt or prompt
+        self.templates = templates
+        self.reading_seconds: float | None = None
         self.head = prompt(session.target).head()
         self.index_seconds = 0.0
         self.earlier = earlier
@@ -62,6 +77,27 @@ class Document:
         self._original: Document | None = None
         self._retrieve_from: str | None = None
         self._progress = progress
+        self._known_index: KnownIndex | None = None
+
+    @classmethod
+    def under(
+        cls,
+        session: Session,
+        text: str,
+        tokenized: TokenizedDocument,
+        templates: Templates,
+        progress: ProgressCallback | None = None,
+    ) -> Document:
+        """A document in the prompts that templates make."""
+        return cls(
+            session,
+            text,
+            tokenized,
+            functools.partial(templates.prompt, templates.document),
+            progress,
+            passages_prompt=functools.partial(templates.prompt, templates.passages),
+            templates=templates,
+        )
 
     def __repr__(self) -> str:
         kind = "conversation" if self.is_conversation else "document"
@@ -119,7 +155,7 @@ class Document:
 
     @property
     def prefill_seconds(self) -> float:
-        """Time the prefill took, compilation excluded; 0 before it."""
+        """Time the prefill took, compilation excluded, or opening what was saved; 0 before either."""
         return self.prefilled.seconds if self.is_read else 0.0
 
     def read_by(self, target: LanguageModel) -> bool:
@@ -153,9 +189,99 @@ class Document:
             text = self.tokenized.text if self._session.config.retrieval.from_truncated else self.text
         retriever = self._session.retriever
         start = time.perf_counter()
-        index = retriever.index(text, truncated_tokens=len(self.tokenized.tokens))
+        known = self._known_index if self._retrieve_from is None else None
+        index = retriever.index(text, truncated_tokens=len(self.tokenized.tokens), known=known)
         self.index_seconds = time.perf_counter() - start
         return index
+
+    def save(self, path: str | Path) -> int:
+        """Writes the document to disk, to be opened by `Engine.open` in the place of being read.
+
+        What the target has read is kept as it lies in memory, with the index of its chunks, if there is one, and what
+        earlier answers have left. Whoever opens it later needs the same weights, tokenizer and formats, on any mesh.
+
+        Args:
+          path: a directory; a document that was saved there before is replaced.
+
+        Returns:
+          Bytes on disk.
+
+        Raises:
+          ValueError: a conversation, a view with other passages, or a directory with something else in it.
+          OSError: a full disk, or a directory that cannot be written to; one line that names it.
+        """
+        check_path("path", path)
+        if self.templates is None or self._retrieve_from is not None:
+            kind = "a conversation" if self.templates is None else "a view with passages of another text"
+            raise ValueError(f"{kind} cannot be saved: save a document that Engine.read gave")
+        reader = _reader(self._session)
+        saved = SavedDocument(
+            text=self.text,
+            tokenized=dataclasses.asdict(self.tokenized),
+            head=self.head,
+            template=self.templates.document,
+            passages_template=self.templates.passages,
+            chat=dataclasses.asdict(self.templates.chat),
+            context=self.context,
+            prefill_seconds=self.prefill_seconds,
+            copied_before=self.copied_before,
+            index=self.index.known if "index" in self.__dict__ else None,
+            retrieval=reader.retrieval,
+        )
+        return save_document(Path(path), saved, reader, self._session.versions).nbytes
+
+    @property
+    def key(self) -> str:
+        """What a document that is read alike, by the same weights in the same formats, is found by in a store.
+
+        Raises:
+          ValueError: a conversation.
+        """
+        if self.templates is None:
+            raise ValueError("a conversation has no key: only documents are kept")
+        session = self._session
+        return key_of(
+            dict(
+                version=session.versions["rapid_jax"],
+                weights=session.fingerprint,
+                tokenizer=session.target.tokenizer.fingerprint,
+                kv=session.config.kv,
+                templates=dataclasses.asdict(self.templates),
+                text=self.text,
+                tokens=self.token_ids,
+            )
+        )
+
+    def keep(self, store: DocumentStore) -> bool:
+        """Saves what has been read into a store, which may push others out of it.
+
+        Returns:
+          Whether it is there now: not where nothing has been read, or where it is too large for the store.
+
+        Raises:
+          ValueError: a conversation.
+          OSError: as `save`.
+        """
+        if not self.is_read or not store.has_room(sum(x.nbytes for x in jax.tree.leaves(self.context))):
+            return False
+        key = self.key
+        if store.find(key) is None:
+            self.save(store.place(key))
+            store.trim()
+        return True
+
+    @classmethod
+    def opened(cls, session: Session, path: Path) -> Document:
+        """A document that `save` wrote, for `Engine.open`."""
+        start = time.perf_counter()
+        saved = open_saved(path, _reader(session))
+        templates = Templates(saved.template, saved.passages_template, ChatConfig(**saved.chat))
+        document = cls.under(session, saved.text, TokenizedDocument(**saved.tokenized), templates)
+        document.copied_before, document._known_index = saved.copied_before, saved.index
+        document.reading_seconds = saved.prefill_seconds
+        seconds = time.perf_counter() - start
+        document.__dict__["prefilled"] = PrefilledContext([document.token_ids], saved.context, seconds)
+        return document
 
     def ask(
         self,
@@ -218,6 +344,23 @@ class Document:
         check_texts("questions", questions, "question")
         asked = [(self, question) for question in questions]
         return Request.of(self._session.config, asked, method, retrieval_queries, overrides, max_chunks)
+
+
+def _reader(session: Session) -> Reader:
+    """Who reads the documents of a session."""
+
+    def head(template: str, chat: Mapping[str, Any]) -> list[int]:
+        return Prompt(session.target.tokenizer, template, ChatConfig(**chat)).head()
+
+    config = session.config
+    return Reader(
+        target=session.target,
+        weights=lambda: session.fingerprint,
+        kv=config.kv,
+        chunk=config.prefill_chunk,
+        head=head,
+        retrieval=json.loads(json.dumps(dataclasses.asdict(config.retrieval))),
+    )
 
 
 class Stream:

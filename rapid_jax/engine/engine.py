@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Unpack
 
 from absl import logging
@@ -23,17 +24,19 @@ from rapid_jax.engine.arguments import (
     check_methods,
     check_optional_text,
     check_pairs,
+    check_path,
     check_progress,
     check_text,
     check_texts,
 )
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.loading import load_session, with_drafter
-from rapid_jax.engine.prompt import Conversation, Prompt, TokenizedDocument, chat_for, tokenize_document
+from rapid_jax.engine.prompt import Conversation, Prompt, Templates, TokenizedDocument, chat_for, tokenize_document
 from rapid_jax.engine.rehearsal import rehearse
 from rapid_jax.engine.request import Request, longest_draft
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
+from rapid_jax.saving.store import DocumentStore
 
 QUESTION_RESERVE = 512  # tokens kept free for a question when a document is cut to the model's context length
 
@@ -144,6 +147,7 @@ class Engine:
         keep: tuple[int, int] | None = None,
         prefill: bool = True,
         progress: ProgressCallback | None = None,
+        store: DocumentStore | None = None,
     ) -> Document:
         """Tokenises a document and reads it into the target's context cache.
 
@@ -156,6 +160,8 @@ class Engine:
             for; None shares the room evenly.
           prefill: read it now; otherwise when a method first needs it (retrieval alone never does).
           progress: called with (tokens read, tokens in all) after every chunk.
+          store: a document that is kept there (`Document.keep`) is opened in the place of being read. One that is
+            damaged is read again, and said.
 
         Raises:
           ValueError: the document is empty, or too long where truncation is "error"; an argument of a wrong type.
@@ -182,16 +188,37 @@ class Engine:
                 len(tokenized.tokens),
                 tokenized.truncated_tokens,
             )
-        document = Document(
-            self._session,
-            text,
-            tokenized,
-            lambda m: Prompt(m.tokenizer, template, chat_for(m.tokenizer, chat)),
-            progress,
-            passages_prompt=lambda m: Prompt(m.tokenizer, passages_template, chat_for(m.tokenizer, chat)),
-        )
+        templates = Templates(template, passages_template, chat)
+        document = Document.under(self._session, text, tokenized, templates, progress)
+        place = None if store is None else store.find(document.key)
+        if store is not None and place is not None:
+            try:
+                return Document.opened(self._session, place)
+            except (ValueError, FileNotFoundError) as error:
+                logging.warning("a kept document is not used: %s", error)
+                store.forget(document.key)
         if prefill:
             document.context  # noqa: B018  (computed on first use)
+        return document
+
+    def open(self, path: str | Path) -> Document:
+        """A document that `Document.save` wrote: what the target has read is loaded, not computed.
+
+        Args:
+          path: its directory.
+
+        Raises:
+          FileNotFoundError: no saved document there.
+          ValueError: one that another model, tokenizer or format has read, or a damaged one; one line.
+        """
+        check_path("path", path)
+        document = Document.opened(self._session, Path(path))
+        limit = self._document_limit(len(document.head))
+        if len(document.tokenized.tokens) > limit:
+            raise ValueError(
+                f"{path} holds a document of {len(document.tokenized.tokens)} tokens, with these settings one may have "
+                f"{limit}: set max_context_tokens higher, or sampling.max_new_tokens lower"
+            )
         return document
 
     def converse(self, messages: Sequence[Mapping[str, str]], *, after: Document | None = None) -> Document:

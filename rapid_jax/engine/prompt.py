@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.chat import check_arguments
+from models.language_model import LanguageModel
 from models.plain_text import Control, Encoded, clean_text, unused_mark
 from models.tokenizer import Tokenizer
 from rapid_jax.config.chat import ChatConfig
@@ -226,6 +227,25 @@ def chat_for(tokenizer: Tokenizer, chat: ChatConfig) -> ChatConfig:
             check_arguments(tokenizer.chat_template, {name: value})
             known[name] = value
     return dataclasses.replace(chat, arguments=json.dumps(known) if known else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Templates:
+    """What a document's prompts are made with, for every model that reads one.
+
+    Attributes:
+      document: user message with {document} before {question}.
+      passages: the same around retrieved passages.
+      chat: what the chat template is given; each model gets the arguments that its own template uses.
+    """
+
+    document: str
+    passages: str
+    chat: ChatConfig
+
+    def prompt(self, template: str, model: LanguageModel) -> Prompt:
+        """A model's prompt with one of the templates."""
+        return Prompt(model.tokenizer, template, chat_for(model.tokenizer, self.chat))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,7 +97,7 @@ def check_request(session: Session, request: Request) -> None:
     method = request.method
     if method.retrieves and any(document.is_conversation for document in request.documents):
         raise ValueError(f"method {method.name} retrieves, and a conversation has no document to retrieve from")
-    maker_of(method).check(method, request.speculation, session.drafter_mesh is not None)
+    maker_of(method).check(method, session.config, request.speculation)
     if method.looks_up:
         make_hierarchy(method.hierarchy(session.config.hierarchy), session.databases)
     for document, question, query in zip(request.documents, request.questions, request.queries, strict=True):

@@ -19,6 +19,7 @@ from rapid_jax.decoding.programs import Programs
 from rapid_jax.engine.contexts import PrefilledContext, prefill
 from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy
 from rapid_jax.retrieval import Retriever, make_embedder
+from rapid_jax.saving.checksums import weights_fingerprint
 from rapid_jax.speculation import StepSeconds
 
 
@@ -67,6 +68,11 @@ class Session:
         if not self.config.target:
             config = embedded.with_databases(config)
         return StaticDatabases(config, self.target, self.mesh)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells the target's weights apart from all others; read once, when a document is saved or opened."""
+        return weights_fingerprint(self.target)
 
     @property
     def own_drafter(self) -> LanguageModel:

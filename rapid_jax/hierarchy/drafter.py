@@ -13,7 +13,7 @@ from rapid_jax.decoding.drafter import BlockLayout, CandidateDraft, Outcome
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.hierarchy.lookahead import extra_tokens, lookahead_layout
 from rapid_jax.hierarchy.row_databases import Hierarchy, RowDatabases
-from rapid_jax.verification.candidates import candidate_mask
+from rapid_jax.verification.candidates import share_beginnings, tree_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class HierarchyDrafter:
     @property
     def layout(self) -> BlockLayout:
         h = self.hierarchy
-        offsets, mask = candidate_layout(h.candidates, h.length)
+        offsets, mask = tree_layout(h.rows)
         if not h.lookahead:
             return BlockLayout(offsets, mask)
         levels, verified = h.ngram - 1, len(offsets)
@@ -56,19 +56,14 @@ class HierarchyDrafter:
     def draft(
         self, model: dict[str, Any], cache: RowDatabases, last_tokens: jax.Array, keys: jax.Array, warping: Warping
     ) -> tuple[CandidateDraft, tuple]:
-        tokens, lengths, sources = self.hierarchy.lookup(model, cache, cache.recent)
+        tokens, lengths, sources = self.hierarchy.lookup(model, cache)
+        tree, lengths = share_beginnings(tokens, lengths, self.hierarchy.rows)
         batch = last_tokens.shape[0]
         extra = jnp.zeros((batch, 0), jnp.int32) if cache.grid is None else extra_tokens(cache.grid)
-        return CandidateDraft(tokens, lengths, sources, extra, jnp.zeros((batch,), jnp.int32)), ()
+        return CandidateDraft(tokens, lengths, sources, extra, jnp.zeros((batch,), jnp.int32), tree), ()
 
     def commit(self, cache: RowDatabases, drafted: tuple, outcome: Outcome) -> RowDatabases:
         outputs = None
         if cache.grid is not None:
             outputs = jnp.argmax(outcome.extra_logits, axis=-1).astype(jnp.int32)
         return self.hierarchy.learn(cache, outcome.tokens, outcome.count, outputs)
-
-
-def candidate_layout(candidates: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets int [T] and mask bool [T,T] of the last committed token and C candidates of m tokens behind it."""
-    offsets = np.concatenate([[0], np.tile(np.arange(1, length + 1), candidates)])
-    return offsets, candidate_mask(candidates, length)

@@ -8,10 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rapid_jax.copying import text as copying
+from rapid_jax.copying.text import ReadText
 from rapid_jax.databases import ngram_table, suffix_array
 from rapid_jax.databases.suffix_array import SuffixLookup
 from rapid_jax.hierarchy import context_table, history, lookahead
 from rapid_jax.hierarchy.history import History
+from rapid_jax.verification.candidates import place
 
 
 @jax.tree_util.register_dataclass
@@ -24,12 +27,23 @@ class RowDatabases:
       table: int32 [B,V,N,n-1], the context database.
       history: prompt and answer so far.
       grid: int32 [B,n-1,W], the lookahead window.
+      text: earlier answers, prompt and answer so far, with the matches of their end.
+      ended: bool [B], rows that emitted nothing in the last step; None without a text.
     """
 
     recent: jax.Array
     table: jax.Array | None = None
     history: History | None = None
     grid: jax.Array | None = None
+    text: ReadText | None = None
+    ended: jax.Array | None = None
+
+    def read(self, tokens: jax.Array, count: jax.Array) -> RowDatabases:
+        """The same behind the first count [B] of tokens [B,T]: what they are looked up for, without learning them."""
+        sequence = jnp.concatenate([self.recent, tokens], axis=1)
+        kept = count[:, None] + jnp.arange(self.recent.shape[1])[None, :]
+        text = None if self.text is None else copying.append(self.text, tokens, count)
+        return dataclasses.replace(self, recent=jnp.take_along_axis(sequence, kept, axis=1), text=text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Hierarchy:
       databases: names, see HierarchyConfig.
       candidates: N, candidates of a draft.
       length: m, tokens of a candidate at most.
+      rows: R, those of a verification that the candidates share.
       ngram: n of the context database and of the window.
       lookahead: W columns of the lookahead window, 0 for none.
       match, min_match: last tokens that the history is searched for, and of which so many must be found.
@@ -62,6 +77,7 @@ class Hierarchy:
     databases: tuple[str, ...]
     candidates: int
     length: int
+    rows: int
     ngram: int
     lookahead: int
     match: int
@@ -73,23 +89,24 @@ class Hierarchy:
         """Newest tokens that a memory keeps."""
         return max(self.ngram - 1, self.match, 2)
 
-    def lookup(
-        self, static: dict[str, Any], memory: RowDatabases, recent: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Candidates for what follows `recent`, from one database after another until there are enough.
+    def lookup(self, static: dict[str, Any], memory: RowDatabases) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Candidates for what follows `memory.recent`, from one database after another until there are enough.
 
         Args:
           static: the model and statistics databases' arrays, by name.
-          memory: of the rows; its own `recent` is not read.
-          recent: int32 [B,M], the last tokens before the one to come.
+          memory: of the rows.
 
         Returns:
           (tokens int32 [B,N,m], lengths int32 [B,N], sources int32 [B,N]); no candidate comes twice, none is the
           beginning of an earlier one, and length 0 is no candidate.
         """
-        found = []
+        found, recent = [], memory.recent
         for name in self.databases:
-            if name == "history":
+            if name == "copies":
+                assert memory.text is not None
+                copies = copying.propose(memory.text, self.length, self.candidates)
+                found.append((copies.tokens, jnp.where(copies.matched > 0, self.length, 0)))
+            elif name == "history":
                 assert memory.history is not None
                 past, last = memory.history, recent[:, -self.match :]
                 found.append(history.lookup(past, last, self.candidates, self.length, min_match=self.min_match))
@@ -116,20 +133,20 @@ class Hierarchy:
           count: int32 [B].
           outputs: int32 [B,W], what the model says behind the window's highest level; None without a window.
         """
-        size = memory.recent.shape[1]
-        sequence = jnp.concatenate([memory.recent, tokens], axis=1)
-        recent = jnp.take_along_axis(sequence, count[:, None] + jnp.arange(size)[None, :], axis=1)
+        behind = memory.read(tokens, count)
         table, grid = memory.table, memory.grid
         if grid is not None and outputs is not None:
             grams, grid = lookahead.completed(grid, memory.recent[:, -1], outputs)
             if table is not None:
                 table = context_table.insert(table, grams, jnp.ones(grams.shape[:2], bool))
         if table is not None:
-            ends = jnp.arange(tokens.shape[1])
+            ends, size = jnp.arange(tokens.shape[1]), memory.recent.shape[1]
+            sequence = jnp.concatenate([memory.recent, tokens], axis=1)
             index = size + ends[:, None] - self.ngram + 1 + jnp.arange(self.ngram)[None, :]
             table = context_table.insert(table, sequence[:, index], ends[None, :] < count[:, None])
         past = history.append(memory.history, tokens, count) if memory.history is not None else None
-        return RowDatabases(recent, table, past, grid)
+        ended = None if memory.ended is None else count == 0
+        return dataclasses.replace(behind, table=table, history=past, grid=grid, ended=ended)
 
 
 def first_distinct(
@@ -163,14 +180,5 @@ def first_distinct(
     kept = (lengths > 0) & ~jnp.any(covered & earlier[None], axis=2)
     # The kept ones move up into the first `count` places; the rest is written out of range, which drops it.
     rank = jnp.cumsum(kept, axis=1) - 1
-    slot = jnp.where(kept & (rank < count), rank, count)
-    rows = jnp.arange(tokens.shape[0])[:, None]
-
-    def placed(values: jax.Array) -> jax.Array:
-        return (
-            jnp.zeros_like(values, shape=(values.shape[0], count, *values.shape[2:]))
-            .at[rows, slot]
-            .set(values, mode="drop")
-        )
-
-    return placed(tokens), placed(lengths), placed(sources)
+    slots = jnp.where(kept & (rank < count), rank, count)
+    return place(tokens, slots, count), place(lengths, slots, count), place(sources, slots, count)

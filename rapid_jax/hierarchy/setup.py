@@ -17,6 +17,8 @@ from models import hosts
 from models.language_model import LanguageModel
 from rapid_jax.config import embedded
 from rapid_jax.config.hierarchy import HierarchyConfig
+from rapid_jax.copying.drafter import CopiedBefore
+from rapid_jax.copying.text import make_text
 from rapid_jax.databases.ngram_table import NgramTable
 from rapid_jax.databases.suffix_array import StatisticsDatabase, SuffixLookup
 from rapid_jax.decoding.buckets import token_bucket
@@ -107,6 +109,7 @@ def make_hierarchy(config: HierarchyConfig, static: StaticDatabases) -> Hierarch
         databases=names,
         candidates=config.candidates,
         length=config.length,
+        rows=config.verified_rows,
         ngram=config.ngram,
         lookahead=config.window if "context" in names else 0,
         match=config.match,
@@ -124,6 +127,8 @@ def make_row_databases(
     new_tokens: int,
     seed: int,
     slots: int = 0,
+    before: Sequence[CopiedBefore] = (),
+    earlier_answers: int = 0,
     earlier: LearnedNgrams | None = None,
     mesh: Mesh | None = None,
 ) -> RowDatabases:
@@ -136,6 +141,8 @@ def make_row_databases(
       new_tokens: generated at most.
       seed: of the lookahead window's start.
       slots: tokens of a prompt that the history has room for at least: those that share it share their programs.
+      before: what earlier answers about each row's document have left to be copied; empty for nothing.
+      earlier_answers: tokens of them that there is room for.
       earlier: what an earlier turn of the one row's conversation has taught; the prompt adds what it goes on with.
       mesh: rows are split over its data axis.
 
@@ -159,6 +166,11 @@ def make_row_databases(
         for row, prompt in zip(rows, prompts, strict=True):
             row[: len(prompt)] = prompt
         memory.history = History(put(list(rows)), put([np.asarray(len(prompt), np.int32) for prompt in prompts]))
+    if "copies" in hierarchy.databases:
+        left = before or [CopiedBefore()] * len(prompts)
+        texts = [[*one.tokens, *prompt] for one, prompt in zip(left, prompts, strict=True)]
+        memory.text = make_text(texts, token_bucket(max(slots + earlier_answers, *map(len, texts)) + new_tokens), put)
+        memory.ended = put([np.asarray(False) for _ in prompts])
     if hierarchy.lookahead:
         rng = np.random.default_rng(seed)
         shape = dict(levels=hierarchy.ngram - 1, columns=hierarchy.lookahead)
@@ -193,5 +205,5 @@ def _tables(
 
 def database_bytes(memory: RowDatabases, arrays: dict[str, Any]) -> dict[str, int]:
     """Bytes of each database on the devices."""
-    parts = {"context": memory.table, "history": memory.history, **arrays}
+    parts = {"copies": memory.text, "context": memory.table, "history": memory.history, **arrays}
     return {name: sum(x.nbytes for x in jax.tree.leaves(part)) for name, part in parts.items() if part is not None}

@@ -34,10 +34,11 @@ class Setting:
 
 
 SETTINGS = (
-    *(Setting("lc", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"))),
-    *(Setting("copy", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"))),
+    *(Setting("lc", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"), ("int4", "int4"))),
+    *(Setting("copy", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"), ("int4", "int4"))),
     *(Setting("sd", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
     *(Setting("pages", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
+    *(Setting("planes", weights, "planes", "int4") for weights in ("", "int8")),
 )
 
 

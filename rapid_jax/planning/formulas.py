@@ -35,8 +35,7 @@ def weights_read(plan: Plan) -> int:
 def kv_bytes_per_token(context: ContextCache) -> float:
     """Bytes of one token's keys and values in all layers, their scales included."""
     rows = context.k[0].shape[0]
-    held = (context.k, context.v, context.k_scale, context.v_scale)
-    return bytes_of(held) / (rows * context.capacity)
+    return bytes_of(context.held) / (rows * context.capacity)
 
 
 def attention_flops(config: ModelConfig, queries: float, keys: float) -> float:

@@ -18,7 +18,7 @@ from models.attention import xla
 from models.attention.causal import BLOCK
 from models.progress import ProgressCallback
 from rapid_jax.config import SpeculationConfig
-from rapid_jax.config.methods import OWN_PAGES, Method, get_method
+from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, OWN_PLANES, Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.planning import formulas, hlo
 from rapid_jax.planning.cost import Rates, Work, on_the_wire
@@ -33,6 +33,8 @@ from rapid_jax.planning.programs import (
     prefill_program,
     step_program,
     tail_shape,
+    window_drafter,
+    window_program,
 )
 from rapid_jax.speculation import StepSeconds
 
@@ -99,7 +101,7 @@ class Memory:
     Attributes:
       weights: of the target, and of the drafter where it is another model; self-speculation holds them once.
       document, passages, tails: while decoding.
-      pages: of the document, copied for drafts.
+      pages: of the document, copied for drafts, or a window of it with what is said behind it.
       unread: what the document takes beyond that while it is read, in the model's dtype.
       temporaries: of the decoding program that needs the most.
       reading: temporaries of a prefill chunk.
@@ -146,7 +148,10 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
         pages = formulas.chip_bytes(
             pages_drafter(plan, workload, context_shape(plan, workload.context, workload.chunk))[1].chosen
         )
-    tails = (2 if method.draws else 1) * formulas.chip_bytes(tail_shape(plan, workload))
+    window = method.drafting_model == OWN_CACHE
+    if window:
+        pages = formulas.chip_bytes(window_drafter(plan, workload)[1:])
+    tails = (2 if method.draws and not window else 1) * formulas.chip_bytes(tail_shape(plan, workload))
     tails += formulas.chip_bytes(copied_shape(plan, workload)) if method.copies else 0
     return Memory(weights, document, passages, tails, unread, pages)
 
@@ -196,6 +201,11 @@ class Prediction:
         verify = self._longer(self.verify, tokens - self.read_tokens, queries * (gamma + 1), 1).seconds(self.rates)
         if self.draft is None:
             return StepSeconds(plain, 0.0, max(verify - plain, 0.0) / gamma)
+        if self.method.drafting_model == OWN_PLANES:
+            longer = self._longer(self.draft.work, tokens - self.read_tokens, queries, 1, self.plan.upper)
+            return StepSeconds(plain, longer.seconds(self.rates), max(verify - plain, 0.0) / gamma)
+        if self.method.drafting_model == OWN_CACHE:  # a window does not grow with the document
+            return StepSeconds(plain, self.draft.work.seconds(self.rates), max(verify - plain, 0.0) / gamma)
         if self.choosing is not None:  # what is read of pages does not grow with the document
             draft = self.draft.work.seconds(self.rates)
             more = 1.5 * (tokens - self.read_tokens)  # keys are read and scored twice, values once
@@ -268,15 +278,25 @@ class Prediction:
             self.chunk_work(start).seconds(self.rates) * size / chunk for start, size in zip(starts, sizes, strict=True)
         )
 
-    def _longer(self, work: Work, tokens: float, queries: int, documents: int) -> Work:
-        """The same over a context that is longer by so many tokens."""
+    def _longer(self, work: Work, tokens: float, queries: int, documents: int, plan: Plan | None = None) -> Work:
+        """The same over a context that is longer by so many tokens, in the formats of a plan; None is the target's."""
         mesh, config = self.plan.mesh, self.plan.config
         shards = 1 if mesh is None else mesh.shape["context"] * mesh.shape["model"]
         rows = 1 if mesh is None else mesh.shape["data"]
-        per_token = formulas.kv_bytes_per_token(context_shape(self.plan, self.workload.context, self.workload.chunk))
+        shape = context_shape(plan or self.plan, self.workload.context, self.workload.chunk)
+        per_token = formulas.kv_bytes_per_token(shape)
         read = per_token * documents / (rows if documents > 1 else 1) / shards
         flops = formulas.attention_flops(config, queries, 1) / shards / (rows if queries % rows == 0 else 1)
         return Work(work.bytes + tokens * read, work.flops + tokens * flops, work.wire_bytes, work.hops)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """A step that is to be compiled: of which method, with which formats, for what."""
+
+    method: str
+    plan: Plan
+    workload: Workload
 
 
 def predict(
@@ -298,10 +318,16 @@ def predict(
     Raises:
       ValueError: a mesh that does not divide the model, or a method that `programs.check_planned` refuses.
     """
-    check_planned(method)
-    baseline = get_method("lc" if method.reads_document else "rag")
-    wanted = [baseline, get_method("rag"), method] if method.draws else [baseline]
-    wanted += [method] if method.copies else []
+    check_planned(plan, method)
+    pages, planes, window = (method.drafting_model == kind for kind in (OWN_PAGES, OWN_PLANES, OWN_CACHE))
+    drafted = dataclasses.replace(workload, passages=workload.pages) if pages else workload
+    wanted = [_Wanted("lc" if method.reads_document else "rag", plan, workload)]
+    if planes:
+        wanted.append(_Wanted("lc", plan.upper, workload))
+    elif method.draws and not window:
+        wanted.append(_Wanted("rag", plan.drafter, drafted))
+    if method.draws or method.copies:
+        wanted.append(_Wanted(method.name, plan, workload))
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
     last, known = max(read.context - read.chunk, 0), {} if known is None else known
 
@@ -313,22 +339,21 @@ def predict(
 
     reading = loop_trips(plan, read, last), loop_trips(plan, read, 0), kernel_share(plan, read, last)
     chunk = compiled(plan, "prefill", lambda: prefill_program(plan, read), *reading)
-    pages = method.drafting_model == OWN_PAGES
-    drafted = dataclasses.replace(workload, passages=workload.pages) if pages else workload
-    steps, total = [], len(wanted) + 1 + pages
+    steps, total = [], len(wanted) + 1 + pages + window
     for done, one in enumerate(wanted, 1):
         if progress is not None:
             progress(done, total)
-        is_draft = method.draws and one.name == "rag"
-        whose, work = (plan.drafter, drafted) if is_draft else (plan, workload)
-        name = "pages read" if is_draft and pages else one.name
-        steps.append(compiled(whose, name, functools.partial(step_program, whose, work, one)))
+        name = "pages read" if one.workload is not workload else one.method
+        lower = functools.partial(step_program, one.plan, one.workload, get_method(one.method))
+        steps.append(compiled(one.plan, name, lower))
     choosing = compiled(plan.drafter, "pages chosen", lambda: choosing_program(plan, workload)) if pages else None
     if progress is not None:
         progress(total, total)
     held = memory(plan, workload, method)
     held = dataclasses.replace(held, temporaries=max(one.temporaries for one in steps), reading=chunk.temporaries)
     draft = steps[1] if method.draws else None
+    if window:
+        draft = compiled(plan.drafter, "window read", lambda: window_program(plan, workload))
     return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft, choosing)
 
 

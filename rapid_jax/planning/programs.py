@@ -25,7 +25,7 @@ from models.pages import Pages, chosen_shapes
 from models.params import abstract_params
 from models.sharding import context_specs, rows_axis, tail_spec
 from rapid_jax.config import CopyingConfig, SamplingConfig, SpeculationConfig
-from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, Method
+from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, OWN_PLANES, Method
 from rapid_jax.copying.drafter import CopyDrafter, CopyMemory, empty_memory
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
 from rapid_jax.decoding.loop import initial_state
@@ -35,9 +35,11 @@ from rapid_jax.decoding.sampling import Warping
 from rapid_jax.decoding.spec import Controls
 from rapid_jax.decoding.state import DecodeState
 from rapid_jax.decoding.step import step
+from rapid_jax.drafting.magicdec import MagicDecDrafter, WindowCache
 from rapid_jax.drafting.makers import PassagesMaker
 from rapid_jax.drafting.null import NullDrafter
 from rapid_jax.drafting.pages import PagesCache, PagesDrafter
+from rapid_jax.drafting.planes import PlanesDrafter
 from rapid_jax.engine.batch import controls_of, spec_of
 from rapid_jax.retrieval import num_chunks
 
@@ -103,6 +105,11 @@ class Plan:
     kv: str = ""
 
     @property
+    def upper(self) -> Plan:
+        """The drafter, over the upper plane of keys and values."""
+        return dataclasses.replace(self.drafter, kv="int4")
+
+    @property
     def decoder(self) -> Decoder:
         """The module."""
         return Decoder(self.config, jnp.dtype(self.dtype), self.mesh, self.backend, self.weights)
@@ -136,8 +143,8 @@ def context_shape(plan: Plan, tokens: int, chunk: int, rows: int = 1, *, read: b
     capacity, mesh = context_bucket(tokens, chunk), plan.mesh
     shapes = jax.eval_shape(lambda: empty_context(plan.config, rows, capacity, plan.dtype, mesh))
     if plan.kv and read:
-        layer = functools.partial(jax.eval_shape, kv_format(plan.kv).quantize_layer)
-        shapes = with_layers(shapes, map(layer, shapes.k, shapes.v))
+        narrow = functools.partial(jax.eval_shape, kv_format(plan.kv).quantize_layer)
+        shapes = with_layers(shapes, [narrow(k, v) for k, v in zip(shapes.k, shapes.v, strict=True)])
     return _placed(plan, shapes, context_specs(rows))
 
 
@@ -150,12 +157,12 @@ def prefill_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
     return jitted.lower(plan.params, context, tokens, scalar, lengths)
 
 
-def check_planned(method: Method) -> None:
-    """Raises ValueError for a method that the planner does not know."""
+def check_planned(plan: Plan, method: Method) -> None:
+    """Raises ValueError for a method that the planner does not know, or that does not go with the plan's formats."""
+    if method.drafting_model == OWN_PLANES and plan.kv != "planes":
+        raise ValueError(f'method {method.name} drafts over the upper plane of keys and values: set kv to "planes"')
     if method.looks_up:
         raise ValueError(f"method {method.name} looks drafts up in databases, which the planner does not know")
-    if method.drafting_model == OWN_CACHE:
-        raise ValueError(f"method {method.name} drafts over a window of its own cache, which the planner does not know")
     if method.draws and method.copies:
         raise ValueError(f"method {method.name} chooses its drafts by measuring, which the planner cannot do")
 
@@ -168,7 +175,7 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
     Raises:
       ValueError: as `check_planned`.
     """
-    check_planned(method)
+    check_planned(plan, method)
     if method.reads_document:
         context = context_shape(plan, workload.context, workload.chunk)
     else:
@@ -181,8 +188,13 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
         drafter = PassagesMaker().chain(plan.drafter.decoder, speculation, plan.config.vocab_size)
         passages = context_shape(plan, workload.retrieved, workload.chunk, workload.batch)
         drafter_cache = tail_shape(plan, workload)
+    elif method.drafting_model == OWN_CACHE:
+        drafter, passages, drafter_cache = window_drafter(plan, workload)
     elif method.drafting_model == OWN_PAGES:
         drafter, drafter_cache = pages_drafter(plan, workload, context)
+    elif method.drafting_model == OWN_PLANES:
+        drafter = PlanesDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size)
+        drafter_cache = tail_shape(plan, workload)
     elif method.copies:
         drafter = CopyDrafter((workload.gamma,), CopyingConfig().places)
         passages = jax.tree.map(lambda x: _array(plan, x.shape, x.dtype), jax.eval_shape(lambda: without_costs(2)))
@@ -197,7 +209,7 @@ def step_program(plan: Plan, workload: Workload, method: Method) -> jax.stages.L
         """The step with shared weights as one argument: of two equal ones the compiler would count both."""
         drafter_model = passages
         if method.draws:
-            drafter_model = (params if copy is None else copy, passages if method.drafts_from_passages else context)
+            drafter_model = (params if copy is None else copy, context if passages == () else passages)
         return step(spec, params, context, drafter_model, controls, state)
 
     copy = plan.drafter.params if method.draws and plan.drafter is not plan else None
@@ -216,6 +228,25 @@ def pages_drafter(plan: Plan, workload: Workload, context: ContextCache) -> tupl
     return drafter, PagesCache(own.k, own.v, own.length, chosen, mass, due)
 
 
+def window_drafter(plan: Plan, workload: Workload) -> tuple[MagicDecDrafter, TailCache, WindowCache]:
+    """A drafter over sinks and window of the default sizes, and the shapes of both."""
+    settings = SpeculationConfig()
+    drafter = MagicDecDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size)
+    window = min(settings.window, context_bucket(workload.context, workload.chunk) + workload.tail)
+    sinks, held = (tail_shape(plan, workload, size) for size in (settings.sinks, window))
+    return drafter, sinks, WindowCache(held.k, held.v, held.length, dropped=sinks.length)
+
+
+def window_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
+    """A forward of a drafter over sinks and window."""
+    drafter, sinks, cache = window_drafter(plan, workload)
+
+    def begin(params: Any, sinks: TailCache, cache: WindowCache, tokens: jax.Array) -> Any:
+        return drafter.begin((params, sinks), cache, tokens, Warping.of(0.0))[1:]
+
+    return jax.jit(begin).lower(plan.drafter.params, sinks, cache, _array(plan, (workload.batch, 2)))
+
+
 def choosing_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
     """The first forward of a draft that chooses pages."""
     context = context_shape(plan, workload.context, workload.chunk)
@@ -229,10 +260,10 @@ def choosing_program(plan: Plan, workload: Workload) -> jax.stages.Lowered:
     )
 
 
-def tail_shape(plan: Plan, workload: Workload) -> TailCache:
-    """Shapes and shardings of a tail for the rows of a workload."""
-    rows = workload.batch
-    shapes = jax.eval_shape(lambda: empty_tail(plan.config, rows, workload.tail, plan.dtype, plan.mesh))
+def tail_shape(plan: Plan, workload: Workload, slots: int | None = None) -> TailCache:
+    """Shapes and shardings of a tail for the rows of a workload, of as many slots as it needs where none are given."""
+    rows, capacity = workload.batch, workload.tail if slots is None else slots
+    shapes = jax.eval_shape(lambda: empty_tail(plan.config, rows, capacity, plan.dtype, plan.mesh))
     return _placed(plan, shapes, {4: tail_spec(rows), 1: P(rows_axis(rows))})
 
 

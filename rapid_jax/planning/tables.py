@@ -26,7 +26,7 @@ def memory_table(memory: Memory, room: int) -> Table:
         ("weights", memory.weights),
         ("document's keys and values", memory.document),
         ("passages' keys and values", memory.passages),
-        ("pages' keys and values", memory.pages),
+        ("keys and values that drafts read", memory.pages),
         ("questions and answers", memory.tails),
         ("temporaries and code", memory.temporaries),
         ("together, while decoding", memory.decoding),

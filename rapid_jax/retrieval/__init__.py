@@ -3,7 +3,7 @@
 from rapid_jax.config.retrieval import RetrievalConfig
 from rapid_jax.retrieval.chunking import Chunk, Chunker, split
 from rapid_jax.retrieval.embedding import EmbeddedChunks, Embedder, make_embedder
-from rapid_jax.retrieval.retriever import IndexedDocument, Passage, RetrievedContext, Retriever, num_chunks
+from rapid_jax.retrieval.retriever import IndexedDocument, KnownIndex, Passage, RetrievedContext, Retriever, num_chunks
 
 __all__ = [
     "Chunk",
@@ -11,6 +11,7 @@ __all__ = [
     "EmbeddedChunks",
     "Embedder",
     "IndexedDocument",
+    "KnownIndex",
     "Passage",
     "RetrievalConfig",
     "RetrievedContext",

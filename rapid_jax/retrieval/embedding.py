@@ -28,9 +28,11 @@ class EmbeddedChunks(Protocol):
 
     Attributes:
       vectors: float32 [chunks, dim], unit norm; zero for a chunk without words.
+      costly: whether making them takes long enough to keep them.
     """
 
     vectors: np.ndarray
+    costly: bool
 
     @property
     def default_threshold(self) -> float:
@@ -49,8 +51,8 @@ class Embedder(Protocol):
 
     settings: dict[str, Any]
 
-    def embed_chunks(self, chunks: Sequence[str]) -> EmbeddedChunks:
-        """Embeds all chunks of one document, at least one."""
+    def embed_chunks(self, chunks: Sequence[str], vectors: np.ndarray | None = None) -> EmbeddedChunks:
+        """Embeds all chunks of one document, at least one; `vectors` are those of an earlier call with them."""
 
 
 def make_embedder(config: config_lib.RetrievalConfig) -> Embedder:
@@ -85,7 +87,7 @@ class HashingEmbedder:
         self.settings: dict[str, Any] = {}
         self._dim = dim
 
-    def embed_chunks(self, chunks: Sequence[str]) -> "HashedChunks":
+    def embed_chunks(self, chunks: Sequence[str], vectors: np.ndarray | None = None) -> "HashedChunks":
         return HashedChunks(chunks, self._dim)
 
 
@@ -93,6 +95,7 @@ class HashedChunks:
     """The chunks of one document as hashed features; see `HashingEmbedder`."""
 
     default_threshold = 0.006
+    costly = False
 
     def __init__(self, chunks: Sequence[str], dim: int):
         self._dim = dim
@@ -149,19 +152,28 @@ class EncoderEmbedder:
         for prompt in self.settings.values():  # a prompt that leaves no room is found before a document is read
             encoder.check_prompt(prompt)
 
-    def embed_chunks(self, chunks: Sequence[str]) -> "EncodedChunks":
-        return EncodedChunks(chunks, self._encoder, **self.settings)
+    def embed_chunks(self, chunks: Sequence[str], vectors: np.ndarray | None = None) -> "EncodedChunks":
+        return EncodedChunks(chunks, self._encoder, vectors, **self.settings)
 
 
 class EncodedChunks:
     """The chunks of one document as a sentence encoder sees them, under its prompts."""
 
-    def __init__(self, chunks: Sequence[str], encoder: "SentenceEncoder", query_prompt: str, passage_prompt: str):
+    costly = True
+
+    def __init__(
+        self,
+        chunks: Sequence[str],
+        encoder: "SentenceEncoder",
+        vectors: np.ndarray | None,
+        query_prompt: str,
+        passage_prompt: str,
+    ):
         self._encoder = encoder
         self._query_prompt = query_prompt
         own = encoder.config
         self._own_prompts = (query_prompt, passage_prompt) == (own.query_prompt, own.passage_prompt)
-        self.vectors = _unit(encoder.encode(list(chunks), prompt=passage_prompt))
+        self.vectors = _unit(encoder.encode(list(chunks), prompt=passage_prompt)) if vectors is None else vectors
 
     @functools.cached_property
     def default_threshold(self) -> float:

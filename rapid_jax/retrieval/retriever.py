@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from rapid_jax.config import retrieval as config_lib
 from rapid_jax.config.checks import is_integer
 from rapid_jax.retrieval import chunking, embedding
@@ -72,13 +74,16 @@ class Retriever:
         self._embedder = embedder
         self._config = config
 
-    def index(self, document: str, *, truncated_tokens: int | None = None) -> "IndexedDocument":
+    def index(
+        self, document: str, *, truncated_tokens: int | None = None, known: "KnownIndex | None" = None
+    ) -> "IndexedDocument":
         """Chunks and embeds a document, once for all its questions.
 
         Args:
           document: what passages come from.
           truncated_tokens: tokens of the document as truncated to the target's limit, which the number of chunks is
           computed from where the config's `count_from` is "truncated"; None where nothing was truncated.
+          known: what an earlier index of the same document, with the same settings, has left.
 
         Raises:
           ValueError: the document is empty or no text.
@@ -88,8 +93,12 @@ class Retriever:
         if not document.strip():
             raise ValueError("the document is empty: there is nothing to retrieve from")
         config = self._config
-        chunks = self._chunker.split(document)
-        embedded = self._embedder.embed_chunks([chunk.text for chunk in chunks])
+        if known is None:
+            chunks = self._chunker.split(document)
+        else:
+            chunks = [chunking.Chunk(document[a:b], a, b, tokens) for a, b, tokens in known.bounds.tolist()]
+        vectors = None if known is None else known.vectors
+        embedded = self._embedder.embed_chunks([chunk.text for chunk in chunks], vectors)
         tokens = sum(chunk.num_tokens for chunk in chunks)
         if config.count_from == "truncated" and truncated_tokens is not None:
             tokens = min(tokens, truncated_tokens)
@@ -104,6 +113,19 @@ class Retriever:
             embedded=embedded,
             settings=dataclasses.asdict(config) | resolved,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownIndex:
+    """What of an index is worth keeping.
+
+    Attributes:
+      bounds: int32 [chunks, 3], each one's first character, the one behind its last, and its tokens.
+      vectors: float32 [chunks, dim]; None where they are quickly made again.
+    """
+
+    bounds: np.ndarray
+    vectors: np.ndarray | None
 
 
 class IndexedDocument:
@@ -128,6 +150,12 @@ class IndexedDocument:
         self._chunker = chunker
         self._embedded = embedded
         self._index = index_lib.InnerProductIndex(embedded.vectors)
+
+    @property
+    def known(self) -> KnownIndex:
+        """What another index of this document is quickly made of."""
+        bounds = np.asarray([(chunk.start, chunk.end, chunk.num_tokens) for chunk in self.chunks], np.int32)
+        return KnownIndex(bounds, self._embedded.vectors if self._embedded.costly else None)
 
     def retrieve(self, question: str, *, max_chunks: int | None = None) -> RetrievedContext:
         """The best chunks for a question.

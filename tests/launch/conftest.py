@@ -49,7 +49,8 @@ def launch():
 
     def run(name: str, *arguments: object, stdin: bytes = b"") -> Outcome:
         _forget_flags()
-        argv = [name, "--compilation_cache_dir=", *map(str, arguments)]
+        unused = ["--compilation_cache_dir=", *(["--store="] if name == "generate" else [])]
+        argv = [name, *unused, *map(str, arguments)]
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", argv),

@@ -52,7 +52,7 @@ WRONG_FLAGS = [
     (["--config.mesh=1,4"], "mesh must be three positive numbers"),
     (["--config.mesh=abc"], "mesh must be three positive numbers"),
     (["--config.mesh=1,0,1"], "mesh must be three positive numbers"),
-    (["--config.hierarchy.databases=corpus"], "databases must be different names of history, context"),
+    (["--config.hierarchy.databases=corpus"], "databases must be different names of copies, history, context"),
     (["--config.hierarchy.candidates=0"], "candidates must be a whole number of at least 1"),
     (["--config.hierarchy.size=3"], "unknown config field hierarchy.size; known: hierarchy.databases"),
     (["--config.prefill_chunk=abc"], "--config.prefill_chunk=abc"),
@@ -86,11 +86,10 @@ WRONG_CONFIG_FILES = [
 ]
 
 WRONG_DOCUMENTS = [
-    (b"", "is empty"),
-    (b" \n\t\n", "is empty"),
+    (b"", "has no text in it"),
+    (b" \n\t\n", "has no text in it"),
     (b"\x7fELF\x02\x00\x00\x01", "is a binary file"),
-    ("Zoë keeps a fox.".encode("latin-1"), "is not UTF-8 text (byte 2)"),
-    ("A fox.".encode("utf-16"), "is a binary file"),
+    (b"\xff\xfe\x00", "is not utf-16 text"),
 ]
 
 
@@ -160,7 +159,7 @@ def test_a_file_that_is_no_document_is_refused(generate, unloaded, tmp_path, dat
 
 def test_a_document_that_is_not_there_is_named(generate, unloaded, tmp_path):
     check(generate(f"--context_file={tmp_path}/none.txt", ASK), 1, "none.txt: no such file")
-    check(generate(f"--context_file={tmp_path}", ASK), 1, "is a directory; name a text file")
+    check(generate(f"--context_file={tmp_path}", ASK), 1, "there is nothing to read in")
 
 
 def test_an_output_that_cannot_be_written_is_found_first(generate, unloaded, tmp_path):
@@ -341,7 +340,7 @@ def test_as_a_program_a_wrong_flag_ends_with_status_2_and_one_line():
 def test_as_a_program_empty_standard_input_ends_with_status_1_and_one_line():
     done = run("-m", "launch.generate", "--context_file=-", ASK, input=b"")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr == b"error: standard input is empty; give a text file with something in it\n"
+    assert done.stderr == b"error: standard input has no text in it\n"
 
 
 def test_help_lists_the_flags_and_ends_well():

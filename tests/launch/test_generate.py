@@ -70,7 +70,7 @@ def program(tiny_checkpoint, compiled, document_text, tmp_path):
     """A function: flags -> the options of subprocess.run for a real run."""
     (tmp_path / "document.txt").write_text(document_text, encoding="utf-8")
     fixed = [f"--target={tiny_checkpoint}", f"--context_file={tmp_path}/document.txt", f"--query={QUESTION}"]
-    fixed += ["--method=lc", "--max_new_tokens=8", f"--compilation_cache_dir={compiled}"]
+    fixed += ["--method=lc", "--max_new_tokens=8", f"--compilation_cache_dir={compiled}", "--store="]
 
     def options(*flags):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -286,3 +286,31 @@ def test_a_target_of_ones_own_reads_the_language_reference(launch, make_tiny_che
     assert "question  What happens when a pass statement is executed" in outcome.out
     assert "document  the reference of the Python language, 1," in outcome.out
     assert "left out" not in outcome.out and "reference answer:\nWhen a pass statement is executed" in outcome.out
+
+
+def test_a_document_is_saved_and_opened_by_a_later_call(ask, generate, compiled, plain, tiny_checkpoint, tmp_path):
+    """The second call says what opening took, and what reading had taken, and gives the same tokens."""
+    saved, _ = ask("--method=lc", f"--save_document={tmp_path / 'saved'}")
+    assert f"bytes to {tmp_path / 'saved'} in" in saved.out
+    flags = (f"--target={tiny_checkpoint}", f"--query={QUESTION}", "--max_new_tokens=8", "--method=lc")
+    own = (f"--compilation_cache_dir={compiled}", f"--output={tmp_path / 'out.jsonl'}")
+    opened = generate(*flags, *own, f"--document={tmp_path / 'saved'}")
+    assert opened.status == 0, opened.err
+    assert "opened in" in opened.out and "(reading it took" in opened.out
+    assert json.loads((tmp_path / "out.jsonl").read_text())["token_ids"] == plain[1][0]["token_ids"]
+    both = generate(*flags, f"--document={tmp_path / 'saved'}", f"--context_file={tmp_path / 'x'}")
+    assert both.status == 2 and "--document and --context_file both name a document" in both.err
+    missing = generate(*flags, f"--document={tmp_path / 'nowhere'}")
+    assert missing.status == 1 and "there is no saved document at" in missing.err
+    unasked = generate(f"--target={tiny_checkpoint}", f"--document={tmp_path / 'saved'}")
+    assert unasked.status == 2 and "--document without --query" in unasked.err
+
+
+def test_the_same_document_is_not_read_twice(ask, plain, tmp_path):
+    """Unless told not to: an empty --store keeps nothing."""
+    store = f"--store={tmp_path / 'store'}"
+    first, _ = ask("--method=lc", store)
+    assert "opened in" not in first.out and len(list((tmp_path / "store").iterdir())) == 1
+    second, answers = ask("--method=lc", store)
+    assert "opened in" in second.out and answers[0]["token_ids"] == plain[1][0]["token_ids"]
+    assert "opened in" not in ask("--method=lc", store, "--store=")[0].out

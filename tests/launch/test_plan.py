@@ -28,7 +28,7 @@ def plan(launch):
         (["--preset=llama31_8b", "--chunk=1000"], "power of two"),
         (["--preset=llama31_8b", "--method=hd"], "--method must be one of"),
         (["--preset=llama31_8b", "--context=1"], "--context"),
-        (["--preset=llama31_8b", "--kv=int4"], "--kv"),
+        (["--preset=llama31_8b", "--kv=fp8"], "--kv"),
         (["--preset=llama31_8b", "--weights=int8", "--drafter_weights=bfloat16"], "--drafter_weights"),
         (["--measure", "--method=lc"], "compares a method that drafts"),
         (["--measure", "--preset=llama31_8b"], "leave --preset"),

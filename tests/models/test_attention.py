@@ -9,8 +9,9 @@ import pytest
 
 from models.attention import Segment, api, attend, xla
 from models.attention.causal import causal
-from models.formats.int8 import to_int8
+from models.formats import kv_format
 from models.sharding import make_mesh
+from tests.marks import slow
 
 TOLERANCE = 1e-6  # of the largest output; float32 against float64
 
@@ -214,7 +215,7 @@ def test_a_mesh_gives_what_one_device_gives(shape, tokens):
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 1), (2, 2, 2), (1, 8, 1)])
-@pytest.mark.parametrize("tokens", [3, 70])
+@pytest.mark.parametrize("tokens", [3, 70, 512])  # of 512 every shard takes its share
 def test_striped_segments_give_what_one_softmax_gives(shape, tokens):
     """Shards that hold different numbers of slots, one of them none, merge into one softmax."""
     shards = shape[1]
@@ -277,22 +278,32 @@ def test_the_reference_backend_can_be_named():
     assert "xla" in api.BACKENDS
 
 
-def rounded(segment):
-    """The segment in int8, and the float segment that it stands for."""
-    (k, k_scale), (v, v_scale) = to_int8(segment.k, 3), to_int8(segment.v, 3)
-    back = dataclasses.replace(segment, k=np.asarray(k) * k_scale[..., None], v=np.asarray(v) * v_scale[..., None])
-    return dataclasses.replace(segment, k=k, v=v, k_scale=k_scale, v_scale=v_scale), back
+def rounded(segment, kv="int8"):
+    """The segment in another format, and the float segment that it stands for."""
+    layer = kv_format(kv).quantize_layer(segment.k, segment.v)
+
+    def numbers(name):
+        upper, lower = np.asarray(layer[name], np.float32), layer.get(f"{name}_rest")
+        return (upper + (0 if lower is None else np.asarray(lower, np.float32) / 16)) * layer[f"{name}_scale"][
+            ..., None
+        ]
+
+    k = numbers("k")
+    if "k_channels" in layer:
+        k = k * np.asarray(layer["k_channels"])[:, :, 0]
+    return dataclasses.replace(segment, **layer), dataclasses.replace(segment, k=k, v=numbers("v"))
 
 
 @pytest.mark.parametrize("shape", [None, (1, 1, 4), (2, 2, 2), (1, 4, 1)])
 @pytest.mark.parametrize("case", ["shared_context", "context_of_each_row", "prefill", "prefill_shared"])
-def test_int8_contexts_are_what_they_stand_for(case, shape):
+@pytest.mark.parametrize("kv", ["int8", "planes", slow("int4")])
+def test_narrow_contexts_are_what_they_stand_for(case, shape, kv):
     """A scale on another slot, head or shard than its keys would change answers; a mesh must split it with them."""
     tokens, rows = (70 if case.startswith("prefill") else 3), (1 if "shared" in case else 2)
     q, (context, *rest) = make(
         13, tokens=tokens, heads=8, kv_heads=4, context=(rows, 1200, [1200, 900][:rows]), tail=(2, 11, [0, 7])
     )
-    small, back = rounded(context)
+    small, back = rounded(context, kv)
     mesh = None if shape is None else make_mesh(shape)
     if mesh is not None and shape[1] > 1:
         share = 1200 // shape[1]
@@ -302,12 +313,13 @@ def test_int8_contexts_are_what_they_stand_for(case, shape):
     assert np.abs(out - expected).max() <= 2 * TOLERANCE * np.abs(expected).max()
 
 
-def test_int8_in_low_precision_is_as_good_as_low_precision():
-    """bfloat16 holds all 255 steps: converting loses nothing, and the output keeps the queries' dtype."""
+@pytest.mark.parametrize("kv", ["int8", "int4", "planes"])
+def test_narrow_contexts_in_low_precision_are_as_good_as_low_precision(kv):
+    """bfloat16 holds all steps: converting loses nothing, and the output keeps the queries' dtype."""
     for tokens in (3, 140):
         q, segments = make(14, tokens=tokens, context=(1, 64, [60]))
         q, block = q.astype(jnp.bfloat16), jax.tree.map(lambda x: x.astype(jnp.bfloat16), segments[1])
-        small, back = rounded(segments[0])
+        small, back = rounded(segments[0], kv)
         out = attend_jit(q, (small, block))
         assert out.dtype == jnp.bfloat16
         assert np.abs(np.asarray(out, np.float32) - dense(q, (back, block))).max() < 0.03

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.attention import Segment, api, attend, flash_tpu, gpu, tpu, xla
+from models.formats import kv_format, restore
 from tests.marks import slow
 
 INTERPRETED = {
@@ -33,8 +34,8 @@ CASES = {
 }
 
 
-def make(seed, *, batch, kv_heads, group, tokens, head_dim, slots=None, lengths=None, dtype=jnp.float32, int8=False):
-    """Arguments of attend_segment; what lies beyond the lengths is garbage."""
+def make(seed, *, batch, kv_heads, group, tokens, head_dim, slots=None, lengths=None, dtype=jnp.float32, kv=""):
+    """Arguments of attend_segment, and those of a narrow format; what lies beyond the lengths is garbage."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -46,29 +47,27 @@ def make(seed, *, batch, kv_heads, group, tokens, head_dim, slots=None, lengths=
         k[row, :, length:], v[row, :, length:] = 50.0, 1e6
     q = jnp.asarray(normal(batch, kv_heads, group, tokens, head_dim), dtype)
     length = None if lengths is None else jnp.asarray(lengths, jnp.int32)
-    if not int8:
-        return q, jnp.asarray(k, dtype), jnp.asarray(v, dtype), length, None
-    scales = [np.abs(x).max(-1) / 127 for x in (k, v)]
-    k, v = (np.round(x / scale[..., None]).astype(np.int8) for x, scale in zip((k, v), scales, strict=True))
-    return q, jnp.asarray(k), jnp.asarray(v), length, None, *map(jnp.asarray, scales)
+    if not kv:
+        return (q, jnp.asarray(k, dtype), jnp.asarray(v, dtype), length, None), {}
+    stored = kv_format(kv).quantize_layer(jnp.asarray(k), jnp.asarray(v))
+    stored.pop("k_channels", None)  # multiplied into the queries before a backend sees them
+    return (q, stored.pop("k"), stored.pop("v"), length, None), stored
 
 
-def exact(q, k, v, length, mask, *scales):
+def exact(q, k, v, length, mask, k_scale=None, v_scale=None, k_rest=None, v_rest=None):
     """The reference in float32, of what the backend was given."""
-    k, v = (x.astype(jnp.float32) for x in (k, v))
-    if scales:
-        k, v = (x * scale[..., None] for x, scale in zip((k, v), scales, strict=True))
+    k, v = restore(k, "float32", scale=k_scale, rest=k_rest), restore(v, "float32", scale=v_scale, rest=v_rest)
     return jax.jit(xla.attend_segment)(q.astype(jnp.float32), k, v, length, mask)
 
 
-def check(backend, arguments):
+def check(backend, arguments, stored):
     q, length = arguments[0], arguments[3]
     try:
-        out, lse = jax.jit(INTERPRETED[backend])(*arguments)
+        out, lse = jax.jit(INTERPRETED[backend])(*arguments, **stored)
     except NotImplementedError as error:
         assert backend != "tpu" and "\n" not in str(error)
         pytest.skip(str(error))
-    expected, expected_lse = exact(*arguments)
+    expected, expected_lse = exact(*arguments, **stored)
     assert out.dtype == lse.dtype == jnp.float32
     assert out.shape == q.shape and lse.shape == q.shape[:-1]
     assert np.isfinite(out).all()
@@ -84,50 +83,51 @@ def check(backend, arguments):
 @pytest.mark.parametrize("backend", INTERPRETED)
 def test_every_backend_equals_the_reference(backend, case):
     """Lengths that divide nothing, empty rows, shared contexts: a slot lost or counted twice changes every answer."""
-    check(backend, make(0, **CASES[case]))
+    check(backend, *make(0, **CASES[case]))
 
 
 @pytest.mark.parametrize("case", ["decoding", "shared", "an_empty_row", "prefill", "causal"])
 @pytest.mark.parametrize("backend", INTERPRETED)
 def test_every_backend_in_bfloat16(backend, case):
     """Accelerators hold weights and caches in bfloat16."""
-    check(backend, make(1, **CASES[case], dtype=jnp.bfloat16))
+    check(backend, *make(1, **CASES[case], dtype=jnp.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     "case", ["decoding", "shared", "rows_of_their_own", "an_empty_row", slow("heads_in_several_steps"), slow("prefill")]
 )
+@pytest.mark.parametrize("kv", ["int8", "planes", slow("int4")])
 @pytest.mark.parametrize("backend", INTERPRETED)
-def test_every_backend_reads_int8(backend, case, dtype):
+def test_every_backend_reads_narrow_formats(backend, kv, case, dtype):
     """A scale that is applied to another head's or token's keys would pass unseen in speed and ruin the answers."""
-    check(backend, make(2, **CASES[case], dtype=dtype, int8=True))
+    check(backend, *make(2, **CASES[case], dtype=dtype, kv=kv))
 
 
 @pytest.mark.parametrize("backend", INTERPRETED)
 def test_every_backend_heeds_a_mask(backend):
     """Candidates must not see each other."""
-    arguments = make(3, batch=2, kv_heads=2, group=2, tokens=70, head_dim=16)
+    arguments, _ = make(3, batch=2, kv_heads=2, group=2, tokens=70, head_dim=16)
     mask = jnp.asarray(np.random.default_rng(3).random((2, 70, 70)) < 0.5) | jnp.eye(70, dtype=bool)[None]
-    check(backend, (*arguments[:4], mask))
+    check(backend, (*arguments[:4], mask), {})
 
 
 def test_query_tiles_of_a_call_that_one_tile_does_not_hold(monkeypatch):
     """Long chunks of large groups are cut, causal ones too: each tile starts anew and knows where it lies."""
     monkeypatch.setattr(flash_tpu, "MAX_ROWS", 768)
     for case in ("prefill", "causal_over_two_key_blocks"):
-        arguments = make(4, **CASES[case])
+        arguments, _ = make(4, **CASES[case])
         q, k = arguments[:2]
         _, kv_heads, group, tokens, head_dim = q.shape
         shape = (kv_heads, group, tokens) if case.startswith("causal") else (kv_heads, 1, group * tokens)
         cut = flash_tpu.tiling(*shape, k.shape[2], head_dim, 4)
         assert cut.tile < cut.tokens
-        check("tpu", arguments)
+        check("tpu", arguments, {})
 
 
 def test_gradient_of_the_causal_block_on_a_tpu():
     """Training on a TPU picks this backend."""
-    q, k, v, *_ = make(5, batch=1, kv_heads=1, group=2, tokens=140, head_dim=16)
+    (q, k, v, *_), _ = make(5, batch=1, kv_heads=1, group=2, tokens=140, head_dim=16)
 
     def loss(attend_segment, *qkv):
         out, lse = attend_segment(*qkv, None, None)
@@ -168,7 +168,7 @@ def test_prefill_on_a_gpu_is_one_cudnn_call_that_copies_no_keys(monkeypatch, cas
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
-    q, k, v, length, _ = make(6, **CASES[case], dtype=jnp.bfloat16)
+    (q, k, v, length, _), _ = make(6, **CASES[case], dtype=jnp.bfloat16)
     text = (
         jax.jit(lambda q, k, v, length: gpu.attend_segment(q, k, v, length, None))
         .trace(q, k, v, length)
@@ -214,7 +214,7 @@ def test_what_the_gpu_backend_asks_of_cudnn_is_the_reference(monkeypatch, case):
     cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(cudnn, "dot_product_attention", cudnn_by_contract)
     own = dict(batch=2, kv_heads=2, group=2, tokens=70, head_dim=16, slots=90, lengths=[31, 89])
-    arguments = make(7, **{**CASES, "many_rows_of_their_own": own}[case], dtype=jnp.bfloat16)
+    arguments, _ = make(7, **{**CASES, "many_rows_of_their_own": own}[case], dtype=jnp.bfloat16)
     out, lse = gpu.attend_segment(*arguments)
     expected, expected_lse = exact(*arguments)
     length = arguments[3]

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.attention import tpu
+from models.formats.base import item_bytes
 
 SLOTS = 131_072
 
@@ -25,7 +26,10 @@ def mesh():
     return Mesh(np.array(devices[:1]).reshape(1, 1, 1), ("data", "context", "model"), axis_types=(AxisType.Auto,) * 3)
 
 
-def compiled(mesh, q_shape, slots, int8):
+KINDS = {"": jnp.bfloat16, "int8": jnp.int8, "int4": jnp.int4, "planes": jnp.int4}
+
+
+def compiled(mesh, q_shape, slots, kv):
     """One layer's attention of q [B,K,G,T,H] over its cache (None: over itself), and the bytes of the keys and values."""
     here = NamedSharding(mesh, P())
 
@@ -33,16 +37,17 @@ def compiled(mesh, q_shape, slots, int8):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
 
     batch, kv_heads, _, tokens, head_dim = q_shape
-    kv = array((batch, kv_heads, slots or tokens, head_dim), jnp.int8 if int8 else jnp.bfloat16)
+    held = array((batch, kv_heads, slots or tokens, head_dim), KINDS[kv])
     length = array((batch,), jnp.int32) if slots else None
-    scales = [array(kv.shape[:3], jnp.float32)] * 2 if int8 else []
+    stored = dict.fromkeys(("k_scale", "v_scale"), array(held.shape[:3], jnp.float32)) if kv else {}
+    stored |= dict.fromkeys(("k_rest", "v_rest"), held) if kv == "planes" else {}
 
-    def one_layer(q, k, v, length, *scales):
-        return tpu.attend_segment(q, k, v, length, None, *scales)
+    def one_layer(q, k, v, length, stored):
+        return tpu.attend_segment(q, k, v, length, None, **stored)
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # tells Pallas which chip it compiles for
-        program = jax.jit(one_layer).lower(array(q_shape, jnp.bfloat16), kv, kv, length, *scales).compile()
-    return program, 2 * kv.size * kv.dtype.itemsize
+        program = jax.jit(one_layer).lower(array(q_shape, jnp.bfloat16), held, held, length, stored).compile()
+    return program, (4 if kv == "planes" else 2) * held.size * item_bytes(held.dtype)
 
 
 DECODING = {  # 11 queries of every head of a group
@@ -53,12 +58,13 @@ DECODING = {  # 11 queries of every head of a group
 }
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["bfloat16", "int8"])
+@pytest.mark.parametrize("kv", KINDS)
 @pytest.mark.parametrize("model", DECODING)
-def test_a_decoding_step_reads_its_keys_and_values_once(mesh, model, int8):
+def test_a_decoding_step_reads_its_keys_and_values_once(mesh, model, kv):
     """At 128K tokens the cache is most of what a step reads; a copy of it would not fit beside it."""
-    program, kv_bytes = compiled(mesh, DECODING[model], SLOTS, int8)
-    scales = 8 / (2 * DECODING[model][-1]) if int8 else 0  # bytes of two float32 scales a slot
+    program, kv_bytes = compiled(mesh, DECODING[model], SLOTS, kv)
+    batch, kv_heads, *_ = DECODING[model]
+    scales = batch * kv_heads * SLOTS * 8 / kv_bytes if kv else 0  # two float32 a slot
     assert kv_bytes < program.cost_analysis()["bytes accessed"] <= (1.02 + scales) * kv_bytes
     assert program.memory_analysis().temp_size_in_bytes < 0.01 * kv_bytes
 
@@ -67,7 +73,7 @@ def test_a_decoding_step_reads_its_keys_and_values_once(mesh, model, int8):
 def test_a_prefill_chunk_reads_what_came_before_once_and_counts_its_arithmetic(mesh, model):
     """1,024 queries of a group share each key block; FLOPs are counted as they are, so that a plan can be trusted."""
     batch, kv_heads, group, _, head_dim = DECODING[model]
-    program, kv_bytes = compiled(mesh, (batch, kv_heads, group, 1024, head_dim), SLOTS, False)
+    program, kv_bytes = compiled(mesh, (batch, kv_heads, group, 1024, head_dim), SLOTS, "")
     cost, queries = program.cost_analysis(), kv_heads * group * 1024
     assert kv_bytes < cost["bytes accessed"] <= kv_bytes + 20 * queries * max(head_dim, 128)
     assert program.memory_analysis().temp_size_in_bytes < 0.01 * kv_bytes
@@ -91,6 +97,6 @@ CASES = {
 def test_every_shape_compiles_without_a_copy(mesh, case):
     """Mosaic accepts the tilings of all supported head_dims, and XLA hands the arrays over in place."""
     q_shape, slots = CASES[case]
-    for int8 in (False, True) if slots else (False,):
-        program, _ = compiled(mesh, q_shape, slots, int8)
+    for kv in KINDS if slots else ("",):
+        program, _ = compiled(mesh, q_shape, slots, kv)
         assert program.memory_analysis().temp_size_in_bytes < 2**16

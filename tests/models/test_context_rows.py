@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from models import ModelConfig
 from models.cache import empty_context, with_layers
 from models.context_rows import copy_row, empty_rows
-from models.sharding import make_mesh
+from models.formats import kv_format
+from models.sharding import context_specs, make_mesh
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=8, width=16, ffn_width=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=4,
@@ -25,37 +26,45 @@ def filled(context, seed):
     rng = np.random.default_rng(seed)
 
     def random(x):
-        return jax.device_put(jnp.asarray(rng.integers(1, 100, x.shape), x.dtype), x.sharding)
+        return jax.device_put(jnp.asarray(rng.integers(1, 7, x.shape), x.dtype), x.sharding)
 
     return jax.tree.map(random, context)
 
 
-def scaled(context):
-    """The same shapes as int8 with scales."""
+def narrow(context, kv):
+    """The same context in another format, its shardings kept."""
+    layer, specs = jax.jit(kv_format(kv).quantize_layer), context_specs(1)
+
+    def placed(like, x):
+        if not isinstance(like.sharding, NamedSharding):
+            return x
+        return jax.device_put(x, NamedSharding(like.sharding.mesh, specs[x.ndim]))
+
     layers = [
-        (k.astype(jnp.int8), v.astype(jnp.int8), k[..., 0], v[..., 0])
-        for k, v in zip(context.k, context.v, strict=True)
+        {name: placed(k, x) for name, x in layer(k, v).items()} for k, v in zip(context.k, context.v, strict=True)
     ]
     return with_layers(context, layers)
 
 
 @pytest.mark.parametrize("shape", [None, (2, 2, 2), (4, 1, 2), (1, 4, 1)])
-@pytest.mark.parametrize("scales", [False, True])
-def test_a_context_lands_in_its_row_and_nowhere_else(shape, scales):
+@pytest.mark.parametrize("kv", ["", "int8", "planes"])
+def test_a_context_lands_in_its_row_and_nowhere_else(shape, kv):
     """Each shard's slots stay on it, at its beginning: elsewhere a token would be read at another's place."""
     mesh = None if shape is None else make_mesh(shape)
     shards = 1 if shape is None else shape[1]
     own = empty_context(CONFIG, 1, 8, jnp.float32, mesh)
-    own = filled(scaled(own) if scales else own, 0)
+    own = filled(narrow(own, kv), 0)
     contexts = filled(empty_rows(own, 4, 16, mesh), 1)
     assert contexts.capacity == 16 and contexts.k[0].dtype == own.k[0].dtype
-    assert (contexts.k_scale is None) == (not scales)
+    assert set(contexts.held) == set(own.held)
     for row in range(4):
         at = jax.device_put(np.int32(row), None if mesh is None else NamedSharding(mesh, P()))
         copied = jax.jit(functools.partial(copy_row, mesh))(contexts, own, at)
         for new, old, one in zip(*map(jax.tree.leaves, (copied, contexts, own)), strict=True):
             expected, one = np.array(old), np.asarray(one)[0]
             if one.ndim < 2:
+                expected[row] = one
+            elif one.shape[1] == 1:  # the factors of channels
                 expected[row] = one
             else:  # slots lie in shards of 16 / n and 8 / n
                 spread = expected[row].reshape(one.shape[0], shards, 16 // shards, *one.shape[2:])

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from models.attention import Segment, page_mass
 from models.attention.xla import attend_segment
-from models.cache import ContextCache
+from models.cache import ContextCache, with_layers
 from models.formats import kv_format
 from models.pages import Pages, chosen_shapes, take_pages
 from models.sharding import context_spec, make_mesh, rows_axis
@@ -53,12 +53,8 @@ def context(documents=1, shards=1, lengths=(61, 30), kv=""):
     """Two layers; every shard of a document holds its share of the slots, the first ones in use."""
     layers = [tuple(normal(10 * kind + layer, documents, KV, SLOTS, HEAD) for layer in range(2)) for kind in range(2)]
     filled = jnp.asarray([np.full(shards, length // shards) for length in lengths[:documents]], jnp.int32)
-    scales = {}
-    if kv:
-        narrow = [kv_format(kv).quantize_layer(k, v) for k, v in zip(*layers, strict=True)]
-        k, v, k_scale, v_scale = zip(*narrow, strict=True)
-        layers, scales = (k, v), dict(k_scale=k_scale, v_scale=v_scale)
-    return ContextCache(*layers, jnp.sum(filled, axis=1), filled, **scales)
+    held = ContextCache(*layers, jnp.sum(filled, axis=1), filled)
+    return with_layers(held, [kv_format(kv).quantize_layer(k, v) for k, v in zip(*layers, strict=True)])
 
 
 def chosen_by_hand(mass, filled, count, *, first):
@@ -69,7 +65,7 @@ def chosen_by_hand(mass, filled, count, *, first):
     return sorted([*always, *rest[: max(count - len(always), 0)]])[:count] if used else []
 
 
-@pytest.mark.parametrize("documents, rows, kv", [(1, 1, ""), (1, 2, ""), (2, 2, "int8")])
+@pytest.mark.parametrize("documents, rows, kv", [(1, 1, ""), (1, 2, "planes"), (2, 2, "int8")])
 def test_pages_with_the_most_mass_are_copied_in_the_order_of_the_text(documents, rows, kv):
     """Each layer, row and head has its own; the last page, which is in use in part, ends what may be seen."""
     held, pages = context(documents, kv=kv), Pages(PAGE, 5)
@@ -84,9 +80,11 @@ def test_pages_with_the_most_mass_are_copied_in_the_order_of_the_text(documents,
             for head in range(KV):
                 wanted = chosen_by_hand(np.asarray(mass[layer])[row, head], length, 5, first=True)
                 slots = [page * PAGE + slot for page in wanted for slot in range(PAGE)]
-                for kind in ("k", "v", "k_scale", "v_scale") if kv else ("k", "v"):
+                assert set(taken.held) == set(held.held)
+                for kind in held.held:
                     whole, copy = (np.asarray(getattr(x, kind)[layer]) for x in (held, taken))
-                    np.testing.assert_array_equal(copy[row, head], whole[own, head][slots])
+                    expected = whole[own, head] if kind == "k_channels" else whole[own, head][slots]
+                    np.testing.assert_array_equal(copy[row, head], expected)
 
 
 def test_a_context_of_fewer_pages_is_copied_whole():
@@ -96,7 +94,7 @@ def test_a_context_of_fewer_pages_is_copied_whole():
     np.testing.assert_array_equal(taken.k[1][:, :, :10], held.k[1][:, :, :10])
 
 
-@pytest.mark.parametrize("kv", ["", "int8"])
+@pytest.mark.parametrize("kv", ["", "int8", "planes"])
 def test_shapes_are_those_of_what_is_taken(kv):
     """A cache that is made before anything is chosen must fit the choice."""
     held, pages = context(kv=kv), Pages(PAGE, 5)

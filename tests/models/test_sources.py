@@ -138,10 +138,7 @@ class HalfKV(PlainKV):
     @staticmethod
     def quantize_layer(k, v):
         scale = jnp.full(k.shape[:3], 2.0)
-        return (k / 2).astype(jnp.float16), (v / 2).astype(jnp.float16), scale, scale
-
-    def widen(self, x, dtype):
-        return x.astype(dtype)
+        return dict(k=(k / 2).astype(jnp.float16), v=(v / 2).astype(jnp.float16), k_scale=scale, v_scale=scale)
 
 
 def test_a_new_format_of_weights_and_keys_is_one_module(checkpoint, tmp_path, monkeypatch):

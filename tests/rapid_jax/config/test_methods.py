@@ -23,7 +23,7 @@ def test_the_methods():
         "rag": (False, False, False, False, True),
         "sd": (True, True, False, False, True),
         "rapid": (True, True, True, False, True),
-        **dict.fromkeys(("magicdec", "pages", "copy", "auto"), (True, False, False, False, False)),
+        **dict.fromkeys(("magicdec", "pages", "planes", "copy", "auto"), (True, False, False, False, False)),
         **dict.fromkeys(("hd", "pld", "lookahead", "rest"), alone),
         "rapid+hd": on_the_drafter,
         "sd+hd": (True, True, False, True, True),
@@ -55,7 +55,7 @@ def test_names_and_help_lines():
 def test_an_unknown_method_is_refused_with_the_known_ones():
     """A typing error names what there is."""
     with pytest.raises(
-        ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, pages, copy, auto, hd"
+        ValueError, match="unknown method 'rapids'; known: lc, rag, sd, rapid, magicdec, pages, planes, copy, auto, hd"
     ):
         get_method("rapids")
 

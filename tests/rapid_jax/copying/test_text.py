@@ -63,21 +63,28 @@ def test_matches_grow_with_the_text():
 
 def test_the_longest_match_is_copied():
     """Behind 1 2 stood 3; behind 2 alone, and later, 8: the longer match counts."""
-    copy = propose(read([[0, 1, 2, 3, 4, 6, 2, 8, 7, 1, 2]], 16), 3, 4)
+    copy = propose(read([[0, 1, 2, 3, 4, 6, 2, 8, 7, 1, 2]], 16), 3, 4).best
     assert copy.matched.tolist() == [2] and copy.place.tolist() == [3] and copy.tokens.tolist() == [[3, 4, 6]]
 
 
 def test_of_equal_matches_the_most_common_continuation_is_copied():
     """Behind 5 stood 1 twice, and last of all 2."""
     text = [5, 1, 7, 5, 1, 8, 5, 2, 9, 6, 5]
-    copy = propose(read([text], 16), 2, 4)
+    copy = propose(read([text], 16), 2, 4).best
     assert copy.matched.tolist() == [1] and copy.tokens.tolist() == [[1, 8]], "the latest of those"
-    assert propose(read([text], 16), 2, 1).tokens.tolist() == [[2, 9]], "one place compares nothing"
+    assert propose(read([text], 16), 2, 1).best.tokens.tolist() == [[2, 9]], "one place compares nothing"
+
+
+def test_shorter_matches_come_behind_the_longest():
+    """The others are candidates too: those that match as far first, then the shorter ones, nothing where none is left."""
+    text = [1, 2, 3, 0, 2, 4, 1, 2, 5, 0, 1, 2]
+    copies = propose(read([text], 16), 1, 4)
+    assert copies.tokens[0, :3, 0].tolist() == [5, 3, 4] and copies.matched.tolist() == [[2, 2, 1, 0]]
 
 
 def test_a_repetition_goes_on_and_garbage_is_never_copied():
     """The latest match of text that repeats itself lies at its very end."""
-    copy = propose(read([[4, 1, 2, 1, 2], [1, 2, 3], [3]], 16), 5, 2)
+    copy = propose(read([[4, 1, 2, 1, 2], [1, 2, 3], [3]], 16), 5, 2).best
     assert copy.tokens[0].tolist() == [1, 2, 1, 2, 1] and copy.matched.tolist() == [2, 0, 0]
 
 
@@ -88,5 +95,5 @@ def test_long_texts_do_not_overflow(slots):
     state = ReadText(
         jnp.asarray(np.pad(text, (0, 8))[None]), jnp.array([slots - 8]), jnp.full((1, slots), 2**20, jnp.int32)
     )
-    copy = propose(state, 4, 2)
+    copy = propose(state, 4, 2).best
     assert copy.place[0] == slots - 9 and copy.matched[0] == 2**20

@@ -9,6 +9,7 @@ from rapid_jax.decoding.accept import Accepted, _try_alternatives, accept_candid
 from rapid_jax.decoding.drafter import Alternatives, CandidateDraft, ChainDraft
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.decoding.spec import Controls
+from rapid_jax.verification.candidates import share_beginnings
 
 VOCAB = 4
 
@@ -32,7 +33,8 @@ def test_candidates_are_counted_as_far_as_they_were_tested():
     tokens = jnp.array([[[1, 1], [2, 3]]] * 3)
     lengths, sources = jnp.array([[0, 0], [2, 2], [1, 2]]), jnp.array([[0, 1]] * 3)
     none = jnp.zeros((3,), jnp.int32)
-    draft = CandidateDraft(tokens, lengths, sources, none[:, None][:, :0], none)
+    tree, lengths = share_beginnings(tokens, lengths, 4)
+    draft = CandidateDraft(tokens, lengths, sources, none[:, None][:, :0], none, tree)
     said = jnp.array(
         [[2, 0, 0, 3, 1], [2, 0, 0, 3, 1], [2, 0, 0, 0, 1]]
     )  # behind the last token and behind each drafted

@@ -84,6 +84,35 @@ def test_int8_contexts_of_all_readers(engine_config, engine, document_text, ques
     assert document.ask(questions[0], "rapid").token_ids
 
 
+@pytest.mark.parametrize("mesh", [(1, 1, 1), slow((1, 2, 2))])
+@pytest.mark.parametrize("kv", ["planes", slow("int4")])
+def test_narrow_contexts_are_lossless_for_the_target_in_its_format(
+    engine_config, engine, document_text, questions, mesh, kv
+):
+    """Every lossless method says what lc says over the same rounded keys; planes drafts from the upper half of them."""
+    small = loaded(engine_config, engine, kv=kv, mesh=mesh)
+    document = small.read(document_text)
+    assert document.context.k[0].dtype == jnp.int4 and (document.context.k_rest is None) == (kv == "int4")
+    plain = document.ask(questions[0], "lc")
+    for method in ("sd", "magicdec", "pages", *(["planes"] if kv == "planes" else [])):
+        answer = document.ask(questions[0], method)
+        assert answer.token_ids == plain.token_ids, method
+        assert answer.acceptance.tested > 0
+    if kv == "planes" and mesh == (1, 1, 1):
+        for options in (dict(early_stop=True), dict(first_candidates=3, residual="exact")):
+            assert document.ask(questions[0], "planes", **options).token_ids == plain.token_ids
+        together = small.ask_batch(
+            [(document, questions[0]), (small.read(document_text[:900]), questions[0])], "planes"
+        )
+        assert together[0].token_ids == plain.token_ids
+
+
+def test_planes_need_keys_and_values_in_planes(document, questions):
+    """Before anything slow, with the setting that would be right."""
+    with pytest.raises(ValueError, match='planes drafts over the upper plane of keys and values: set kv="planes", got'):
+        document.ask(questions[0], "planes")
+
+
 def test_random_weights_may_be_int8(engine_config, monkeypatch):
     """Speed of an int8 model could not be measured without its checkpoint."""
     from models import registry

@@ -109,7 +109,7 @@ def start(family, shape, rows, drafts):
         cache = begin_pages(context, tail, cut, decoder.mesh)
     if drafts == "candidates":
         config = HierarchyConfig(databases=("context",), candidates=3, length=2, ngram=3, window=3)
-        hierarchy = Hierarchy(("context",), candidates=3, length=2, ngram=3, lookahead=3, match=2, min_match=1)
+        hierarchy = Hierarchy(("context",), candidates=3, length=2, rows=6, ngram=3, lookahead=3, match=2)
         drafter, model = HierarchyDrafter(hierarchy), {}
         prompts = [DOCUMENT + QUESTIONS[row] for row in rows_of(rows, shape)]
         cache = make_row_databases(

@@ -23,11 +23,13 @@ SHAPES = {
     "paper": dict(candidates=7, length=4, ngram=5, lookahead=7),
     "small": dict(candidates=2, length=3, ngram=3, lookahead=2),
     "no window": dict(candidates=3, length=5, ngram=4, lookahead=0),
+    "few rows": dict(candidates=7, length=4, ngram=3, lookahead=2, rows=6),
 }
 
 
 def make_hierarchy(databases=("context", "model"), **shape):
-    return Hierarchy(databases=databases, match=3, **{**SHAPES["paper"], **shape})
+    shape = {**SHAPES["paper"], **shape}
+    return Hierarchy(databases=databases, match=3, **{"rows": shape["candidates"] * shape["length"], **shape})
 
 
 def some_table(seed=0):
@@ -64,7 +66,7 @@ def rows_of(report):
 
 
 @pytest.mark.parametrize("warping", quick(WARPINGS, "greedy", "sampled"))
-@pytest.mark.parametrize("shape", quick(SHAPES, "paper"))
+@pytest.mark.parametrize("shape", quick(SHAPES, "paper", "few rows"))
 def test_tokens_are_those_of_plain_decoding(lab, shape, warping):
     """Lossless from the first step, and more than that: with one seed the very tokens, sampled ones too."""
     report = hd(lab, make_hierarchy(**SHAPES[shape]), lab.questions, WARPINGS[warping])
@@ -77,7 +79,14 @@ def test_tokens_are_those_of_plain_decoding(lab, shape, warping):
 
 
 @pytest.mark.parametrize(
-    "databases", [slow(("history",)), slow(("context",)), slow(("model",)), ("model", "history", "context")]
+    "databases",
+    [
+        slow(("history",)),
+        slow(("context",)),
+        slow(("model",)),
+        slow(("copies",)),
+        ("copies", "model", "history", "context"),
+    ],
 )
 def test_any_databases_in_any_order(lab, databases):
     """Prompt lookup, Lookahead and each database alone are configurations of one drafter."""
@@ -114,7 +123,8 @@ def test_what_was_said_is_drafted_again(lab):
     for token in said:
         emitted = jnp.array([[token, 0, 0, 0, 0]], jnp.int32)
         memory = hierarchy.learn(memory, emitted, jnp.array([1]), None)
-    tokens, lengths, _ = hierarchy.lookup({}, memory, jnp.array([[0, 0, 0, 4]]))
+    memory_before = dataclasses.replace(memory, recent=jnp.array([[0, 0, 0, 4]]))
+    tokens, lengths, _ = hierarchy.lookup({}, memory_before)
     assert lengths[0, 0] == 2 and tokens[0, 0, :2].tolist() == [5, 6]
     assert memory.recent[0].tolist() == [4, 5, 6, 7][-memory.recent.shape[1] :]
 
@@ -161,9 +171,9 @@ def test_first_distinct_against_a_plain_walk():
 class Assisted:
     """The drafter of the laboratory, with and without databases of what it reads."""
 
-    def __init__(self, lab, gamma=5, **shape):
+    def __init__(self, lab, gamma=5, databases=("context", "history"), sure_match=0, **shape):
         self.chain = LanguageModelDrafter(lab.drafter.decoder, gamma, VOCAB)
-        self.drafter = AssistedDrafter(self.chain, make_hierarchy(("context", "history"), lookahead=0, **shape))
+        self.drafter = AssistedDrafter(self.chain, make_hierarchy(databases, lookahead=0, **shape), sure_match)
 
     def reading(self, lab, questions):
         spec = lab.spec(gamma=self.chain.gamma)
@@ -173,10 +183,11 @@ class Assisted:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("databases", [("context", "history"), ("copies", "context")])
 @pytest.mark.parametrize("warping", quick(WARPINGS, "sampled"))
-def test_an_assisted_draft_is_the_sequential_one(lab, warping):
+def test_an_assisted_draft_is_the_sequential_one(lab, warping, databases):
     """The same tokens with the same keys, the same q, the same cache."""
-    both = Assisted(lab, candidates=3, length=3, ngram=3)
+    both = Assisted(lab, databases=databases, candidates=3, length=3, ngram=3, rows=5)
     warped = Warping.of(**{"temperature": 1.0, **WARPINGS[warping]})
     model, state, memory = both.reading(lab, lab.questions)
     keys = jax.random.split(jax.random.key(3), len(lab.questions))
@@ -221,3 +232,35 @@ def test_rapid_with_databases_says_what_rapid_says(lab, warping, eta):
     assert rows_of(report) == rows_of(plain)
     np.testing.assert_array_equal(report.counters.accepted, plain.counters.accepted)
     assert report.counters.drafter_forwards.sum() < plain.counters.drafter_forwards.sum()
+
+
+@pytest.mark.parametrize("warping", [slow("sampled"), "greedy"])
+def test_a_sure_copy_is_drafted_without_asking(lab, warping):
+    """Greedy the very tokens of the target alone; sampled, tokens that it may draw. Copies cost one forward a step."""
+    drafts = {}
+    for sure_match in (0, 1):
+        both = Assisted(lab, gamma=5, databases=("copies",), sure_match=sure_match, candidates=2, length=2)
+        spec = dataclasses.replace(lab.spec(gamma=5, **WARPINGS[warping]), drafter=both.drafter)
+        context, model, state = lab.start(lab.spec(gamma=5), lab.questions)
+        prompts = [lab.document + question for question in lab.questions]
+        cache = (state.drafter_cache, memory_of(both.drafter.hierarchy, prompts))
+        begun = (context, (*model, {}), dataclasses.replace(state, drafter_cache=cache))
+        drafts[sure_match] = list(lab.bursts(spec, begun))[-1]
+        if warping == "greedy":
+            assert rows_of(drafts[sure_match]) == rows_of(lab.run(lab.spec(gamma=0, temperature=0.0), lab.questions))
+    asked, copied = (drafts[key].counters for key in (0, 1))
+    assert (copied.drafter_forwards >= copied.steps).all() and copied.accepted.sum() > 0
+    assert copied.drafter_forwards.sum() / copied.steps.sum() < asked.drafter_forwards.sum() / asked.steps.sum()
+
+
+def test_copies_of_a_finished_row_are_not_waited_for(lab):
+    """A row that has ended may have no match, and must not keep the others from copying."""
+    both = Assisted(lab, gamma=3, databases=("copies",), sure_match=3, candidates=2, length=2)
+    memory = memory_of(both.drafter.hierarchy, [[1, 2, 3, 4, 5, 1, 2, 3], [1, 2, 3, 4, 5, 6, 7, 0]])
+    _, model, state = lab.start(lab.spec(gamma=3), lab.questions[:2])
+    last, keys = jnp.array([[2, 3], [7, 0]]), jax.random.split(jax.random.key(0), 2)
+    for ended, forwards in ((False, 3), (True, 1)):
+        cache = dataclasses.replace(memory, ended=jnp.array([False, ended]))
+        draft, _ = both.drafter.draft((*model, {}), (state.drafter_cache, cache), last, keys, Warping.of(0.0))
+        assert (int(draft.forwards[0]) == 1) == (forwards == 1)
+    assert draft.tokens[0].tolist() == [4, 5, 1] and draft.probs[0].argmax(-1).tolist() == [4, 5, 1]

@@ -15,7 +15,9 @@ VOCAB = 6
 
 
 def hierarchy_of(databases=("context",), ngram=4, lookahead=0, match=3):
-    return Hierarchy(databases=databases, candidates=3, length=4, ngram=ngram, lookahead=lookahead, match=match)
+    return Hierarchy(
+        databases=databases, candidates=3, length=4, rows=12, ngram=ngram, lookahead=lookahead, match=match
+    )
 
 
 def made(hierarchy, prompts, **more):

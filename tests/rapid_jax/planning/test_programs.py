@@ -96,7 +96,7 @@ def test_pages_are_planned_with_the_forward_that_chooses_them(mesh):
     assert costs.start == pytest.approx((pages.choosing.work.seconds(RATES) - costs.draft) / 8)
     assert pages.step_seconds == pytest.approx(costs.step(3)) and costs.step(0) == costs.plain
     assert 0 < pages.memory.pages < shard and pages.memory.passages == 0
-    assert "pages' keys and values" in [row[0] for row in tables.memory_table(pages.memory, 10**9).rows]
+    assert "keys and values that drafts read" in [row[0] for row in tables.memory_table(pages.memory, 10**9).rows]
     longer = pages.costs(2 * LONG)
     assert longer.draft == costs.draft and longer.start > costs.start
     by_bytes = dataclasses.replace(pages, rates=Rates(1.0, 1e30, 1e30))
@@ -105,6 +105,34 @@ def test_pages_are_planned_with_the_forward_that_chooses_them(mesh):
     assert start == pytest.approx(1.5 * plain / 8), "keys are read twice in one step of eight"
     assert [row[0] for row in tables.work_table(pages).rows][3] == "forward that chooses pages"
     assert collectives(mesh, SHORT, "pages") == collectives(mesh, LONG, "pages"), "neither keys nor values travel"
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_a_window_is_planned_with_drafts_that_do_not_grow(mesh):
+    """What a draft reads is the window, however long the document is."""
+    window = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG), get_method("magicdec"), RATES)
+    costs, shard = window.costs(), formulas.chip_bytes(context_shape(window.plan, LONG, 256))
+    assert window.draft.work.bytes < window.plain.work.bytes and window.choosing is None
+    assert window.costs(2 * LONG).draft == costs.draft == window.draft.work.seconds(RATES)
+    assert window.step_seconds == pytest.approx(costs.step(3)) and window.verify.bytes >= window.plain.work.bytes
+    assert 0.4 * shard < window.memory.pages < 1.5 * shard, "4,100 tokens of 8,192, for each of two rows"
+    assert collectives(mesh, SHORT, "magicdec") == collectives(mesh, LONG, "magicdec")
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_planes_are_planned_with_drafts_over_half_the_bits(mesh):
+    """A draft is a step of plain decoding over int4, and grows with the document by half as much."""
+    plan = Plan(CONFIG, make_mesh(mesh), jnp.float32, kv="planes")
+    planes = predict.predict(plan, workload(LONG), get_method("planes"), RATES)
+    alone = predict.predict(dataclasses.replace(plan, kv="int4"), workload(LONG), get_method("lc"), RATES)
+    assert planes.draft.work == alone.plain.work and planes.choosing is None
+    assert planes.memory.passages == planes.memory.pages == 0
+    by_bytes = dataclasses.replace(planes, rates=Rates(1.0, 1e30, 1e30))
+    grown = {n: by_bytes.costs(n) for n in (LONG, 2 * LONG)}
+    plain, draft = (getattr(grown[2 * LONG], of) - getattr(grown[LONG], of) for of in ("plain", "draft"))
+    assert 0.5 * plain < draft < 0.62 * plain, "scales come on top"
+    with pytest.raises(ValueError, match='planes .* set kv to "planes"'):
+        step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method("planes"))
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +185,7 @@ def test_prefill_takes_at_least_its_arithmetic(prediction):
     assert prediction.prefill_seconds() > flops / RATES.flops_per_second
 
 
-@pytest.mark.parametrize(
-    "method, why", [("hd", "looks drafts up"), ("sd+hd", "looks"), ("magicdec", "a window"), ("auto", "by measuring")]
-)
+@pytest.mark.parametrize("method, why", [("hd", "looks drafts up"), ("sd+hd", "looks"), ("auto", "by measuring")])
 def test_methods_that_the_planner_does_not_know_are_refused(method, why):
     with pytest.raises(ValueError, match=f"method {re.escape(method)} .*{why}"):
         step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method(method))
@@ -170,7 +196,7 @@ def test_the_flag_offers_all_methods_that_are_planned_and_no_other():
 
     def known(method):
         try:
-            check_planned(method)
+            check_planned(Plan(CONFIG, None, jnp.float32, kv="planes" if method.name == "planes" else ""), method)
         except ValueError:
             return False
         return True

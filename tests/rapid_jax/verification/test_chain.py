@@ -80,9 +80,12 @@ def draw_drafts(key, q, rows):
 
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("tail", TAIL_RULES)
-def test_eta_zero_is_lossless(residual, tail):
-    """Naive speculative decoding must write the target's own distribution."""
+@pytest.mark.parametrize("copied", [False, True])
+def test_eta_zero_is_lossless(copied, residual, tail):
+    """Naive speculative decoding must write the target's own distribution, from copies that are sure of a token too."""
     z, q = random_case(0)
+    if copied:
+        q = np.eye(q.shape[1], dtype=np.float32)[np.arange(len(q)) % q.shape[1]]
     p, p_hat = retrieval_augmented_target(z, q, eta=0, tail=tail)
     assert total_variation(output_distribution(q, p, p_hat, residual=residual), p).max() < 1e-6
     for row in range(len(z)):
