@@ -65,7 +65,8 @@ def test_a_decoding_step_reads_its_keys_and_values_once(mesh, model, kv):
     program, kv_bytes = compiled(mesh, DECODING[model], SLOTS, kv)
     batch, kv_heads, *_ = DECODING[model]
     scales = batch * kv_heads * SLOTS * 8 / kv_bytes if kv else 0  # two float32 a slot
-    assert kv_bytes < program.cost_analysis()["bytes accessed"] <= (1.02 + scales) * kv_bytes
+    most = 1.03 if kv == "int4" else 1.02  # queries and outputs weigh more beside fewer bytes
+    assert kv_bytes < program.cost_analysis()["bytes accessed"] <= (most + scales) * kv_bytes
     assert program.memory_analysis().temp_size_in_bytes < 0.01 * kv_bytes
 
 
