@@ -121,7 +121,7 @@ def test_errors_name_their_host_and_end_both(question, tiny_checkpoint, tmp_path
     assert (first[2], second[2]) == (line, "host 1: " + line)
     first, second = on_two_hosts("generate", *question, "--context_file=no/such.txt")
     assert (first[0], second[0]) == (1, 1)
-    assert first[2] == "error: --context_file=no/such.txt: no such file\n" and second[1:] == ("", "")
+    assert first[2] == "error: no/such.txt: no such file\n" and second[1:] == ("", "")
     first, second = on_two_hosts("generate", *question, own=((), ("--max_new_tokens=9",)))
     line = "error: the command of host 1 is not that of host 0; start the same command on all\n"
     assert (first[0], second[0], first[2], second[2]) == (1, 1, line, "host 1: " + line)
