@@ -76,14 +76,12 @@ class ContextCache(KVCache):
         shard c holds slots [c * S / n, (c + 1) * S / n). Without a mesh n is 1 and this is `length`.
       k_scale, v_scale: None, or of a format that has them (models.formats): one float32 [Bc,K,S] a layer, what a slot's
         numbers are multiplied by.
-      k_channels: the same, [Bc,K,1,1,H]: what each channel of the keys is multiplied by as well.
       k_rest, v_rest: the same, int4 [Bc,K,S,H], the lower planes of k and v.
     """
 
     filled: jax.Array
     k_scale: Layers | None = None
     v_scale: Layers | None = None
-    k_channels: Layers | None = None
     k_rest: Layers | None = None
     v_rest: Layers | None = None
 

@@ -25,8 +25,7 @@ def empty_rows(like: ContextCache, rows: int, capacity: int, mesh: Mesh | None =
     specs = context_specs(rows)
 
     def one(x: jax.Array) -> jax.Array:
-        slots = capacity if x.ndim > 2 and x.shape[2] == like.capacity else None
-        shape = (rows, *x.shape[1:]) if slots is None else (rows, x.shape[1], slots, *x.shape[3:])
+        shape = (rows, *x.shape[1:]) if x.ndim < 3 else (rows, x.shape[1], capacity, *x.shape[3:])
         return jnp.zeros(shape, x.dtype, device=None if mesh is None else NamedSharding(mesh, specs[x.ndim]))
 
     return jax.tree.map(one, like)

@@ -66,10 +66,7 @@ def take_pages(context: ContextCache, mass: Layers, pages: Pages, mesh: Mesh | N
         taken = {
             name: tuple(_take(x, index, pages.slots) for x, index in zip(layers, chosen, strict=True))
             for name, layers in held.items()
-            if name != "k_channels"
         }
-        if "k_channels" in held:
-            taken["k_channels"] = tuple(jnp.broadcast_to(x, (len(mass[0]), *x.shape[1:])) for x in held["k_channels"])
         kept = jnp.minimum(used, pages.count) * pages.slots - (used * pages.slots - filled)
         return taken, kept.astype(jnp.int32)
 

@@ -135,9 +135,9 @@ def context_spec(batch: int) -> P:
 
 
 def context_specs(batch: int) -> dict[int, P]:
-    """Of a context's arrays by their dimensions: channels' factors, keys and values, scales, slots in use, lengths."""
+    """Of a context's arrays by their dimensions: keys and values, scales, slots in use, lengths."""
     kv = context_spec(batch)
-    return {5: P(*kv[:2]), 4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}
+    return {4: kv, 3: P(*kv[:3]), 2: P(kv[0], kv[2]), 1: P(kv[0])}
 
 
 def tail_spec(batch: int) -> P:

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from models.attention import gpu, tpu, xla
 from models.attention.online_softmax import MASKED
+from models.formats.widening import in_basis_of
 from models.sharding import rows_axis
 
 
@@ -29,7 +30,6 @@ class Segment:
       mask: bool [T,S] or [B,T,S], for the block in flight; None there is causal.
       k_scale, v_scale: None, or float32 [Bs,K,S], what a slot's numbers are multiplied by; k and v are then in the
         dtype of their format (models.formats).
-      k_channels: None, or float32 [Bs,K,1,1,H], what each channel of the keys is multiplied by.
       k_rest, v_rest: None, or the lower planes of k and v.
     """
 
@@ -39,13 +39,12 @@ class Segment:
     mask: jax.Array | None = None
     k_scale: jax.Array | None = None
     v_scale: jax.Array | None = None
-    k_channels: jax.Array | None = None
     k_rest: jax.Array | None = None
     v_rest: jax.Array | None = None
 
     @property
     def stored(self) -> dict[str, jax.Array]:
-        """What backends need beside k and v to read numbers of a narrow format; k_channels is the queries' affair."""
+        """What backends need beside k and v to read numbers of a narrow format."""
         names = ("k_scale", "v_scale", "k_rest", "v_rest")
         return {name: x for name in names if (x := getattr(self, name)) is not None}
 
@@ -131,7 +130,6 @@ def segment_spec(segment: Segment) -> Segment:
         mask=P(rows, None, None) if segment.mask is not None and segment.mask.ndim == 3 else P(None, None),
         k_scale=scale,
         v_scale=scale,
-        k_channels=P(rows, "model", None, None, None),
         k_rest=kv,
         v_rest=kv,
     )
@@ -150,10 +148,7 @@ def _attend_local(q: jax.Array, segments: tuple[Segment, ...], attend_segment: C
         s, length = segment, segment.length
         if s.is_striped:
             length = cast(jax.Array, length)[:, 0]
-        queries = grouped
-        if s.k_channels is not None:
-            queries = (grouped * s.k_channels).astype(q.dtype)
-        return attend_segment(queries, s.k, s.v, length, s.mask, **s.stored)
+        return attend_segment(in_basis_of(s.k, grouped), s.k, s.v, length, s.mask, **s.stored)
 
     spread, parts = [], []  # what the shards of a context share out, and what each of them computes whole
     splits = any(s.is_striped for s in segments) and tokens % shards == 0 and tokens // shards >= LEAST_SHARE

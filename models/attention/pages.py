@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from models.attention.api import Segment, segment_spec
 from models.attention.xla import scores_of
+from models.formats.widening import in_basis_of
 from models.sharding import rows_axis
 
 
@@ -34,8 +35,7 @@ def page_mass(q: jax.Array, segment: Segment, page: int, mesh: Mesh | None = Non
         rows = (q * jnp.asarray(head_dim**-0.5, q.dtype)).reshape(batch, tokens, kv_heads, -1, head_dim)
         rows = rows.transpose(2, 0, 3, 1, 4)  # [K,B,G,T,H]: a shared segment is read once for all rows of the batch
         rows = jnp.swapaxes(rows.reshape(kv_heads, shared, -1, head_dim), 0, 1)
-        if segment.k_channels is not None:
-            rows = (rows * segment.k_channels[:, :, 0]).astype(q.dtype)
+        rows = in_basis_of(segment.k, rows)
         visible = jnp.arange(slots)[None, :] < cast(jax.Array, segment.length).reshape(shared, 1)
         scores = scores_of(rows, segment.k, visible[:, None, None, :], segment.k_scale, segment.k_rest)
         top = jnp.max(scores, axis=-1, keepdims=True)

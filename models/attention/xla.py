@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from models.attention.causal import causal
 from models.attention.online_softmax import MASKED, Running, nothing_seen, result, see
-from models.formats import restore, widen
+from models.formats.widening import restore, widen
 
 FEW_ROWS = 128  # up to here the scores of a whole segment are held at once
 KEYS_FIRST_ROWS = 4  # up to here XLA:CPU is fastest with the long keys as the first operand, above with the rows

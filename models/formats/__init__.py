@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import jax
-
     from models.formats.base import KVFormat, WeightFormat
 
 WEIGHTS = {"": "plain", "int8": "int8", "int4": "int4"}  # name -> the module whose WEIGHTS is the format
 KV = {"": "plain", "int8": "int8", "int4": "int4_kv", "planes": "planes"}  # name -> the module whose KV is the format
-KV_FIELDS = ("k", "v", "k_scale", "v_scale", "k_channels", "k_rest", "v_rest")  # of a ContextCache; see there
+KV_FIELDS = ("k", "v", "k_scale", "v_scale", "k_rest", "v_rest")  # of a ContextCache; see there
 PLANE = 16  # steps of a lower plane in one of the upper plane
 
 
@@ -54,38 +52,3 @@ def format_of(module: Mapping[str, Any]) -> WeightFormat:
     """The format in which the weights of a module are, told from its arrays (or their shapes and dtypes)."""
     narrow = (weight_format(name) for name in WEIGHTS if name)
     return next((one for one in narrow if one.holds(module)), weight_format(""))
-
-
-def widen(x: jax.Array, dtype: Any, rest: jax.Array | None = None) -> jax.Array:
-    """Keys or values as a cache keeps them -> the floats that a product reads, their factors left out.
-
-    Args:
-      x: [...,H].
-      dtype: of the product.
-      rest: the lower plane, where there is one. The sum of both is exact: it has eight bits.
-    """
-    if not any(x.dtype == kv_format(name).stored for name in KV if name):
-        return x
-    return x.astype(dtype) if rest is None else x.astype(dtype) + rest.astype(dtype) / PLANE
-
-
-def restore(
-    x: jax.Array,
-    dtype: Any,
-    *,
-    scale: jax.Array | None = None,
-    channels: jax.Array | None = None,
-    rest: jax.Array | None = None,
-) -> jax.Array:
-    """Keys or values [...,S,H] as a cache keeps them -> floats of `dtype`.
-
-    Args:
-      x: see above.
-      scale: [...,S], a factor for each slot; None is of numbers that were never narrowed.
-      channels: [...,1,1,H], a factor for each channel.
-      rest: the lower plane [...,S,H].
-    """
-    if scale is None:
-        return x.astype(dtype)
-    wide = widen(x, "float32", rest) * scale[..., None]
-    return (wide if channels is None else wide * channels[..., 0, :]).astype(dtype)

@@ -96,6 +96,10 @@ class KVFormat(Protocol):
     stored: Any
     quantize_layer: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
 
+    def key_basis(self, head_dim: int) -> np.ndarray | None:
+        """The orthonormal basis [H,H] in which keys are kept, k @ basis; None is the one that they have."""
+        ...
+
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
         """Bytes of one head's key of one token, its scale included, where the model's dtype has `itemsize` bytes."""
         ...

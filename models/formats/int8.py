@@ -101,6 +101,9 @@ class Int8KV:
         (k, k_scale), (v, v_scale) = to_int8(k, 3), to_int8(v, 3)
         return dict(k=k, v=v, k_scale=k_scale, v_scale=v_scale)
 
+    def key_basis(self, head_dim: int) -> None:
+        return None
+
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
         return head_dim + 4
 

@@ -46,6 +46,9 @@ class PlainKV:
     def quantize_layer(k: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
         return dict(k=k, v=v)
 
+    def key_basis(self, head_dim: int) -> None:
+        return None
+
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
         return head_dim * itemsize
 

@@ -13,11 +13,10 @@ from models.formats import PLANE
 from models.formats.int4_kv import Int4KV, in_steps
 
 
-class PlanesKV:
+class PlanesKV(Int4KV):
     """As Int4KV, and k_rest and v_rest int4 [Bc,K,S,H], whose steps are PLANE times as fine."""
 
     name = "planes"
-    stored = jnp.int4
 
     @staticmethod
     def quantize_layer(k: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
@@ -26,7 +25,7 @@ class PlanesKV:
         return {**steps, **dict(k=k, v=v, k_rest=k_rest, v_rest=v_rest)}
 
     def bytes_per_head(self, head_dim: int, itemsize: int) -> float:
-        return head_dim / 2 + Int4KV().bytes_per_head(head_dim, itemsize)
+        return head_dim / 2 + super().bytes_per_head(head_dim, itemsize)
 
 
 def _split(steps: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,7 +14,8 @@ on by as many positions as tokens were dropped between them and the window.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from jax.sharding import PartitionSpec as P
 from models import hosts
 from models.cache import Block, ContextCache, Layers, TailCache, commit, write_slots
 from models.decoder import hidden_states
-from models.formats import restore
+from models.formats.widening import restore, restore_keys
 from models.rope import turn
 from models.sharding import context_specs, rows_axis, tail_spec
 from models.striping import token_slots
@@ -144,15 +145,16 @@ def copy_window(
     in_context = jnp.where(from_context, lie, -1)
     in_tail = jnp.where(from_context, -1, wanted - read[:, None])
 
-    def layers(tails: Layers, **stored: Layers | None) -> Layers:
+    def layers(floats: Callable, tails: Layers, **stored: Layers | None) -> Layers:
         held = {name: kind for name, kind in stored.items() if kind is not None}
         each = [{name: kind[layer] for name, kind in held.items()} for layer in range(len(tails))]
-        return tuple(_gather(mesh, one, tail, in_context, in_tail) for one, tail in zip(each, tails, strict=True))
+        gather = functools.partial(_gather, mesh, floats, in_context=in_context, in_tail=in_tail)
+        return tuple(map(gather, each, tails))
 
     # 3. The copies, layer by layer, sinks first.
     c = context
-    k = layers(tail.k, x=c.k, scale=c.k_scale, channels=c.k_channels, rest=c.k_rest)
-    v = layers(tail.v, x=c.v, scale=c.v_scale, rest=c.v_rest)
+    k = layers(restore_keys, tail.k, x=c.k, scale=c.k_scale, rest=c.k_rest)
+    v = layers(restore, tail.v, x=c.v, scale=c.v_scale, rest=c.v_rest)
     length = jnp.minimum(total, window)
     return (
         TailCache(tuple(x[:, :, :sinks] for x in k), tuple(x[:, :, :sinks] for x in v), first),
@@ -162,6 +164,7 @@ def copy_window(
 
 def _gather(
     mesh: Mesh | None,
+    floats: Callable,
     held: dict[str, jax.Array],
     tail: jax.Array,
     in_context: jax.Array,
@@ -169,8 +172,8 @@ def _gather(
 ) -> jax.Array:
     """Slots int32 [B,M] of a context [Bc,K,S,H] and of tails [B,K,R,H] -> [B,K,M,H]; a slot below 0 is elsewhere.
 
-    The context is held as `models.formats.restore` takes it. Every shard of it gives what it holds and 0 for the rest:
-    over the wire go M tokens, however many S are.
+    The context is held as `floats` takes it, which is `restore` or `restore_keys`. Every shard of it gives what it
+    holds and 0 for the rest: over the wire go M tokens, however many S are.
     """
 
     def take(cache: jax.Array, index: jax.Array) -> jax.Array:
@@ -187,8 +190,8 @@ def _gather(
     def local(held: dict[str, jax.Array], tail: jax.Array, in_context: jax.Array, in_tail: jax.Array) -> jax.Array:
         if mesh is not None:
             in_context = in_context - jax.lax.axis_index("context") * held["x"].shape[2]
-        taken = {name: x if name == "channels" else take(x, in_context) for name, x in held.items()}
-        found = restore(taken.pop("x"), tail.dtype, **taken)
+        taken = {name: take(x, in_context) for name, x in held.items()}
+        found = floats(taken.pop("x"), tail.dtype, **taken)
         if mesh is not None:
             found = jax.lax.psum(found, "context")
         return found + take(tail, in_tail)

@@ -236,11 +236,7 @@ def _read_arrays(path: Path, manifest: Manifest, target: LanguageModel) -> Conte
     if set(stored) != set(manifest.arrays) or not set(stored) <= set(KV_FIELDS):
         raise ValueError(f"{path / ARRAYS} is damaged: it holds other arrays than {FILE} says; save the document again")
     c = target.config
-    whole = {
-        3: (1, c.num_kv_heads, layout.capacity),
-        4: (1, c.num_kv_heads, layout.capacity, c.head_dim),
-        5: (1, c.num_kv_heads, 1, 1, c.head_dim),
-    }
+    whole = {3: (1, c.num_kv_heads, layout.capacity), 4: (1, c.num_kv_heads, layout.capacity, c.head_dim)}
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
         dimensions = len(leaf.shape)

@@ -69,8 +69,6 @@ def moved(context: ContextCache, old: Layout, new: Layout, mesh: Mesh | None) ->
     index = hosts.put(source, None if mesh is None else NamedSharding(mesh, P()))
     spec, held = context_specs(1), dict(context.held)
     for name, layers in held.items():
-        if layers[0].shape[2] != old.capacity:  # factors of channels, which belong to all slots
-            continue
         sharding = None if mesh is None else NamedSharding(mesh, spec[layers[0].ndim])
         take = jax.jit(lambda x, index: jnp.take(x, index, axis=2), out_shardings=sharding)
         found = []

@@ -289,8 +289,8 @@ def rounded(segment, kv="int8"):
         ]
 
     k = numbers("k")
-    if "k_channels" in layer:
-        k = k * np.asarray(layer["k_channels"])[:, :, 0]
+    if (basis := kv_format(kv).key_basis(k.shape[-1])) is not None:
+        k = np.asarray(k) @ basis.T
     return dataclasses.replace(segment, **layer), dataclasses.replace(segment, k=k, v=numbers("v"))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from models.attention import Segment, api, attend, flash_tpu, gpu, tpu, xla
-from models.formats import kv_format, restore
+from models.formats import kv_format
+from models.formats.widening import restore
 from tests.marks import slow
 
 INTERPRETED = {
@@ -50,7 +51,6 @@ def make(seed, *, batch, kv_heads, group, tokens, head_dim, slots=None, lengths=
     if not kv:
         return (q, jnp.asarray(k, dtype), jnp.asarray(v, dtype), length, None), {}
     stored = kv_format(kv).quantize_layer(jnp.asarray(k), jnp.asarray(v))
-    stored.pop("k_channels", None)  # multiplied into the queries before a backend sees them
     return (q, stored.pop("k"), stored.pop("v"), length, None), stored
 
 

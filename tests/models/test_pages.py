@@ -83,8 +83,7 @@ def test_pages_with_the_most_mass_are_copied_in_the_order_of_the_text(documents,
                 assert set(taken.held) == set(held.held)
                 for kind in held.held:
                     whole, copy = (np.asarray(getattr(x, kind)[layer]) for x in (held, taken))
-                    expected = whole[own, head] if kind == "k_channels" else whole[own, head][slots]
-                    np.testing.assert_array_equal(copy[row, head], expected)
+                    np.testing.assert_array_equal(copy[row, head], whole[own, head][slots])
 
 
 def test_a_context_of_fewer_pages_is_copied_whole():

@@ -12,8 +12,9 @@ from models import init_params
 from models.cache import empty_context, quantize_context
 from models.checkpoint import export_hf, load_params, read_config, restore_orbax, save_orbax
 from models.decoder import Decoder
-from models.formats import kv_format, restore
+from models.formats import kv_format
 from models.formats.int8 import Int8Weights, to_int8
+from models.formats.widening import restore, restore_keys
 from models.layers import OutputHead, Projection
 from models.params import abstract_params
 from models.sharding import make_mesh
@@ -187,22 +188,33 @@ def test_an_int8_context_takes_half_the_memory_and_frees_the_other():
     assert small.capacity == 256 and small.length.tolist() == [200] and small.filled.tolist() == [[200]]
 
 
-def test_large_channels_and_large_tokens_take_nobodys_precision():
-    """Four bits with one scale a token lose what the other channels say where one is large (KIVI, arXiv 2402.02750)."""
+def test_a_large_channel_and_large_tokens_take_nobodys_precision():
+    """Four bits of the channels themselves lose what the others say where one is large (KIVI, arXiv 2402.02750)."""
     rng = np.random.default_rng(0)
-    size = np.exp(rng.normal(0, 1.5, (1, 2, 1, 16))) * np.exp(rng.normal(0, 1.5, (1, 2, 256, 1)))
-    k, v = (jnp.asarray(rng.normal(0, 1, (1, 2, 256, 16)) * size, jnp.float32) for _ in range(2))
+    size = np.exp(rng.normal(0, 1.5, (1, 2, 256, 1)))
+    k, v = (jnp.asarray(rng.normal(0, 1, (1, 2, 256, 64)) * size, jnp.float32) for _ in range(2))
+    k = k.at[..., 5].multiply(12)
+    q = rng.normal(0, 1, (1, 2, 64, 32))
+    q[:, :, 5] /= 12  # all channels are worth as much
 
-    def error(kv):
+    def error(told):
+        return float(np.sqrt(np.mean(((np.asarray(told - k) @ q) / size) ** 2)))
+
+    def rounded(kv):
         layer = kv_format(kv).quantize_layer(k, v)
-        names = dict(scale="k_scale", channels="k_channels", rest="k_rest")
-        told = restore(layer["k"], "float32", **{kind: layer.get(name) for kind, name in names.items()})
-        return float(np.sqrt(np.mean(((told - k) / size) ** 2)))
+        return restore_keys(layer["k"], "float32", scale=layer["k_scale"], rest=layer.get("k_rest"))
 
-    to_token = jnp.max(jnp.abs(k), axis=-1, keepdims=True) / 7
-    one_scale = float(np.sqrt(np.mean(((jnp.round(k / to_token) * to_token - k) / size) ** 2)))
-    assert error("int4") < 0.5 * one_scale and error("int4") < 0.15
-    assert error("planes") < error("int4") / 10
+    step = jnp.max(jnp.abs(k), axis=-1, keepdims=True) / 7
+    assert error(rounded("int4")) < 0.6 * error(jnp.round(k / step) * step)
+    assert error(rounded("planes")) < error(rounded("int4")) / 10
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128])
+def test_keys_of_any_head_are_kept_in_an_orthonormal_basis(head_dim):
+    """Queries in it have the products that they had; another basis would change every answer."""
+    basis = kv_format("int4").key_basis(head_dim)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(head_dim), atol=1e-5)
+    assert np.abs(basis).max() < 2 * head_dim**-0.5, "every number has a share of every channel"
 
 
 def test_planes_are_the_numbers_of_int4_and_what_they_leave():

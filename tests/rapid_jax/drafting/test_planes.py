@@ -9,7 +9,8 @@ import pytest
 
 from models.cache import quantize_context
 from models.decoder import hidden_states, output_logits
-from models.formats import kv_format, restore
+from models.formats import kv_format
+from models.formats.widening import restore, restore_keys
 from rapid_jax.config.speculation import AcceptanceRule
 from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.prefill import next_positions
@@ -29,10 +30,7 @@ def contexts():
     """The document's cache in two planes, and in floats that are its upper plane's numbers."""
     _, context, _ = read("llama3")
     small = quantize_context(copied(context), kv_format("planes").quantize_layer)
-    k = tuple(
-        restore(x, "float32", scale=scale, channels=channels)
-        for x, scale, channels in zip(small.k, small.k_scale, small.k_channels, strict=True)
-    )
+    k = tuple(restore_keys(x, "float32", scale=scale) for x, scale in zip(small.k, small.k_scale, strict=True))
     v = tuple(restore(x, "float32", scale=scale) for x, scale in zip(small.v, small.v_scale, strict=True))
     return small, type(small)(k, v, small.length, small.filled)
 
