@@ -14,15 +14,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
+from absl import flags
 
-from launch import cli, config_flag, distributed
+from launch import cli, config_flag, distributed, document_flags
 from rapid_jax.config import EngineConfig, embedded, language_reference
 from rapid_jax.config.methods import METHODS
 
@@ -34,27 +31,14 @@ if TYPE_CHECKING:
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
-_CONTEXT = flags.DEFINE_multi_string(
-    "context_file",
-    None,
-    "The document: text, Markdown, HTML, PDF, DOCX or EPUB (extra documents), a folder of them, or - for standard "
-    "input; given several times, all are one document.",
-)
-_ENCODING = flags.DEFINE_string("encoding", "", "Encoding of --context_file; found out if not given.")
 _QUERY = flags.DEFINE_string("query", None, "The question.")
 _METHOD = flags.DEFINE_list(
     "method", ["rapid"], "One or more of: " + "; ".join(f"{m.name}, {m.summary}" for m in METHODS.values()) + "."
 )
 _STREAM = flags.DEFINE_bool("stream", False, "Print each answer while it is decoded.")
 _PASSAGES = flags.DEFINE_bool("show_passages", False, "Print the retrieved passages that the drafter read.")
-_DOCUMENT = flags.DEFINE_string("document", None, "A saved document to open, in the place of --context_file.")
+_TRACE = flags.DEFINE_string("trace", None, "Write a page to this file that shows where each word came from.")
 _SAVE = flags.DEFINE_string("save_document", None, "Directory to save the document to, once it has been read.")
-_STORE = flags.DEFINE_string(
-    "store",
-    os.path.join(os.path.expanduser("~"), ".cache", "rapid_jax", "documents"),
-    "Directory of documents that have been read, so that the same one is not read again; empty for none.",
-)
-_STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take; what was used longest ago goes.", 0)
 _OUTPUT = flags.DEFINE_string("output", None, "Write one JSON object a method to this file (replaced if it exists).")
 
 _OVERRIDES: dict[str, dict[str, flags.FlagHolder]] = {
@@ -75,6 +59,7 @@ _OVERRIDES: dict[str, dict[str, flags.FlagHolder]] = {
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(document_flags)
 
 
 @distributed.joined()
@@ -85,32 +70,26 @@ def main() -> None:
     query, reference = _query(default)
     if _OUTPUT.value is not None:
         distributed.check_writable("output", _OUTPUT.value)
-    given = distributed.from_main(_document) if _reads_text(default) else None
+    if _TRACE.value is not None:
+        distributed.check_writable("trace", _TRACE.value)
+    files = document_flags.files(default)
 
     from launch import printing
     from rapid_jax.engine.engine import Engine
-    from rapid_jax.files.reading import FileText
+    from rapid_jax.tracing import page
 
     cli.use_compilation_cache()
     with cli.progress("loading", "B") as progress:
         engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
     distributed.on_all(lambda: engine.require(methods))
-    store = _store()
+    store = document_flags.store()
     answers: list[Answer] = []
     compiled = 0.0
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(distributed.open_output("output", _OUTPUT.value))
         progress = stack.enter_context(cli.progress("prefill", "tok"))
         stack.enter_context(cli.showing_compilation(engine.session.programs))
-        name, files = "", None if given is None else FileText.from_dict(given)
-        if _DOCUMENT.value is not None:
-            name, document = _DOCUMENT.value, engine.open(_DOCUMENT.value)
-        else:
-            if files is None:
-                name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine))
-            else:
-                text = files.text
-            document = engine.read(text, prefill=False, progress=progress, store=store)
+        name, document = document_flags.document(engine, files, progress, store)
         printing.print_header(engine, document, query, reference, name)
         compiled = engine.compile(document, query, [method.name for method in methods])
         for method in methods:
@@ -127,23 +106,9 @@ def main() -> None:
     if _PASSAGES.value:
         printing.print_passages(answers, None if files is None else files.name_at)
     printing.print_table(answers, reference, compiled)
-
-
-def _reads_text(default: bool) -> bool:
-    """Whether the document is a text that is there before a model is loaded."""
-    if _DOCUMENT.value is not None and _CONTEXT.value is not None:
-        raise cli.UsageError("--document and --context_file both name a document: leave one of them out")
-    return _DOCUMENT.value is None and (default or _CONTEXT.value is not None)
-
-
-def _store() -> DocumentStore | None:
-    """Where documents are kept; hosts that run together need a directory that they share, and so one that is named."""
-    from models import hosts
-    from rapid_jax.saving.store import DocumentStore
-
-    if not _STORE.value or (hosts.count() > 1 and not flags.FLAGS["store"].present):
-        return None
-    return DocumentStore(Path(_STORE.value), int(_STORE_GB.value * 1e9))
+    with distributed.open_output("trace", _TRACE.value) as trace:
+        if trace is not None:
+            trace.write(page([answer.trace for answer in answers]))
 
 
 def _keep(document: Document, store: DocumentStore | None) -> None:
@@ -155,11 +120,7 @@ def _keep(document: Document, store: DocumentStore | None) -> None:
         size = document.save(_SAVE.value)
         seconds = time.perf_counter() - start
         printing.print_line(f"\nsaved {size:,} bytes to {_SAVE.value} in {seconds:.1f} s", style="dim")
-    if store is not None and _DOCUMENT.value is None:
-        try:
-            document.keep(store)
-        except OSError as error:
-            logging.warning("the document is not kept for the next call: %s", error)
+    document_flags.keep(document, store)
 
 
 def _engine_config() -> EngineConfig:
@@ -188,9 +149,9 @@ def _query(default: bool) -> tuple[str, str | None]:
     given = _QUERY.value
     if given is not None and not given.strip():
         raise cli.UsageError("--query is empty; ask something about the document")
-    if _CONTEXT.value is not None or _DOCUMENT.value is not None:
+    if document_flags.CONTEXT.value is not None or document_flags.SAVED.value is not None:
         if given is None:
-            name = "context_file" if _DOCUMENT.value is None else "document"
+            name = "context_file" if document_flags.SAVED.value is None else "document"
             raise cli.UsageError(f"--{name} without --query; ask something about the document")
         return given, None
     if default:
@@ -199,31 +160,6 @@ def _query(default: bool) -> tuple[str, str | None]:
     if given is None:
         return language_reference.QUESTION, language_reference.ANSWER
     return given, None
-
-
-def _language_reference(engine: Engine) -> str:
-    """As much of the default document of a model of the user's own as it has room for."""
-    tokenizer = engine.target.tokenizer
-    return language_reference.document(engine.document_room(), lambda text: len(tokenizer.encode(text)))
-
-
-def _document() -> dict[str, Any]:
-    """The fields of a FileText; JSON, so that one host can read it for all."""
-    from rapid_jax.files.reading import FileText, Part, read_bytes, read_files
-
-    paths = _CONTEXT.value
-    if paths is None:
-        paths = [str(embedded.DOCUMENT)]
-    if "-" in paths:
-        if len(paths) > 1:
-            raise cli.UsageError("--context_file=- is standard input, and the whole document: leave the others out")
-        text, note = read_bytes(sys.stdin.buffer.read(), "standard input", _ENCODING.value)
-        found = FileText(text, (Part("standard input", 0, len(text)),), (note,) if note else ())
-    else:
-        found = read_files([embedded.located(path) for path in paths], _ENCODING.value)
-    for note in found.notes:
-        logging.warning("%s", note)
-    return found.to_dict()
 
 
 if __name__ == "__main__":

@@ -39,6 +39,20 @@ def print_header(
 
     Args:
       engine, document, question, reference: of the run.
+      name: as `print_document`.
+    """
+    print_document(engine, document, name)
+    print_line(f"question  {question}")
+    if reference is not None:
+        print_line(f"\n{_REFERENCE} answer:", style="bold")
+        print_line(reference)
+
+
+def print_document(engine: Engine, document: Document, name: str = "") -> None:
+    """The models and the document.
+
+    Args:
+      engine, document: of the run.
       name: of a document that nobody named; "" for one that a user knows.
     """
     print_line(f"target    {engine.config.target or 'the embedded model'}{_kind(engine.target)}")
@@ -50,10 +64,6 @@ def print_header(
     if document.reading_seconds is not None:
         opened = f", opened in {document.prefill_seconds:.1f} s (reading it took {document.reading_seconds:.1f} s)"
     print_line(f"document  {name and name + ', '}{document.num_tokens:,} tokens{left_out}{opened}")
-    print_line(f"question  {question}")
-    if reference is not None:
-        print_line(f"\n{_REFERENCE} answer:", style="bold")
-        print_line(reference)
 
 
 def _kind(model: LanguageModel) -> str:

@@ -219,15 +219,18 @@ class Tokenizer:
             return self.pieces(self.render_chat(turns, arguments=arguments, date=date), special_tokens=True)
         template = self.chat_template or ""
         mark = unused_mark([template, json.dumps([turns, arguments, self.hf.special_tokens_map], ensure_ascii=False)])
-        own = self._looked_for(template)
-        protected = [
+        return self.parse(self.render_chat(self.protect_turns(turns, mark), arguments=arguments, date=date), mark)
+
+    def protect_turns(self, turns: Iterable[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
+        """Messages as `protect` gives them; an assistant's keep the tokens that the template looks for."""
+        own = self._looked_for(self.chat_template or "")
+        return [
             {
                 name: self.protect(value, mark, keep=own if turn.get("role") == "assistant" else ())
                 for name, value in turn.items()
             }
             for turn in turns
         ]
-        return self.parse(self.render_chat(protected, arguments=arguments, date=date), mark)
 
     def protect(self, value: Any, mark: str, *, keep: Sequence[str] = ()) -> Any:
         """A text, or JSON of texts, with stand-ins for control tokens; see `plain_text.ControlSplitter.protect`."""

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     )
     from rapid_jax.config.evaluation import EvaluationConfig
     from rapid_jax.engine.answer import Answer
-    from rapid_jax.engine.document import Document, Stream
+    from rapid_jax.engine.chat import Chat
+    from rapid_jax.engine.document import Document
     from rapid_jax.engine.engine import Engine
+    from rapid_jax.engine.stream import Stream
     from rapid_jax.retrieval import Passage
+    from rapid_jax.tracing import Trace
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "Answer",
+    "Chat",
     "ChatConfig",
     "Document",
     "Engine",
@@ -43,11 +47,13 @@ __all__ = [
     "SamplingConfig",
     "SpeculationConfig",
     "Stream",
+    "Trace",
 ]
 
 _HOMES = {
     "METHODS": "config",
     "Answer": "engine.answer",
+    "Chat": "engine.chat",
     "ChatConfig": "config",
     "Document": "engine.document",
     "Engine": "engine.engine",
@@ -58,7 +64,8 @@ _HOMES = {
     "RetrievalConfig": "config",
     "SamplingConfig": "config",
     "SpeculationConfig": "config",
-    "Stream": "engine.document",
+    "Stream": "engine.stream",
+    "Trace": "tracing",
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one that may be there

@@ -38,6 +38,9 @@ class StepSeconds:
 def tokens_per_step(acceptance: float, gamma: int) -> float:
     """E, the tokens that a step emits, where each drafted token is accepted with this probability.
 
+    >>> round(tokens_per_step(0.8, 10), 2)
+    4.57
+
     Raises:
       ValueError: no probability, or a negative gamma.
     """
@@ -54,7 +57,14 @@ def speed_up(costs: StepSeconds, acceptance: float, gamma: int) -> float:
 
 
 def choose_gamma(costs: StepSeconds, acceptance: float, gammas: Iterable[int] = GAMMAS) -> int:
-    """The draft length that is fastest; of equal ones the shortest."""
+    """The draft length that is fastest; of equal ones the shortest.
+
+    A drafter at a tenth of the target's cost should draft more where it is right more often:
+
+    >>> costs = StepSeconds(plain=0.020, draft=0.002)
+    >>> [choose_gamma(costs, acceptance) for acceptance in (0.5, 0.8, 0.95)]
+    [2, 6, 15]
+    """
     return max(gammas, key=lambda gamma: (speed_up(costs, acceptance, gamma), -gamma))
 
 

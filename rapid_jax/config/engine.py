@@ -46,8 +46,8 @@ class EngineConfig:
       drafter_weights: the same of the drafter; "" is as the target. With "int8" or "int4" alone, self-speculation
         drafts with a rounded copy of the target.
       kv: "int8" rounds what has been read, the document and the passages alike, once their prefill is done, with a
-        scale for each head and token; questions and answers stay in dtype. "int4" has a scale for each channel of the
-        keys as well. "planes" is int4 and, in a plane of its own, what that leaves: eight bits together, of which
+        scale for each head and token; questions and answers stay in dtype. "int4" is the same in four bits, the keys in
+        another basis. "planes" is int4 and, in a plane of its own, what that leaves: eight bits together, of which
         method planes drafts from the upper four.
       mesh: devices along (data, context, model).
       drafter_mesh: the same of devices that the drafter has for itself, behind the target's; () shares the target's.

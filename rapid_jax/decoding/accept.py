@@ -27,6 +27,8 @@ class Accepted:
       rows: int32 [B,gamma+1], the block's rows whose keys and values are kept, in order; None keeps the first ones.
       proposed, tested: int32 [B], drafted tokens, and those that a test was applied to, one a position.
       by_source: int32 [B,sources], accepted tokens by where they come from.
+      source: int32 [B], where the accepted ones come from; 0 where there is one source or nothing is accepted.
+      refused: int32 [B], the drafted token in whose place the next one stands; -1 where none was refused.
     """
 
     tokens: jax.Array
@@ -35,6 +37,8 @@ class Accepted:
     proposed: jax.Array
     tested: jax.Array
     by_source: jax.Array
+    source: jax.Array
+    refused: jax.Array
 
 
 def accept_chain(
@@ -89,6 +93,8 @@ def accept_chain(
         proposed=draft.lengths,
         tested=jnp.minimum(num_accepted + 1, draft.lengths),
         by_source=jnp.zeros((draft.tokens.shape[0], 0), jnp.int32),
+        source=jnp.zeros_like(num_accepted),
+        refused=_refused(padded, draft.lengths, num_accepted),
     )
     if alternatives is None:
         return accepted
@@ -135,6 +141,7 @@ def _try_alternatives(
         num_accepted=jnp.where(taken, 1, accepted.num_accepted),
         rows=rows.at[:, 1].set(jnp.where(taken, chain + chosen, 1)),
         proposed=accepted.proposed + alternatives.count,
+        refused=jnp.where(taken, -1, accepted.refused),
     )
 
 
@@ -168,6 +175,9 @@ def accept_candidates(
     chosen = followed.chosen[:, None]
     source = jnp.take_along_axis(draft.sources, chosen, axis=1)
     is_source = source == jnp.arange(len(spec.drafter.sources))[None, :]
+    tried = jnp.where(followed.num_accepted > 0, followed.chosen, jnp.argmax(draft.lengths > 0, axis=1))
+    candidate = jnp.take_along_axis(draft.tokens, tried[:, None, None], axis=1)[:, 0]
+    length = jnp.take_along_axis(draft.lengths, tried[:, None], axis=1)[:, 0]
     return Accepted(
         tokens=followed.tokens,
         num_accepted=followed.num_accepted,
@@ -175,4 +185,12 @@ def accept_candidates(
         proposed=jnp.sum(draft.lengths, axis=1),
         tested=jnp.minimum(followed.num_accepted + 1, jnp.max(draft.lengths, axis=1)),
         by_source=jnp.where(is_source, followed.num_accepted[:, None], 0),
+        source=source[:, 0],
+        refused=_refused(jnp.pad(candidate, ((0, 0), (0, 1))), length, followed.num_accepted),
     )
+
+
+def _refused(drafted: jax.Array, lengths: jax.Array, num_accepted: jax.Array) -> jax.Array:
+    """The token of a draft [B,gamma+1] of `lengths` [B] tokens behind those that were accepted; -1 where none is."""
+    behind = jnp.take_along_axis(drafted, num_accepted[:, None], axis=1)[:, 0]
+    return jnp.where(num_accepted < lengths, behind, -1)

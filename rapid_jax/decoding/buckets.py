@@ -20,12 +20,19 @@ def forward_bucket(tokens: int, chunk: int) -> int:
 
 
 def token_bucket(tokens: int, *, minimum: int = 16) -> int:
-    """The smallest power of two that holds `tokens`: sizes of a forward, of tails and of output buffers."""
+    """The smallest power of two that holds `tokens`: sizes of a forward, of tails and of output buffers.
+
+    >>> [token_bucket(tokens) for tokens in (3, 64, 65)]
+    [16, 64, 128]
+    """
     return max(minimum, 1 << max(tokens - 1, 0).bit_length())
 
 
 def context_bucket(tokens: int, chunk: int) -> int:
     """Slots for a context of `tokens`, whole prefill chunks: at most an eighth of it or one chunk stays free.
+
+    >>> [context_bucket(tokens, 2048) for tokens in (100, 3000, 100_000)]
+    [256, 4096, 106496]
 
     Args:
       tokens: length of the longest context of the batch.

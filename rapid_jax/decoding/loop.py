@@ -17,7 +17,7 @@ from rapid_jax.decoding.apart import decode_apart
 from rapid_jax.decoding.pacing import paced, with_costs, with_room
 from rapid_jax.decoding.programs import Program, Programs, copied, shardings_of
 from rapid_jax.decoding.spec import Controls, StepSpec
-from rapid_jax.decoding.state import BurstReport, Counters, DecodeState, check_finite
+from rapid_jax.decoding.state import ORIGIN, BurstReport, Counters, DecodeState, check_finite
 from rapid_jax.decoding.step import burst
 
 
@@ -64,6 +64,7 @@ def initial_state(
         target_tail=target_tail,
         drafter_cache=drafter_cache,
         output=put(np.zeros((batch, capacity), np.int32)),
+        origins=put(np.zeros((batch, capacity, len(ORIGIN)), np.int32)),
         num_tokens=zeros(),
         budget=put(budget.astype(np.int32)),
         done=put(budget == 0),

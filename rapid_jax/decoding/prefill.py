@@ -128,10 +128,16 @@ def prefill_tail(
     chunk: int,
     dtype: jnp.dtype,
     mesh: Mesh | None = None,
+    tail: TailCache | None = None,
 ) -> TailCache:
-    """Reads each row's tokens (the question) after its context into a new TailCache of `capacity` slots."""
+    """Reads each row's tokens (the question) after its context into a TailCache of `capacity` slots.
+
+    Args:
+      tail: what precedes the tokens, taken over (`continued_tail`); None starts an empty one.
+    """
     lengths = np.array([len(r) for r in rows], np.int32)
-    tail = empty_tail(decoder.config, len(rows), capacity, dtype, mesh)
+    if tail is None:
+        tail = empty_tail(decoder.config, len(rows), capacity, dtype, mesh)
     start = 0
     for size in chunk_sizes(int(lengths.max()), chunk):
         tokens = np.zeros((len(rows), size), np.int32)
@@ -142,6 +148,26 @@ def prefill_tail(
         tail = _run(programs, tail_chunk, decoder, mesh, params, tail, context, tokens, count)
         start += size
     return tail
+
+
+def continued_tail(
+    programs: Programs, tail: TailCache, length: int, capacity: int, mesh: Mesh | None = None
+) -> TailCache:
+    """The first `length` tokens of a tail in a tail of `capacity` slots of its own; the given one stays as it is."""
+    args = (tail, hosts.put(np.int32(length), None if mesh is None else NamedSharding(mesh, P())))
+    return programs.get(resized_tail, (capacity,), args, out_shardings=shardings_of(tail))(*args)
+
+
+def resized_tail(capacity: int, tail: TailCache, length: jax.Array) -> TailCache:
+    """A tail with another number of slots, of which the first `length` are in use."""
+    missing = max(capacity - tail.capacity, 0)
+
+    def resized(x: jax.Array) -> jax.Array:
+        return jnp.pad(x[:, :, :capacity], ((0, 0), (0, 0), (0, missing), (0, 0)))
+
+    return TailCache(
+        tuple(map(resized, tail.k)), tuple(map(resized, tail.v)), jnp.broadcast_to(length, tail.length.shape)
+    )
 
 
 def _run(

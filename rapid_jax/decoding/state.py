@@ -12,6 +12,11 @@ from models.cache import TailCache
 
 TARGET, DRAFTER = 1, 2  # bits of DecodeState.not_finite
 
+# Who wrote a token, in DecodeState.origins: the target where nothing was drafted, in the place of a drafted token that it
+# refused, or behind a draft that it took whole; from DRAFTED on the drafter, by the index of its source.
+ALONE, INSTEAD, BONUS, DRAFTED = range(4)
+ORIGIN = ("step", "writer", "refused", "drafted")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -46,6 +51,8 @@ class DecodeState:
       target_tail: the target's keys and values of all committed tokens behind the context but the last.
       drafter_cache: the drafter's own.
       output: int32 [B,M], generated tokens.
+      origins: int32 [B,M,4], of each generated token, as ORIGIN names them: the row's step, who wrote it, the drafted token
+        that was refused in its place (-1 for none), and the tokens that were drafted in that step.
       num_tokens: int32 [B], how many.
       budget: int32 [B], how many at most; no larger than M.
       done: bool [B].
@@ -59,6 +66,7 @@ class DecodeState:
     target_tail: TailCache
     drafter_cache: Any
     output: jax.Array
+    origins: jax.Array
     num_tokens: jax.Array
     budget: jax.Array
     done: jax.Array
@@ -73,6 +81,7 @@ class BurstReport:
     """The small part of the state that the host reads after a burst, in buffers of its own."""
 
     output: jax.Array
+    origins: jax.Array
     num_tokens: jax.Array
     done: jax.Array
     not_finite: jax.Array
@@ -81,7 +90,7 @@ class BurstReport:
     @classmethod
     def of(cls, state: DecodeState) -> BurstReport:
         """What the host reads of a state."""
-        return cls(state.output, state.num_tokens, state.done, state.not_finite, state.counters)
+        return cls(state.output, state.origins, state.num_tokens, state.done, state.not_finite, state.counters)
 
 
 class NotFinite(ValueError):

@@ -17,7 +17,7 @@ from rapid_jax.decoding.forward import forward_block
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.sampling import position_keys
 from rapid_jax.decoding.spec import Controls, StepSpec
-from rapid_jax.decoding.state import DRAFTER, TARGET, BurstReport, Counters, DecodeState
+from rapid_jax.decoding.state import ALONE, BONUS, DRAFTED, DRAFTER, INSTEAD, TARGET, BurstReport, Counters, DecodeState
 
 Known = tuple[jax.Array, jax.Array, jax.Array]  # last tokens [B,2], random keys [B], generated tokens [B]
 
@@ -68,6 +68,7 @@ def judge(
             target_tail=commit(state.target_tail, tried.block, count, accepted.rows),
             drafter_cache=state.drafter_cache,
             output=_append(state.output, state.num_tokens, emitted, count),
+            origins=_append(state.origins, state.num_tokens, _origins(state, accepted), count),
             num_tokens=state.num_tokens + count,
             budget=state.budget,
             done=state.done | ended,
@@ -206,7 +207,23 @@ def _cut(emitted: jax.Array, count: jax.Array, state: DecodeState, stop_ids: jax
     return jnp.where(state.done, 0, kept).astype(jnp.int32), ended
 
 
+def _origins(state: DecodeState, accepted: Accepted) -> jax.Array:
+    """Where each token that a step may emit is from, int32 [B,gamma+1,4]; see DecodeState.origins."""
+    place = jnp.arange(accepted.tokens.shape[1])[None, :]
+    next_writer = jnp.where(accepted.refused >= 0, INSTEAD, jnp.where(accepted.proposed > 0, BONUS, ALONE))
+    is_drafted = place < accepted.num_accepted[:, None]
+    refused = jnp.where(place == accepted.num_accepted[:, None], accepted.refused[:, None], -1)
+    columns = (
+        state.counters.steps[:, None],
+        jnp.where(is_drafted, DRAFTED + accepted.source[:, None], next_writer[:, None]),
+        refused,
+        accepted.proposed[:, None],
+    )
+    return jnp.stack([jnp.broadcast_to(column, refused.shape) for column in columns], axis=-1).astype(jnp.int32)
+
+
 def _append(output: jax.Array, num_tokens: jax.Array, emitted: jax.Array, count: jax.Array) -> jax.Array:
+    """What was written so far [B,M,...] with the first `count` of each row of `emitted` [B,T,...] behind it."""
     offset = jnp.arange(emitted.shape[1])[None, :]
     slots = jnp.where(offset < count[:, None], num_tokens[:, None] + offset, output.shape[1])
     return output.at[jnp.arange(output.shape[0])[:, None], slots].set(emitted, mode="drop")

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from rapid_jax.retrieval import Passage
+from rapid_jax.tracing import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Answer:
       question: as asked.
       text: without stop strings and special tokens.
       token_ids: generated tokens, the stop id included.
-      finish_reason: "stop" (a stop id), "stop_string" or "length".
+      finish_reason: "stop" (a stop id), "stop_string", "length", or "stopped" where `Stream.stop` ended it.
       target_tokens: tokens that the target's context and question hold.
       drafter_tokens: the same for the drafter; 0 without one.
       truncated_tokens: document tokens that were left out of the middle.
@@ -99,6 +100,7 @@ class Answer:
       settings: speculation and sampling settings that were in force.
       versions: of the packages that matter.
       database_bytes: of the n-gram databases on the devices, by name, of the whole batch.
+      trace: who wrote each token; a notebook shows it as a page, and `to_dict` leaves it out.
     """
 
     method: str
@@ -116,6 +118,7 @@ class Answer:
     acceptance: Acceptance
     settings: dict[str, Any]
     versions: dict[str, str]
+    trace: Trace = dataclasses.field(repr=False)
     database_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property

@@ -111,6 +111,24 @@ def check_messages(messages: Any) -> None:
         raise ValueError("a conversation must end with a message of the user")
 
 
+def check_turns(messages: Any) -> None:
+    """Raises ValueError where messages are not questions of the user, each with the assistant's answer behind it."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise ValueError(f"messages must be a list of turns, got {shown(messages)}")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise ValueError(f"a message must have a role and a content, got {shown(message)}")
+        check_text("the content of a message", message["content"])
+        role = ("user", "assistant")[index % 2]
+        if message["role"] != role:
+            raise ValueError(
+                f"earlier turns must be of the user and the assistant in turn: message {index} must be of the {role}, got "
+                f"{shown(message['role'])}"
+            )
+    if len(messages) % 2:
+        raise ValueError("earlier turns must end with the assistant's answer; ask the last question behind them")
+
+
 def check_max_chunks(value: Any) -> None:
     """Raises ValueError where a number of chunks is neither None nor a whole number of at least 1."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

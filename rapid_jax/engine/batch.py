@@ -26,8 +26,9 @@ from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.sampling import Warping
 from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.state import BurstReport, DecodeState
-from rapid_jax.drafting.makers import Drafting, DraftingInputs, ModelCaches, maker_of
-from rapid_jax.engine.contexts import PrefilledContext, prefill_questions
+from rapid_jax.drafting.inputs import Drafting, DraftingInputs, ModelCaches
+from rapid_jax.drafting.makers import maker_of
+from rapid_jax.engine.contexts import KeptTail, PrefilledContext, prefill_questions
 from rapid_jax.engine.length_rule import Decision, decide
 from rapid_jax.engine.prompt import Prompt
 from rapid_jax.engine.request import Request, check_room
@@ -84,6 +85,7 @@ class Batch:
       decision: of the length rule; None where it was not asked.
       earlier: what an earlier turn of a conversation has taught the databases.
       copied_before: what earlier answers about each row's document have left to be copied; empty for nothing.
+      kept: of an earlier turn about the same document, what the target has read behind it; None for nothing.
       verify: who accepts, see StepSpec.
       retrieval_seconds, prefill_seconds: time spent so far.
     """
@@ -101,6 +103,7 @@ class Batch:
     decision: Decision | None = None
     earlier: LearnedNgrams | None = None
     copied_before: Sequence[CopiedBefore] = ()
+    kept: KeptTail | None = None
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
     retrieval_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -218,6 +221,7 @@ def plan_batch(session: Session, request: Request) -> Batch:
         decision=decision,
         earlier=request.documents[0].earlier if len(request.questions) == 1 else None,
         copied_before=_padded(session, [document.copied_before for document in request.documents]),
+        kept=request.documents[0].tail if method.reads_document and len(target.questions) == 1 else None,
         retrieval_seconds=retrieval_seconds,
         prefill_seconds=seconds + (drafter.context.seconds if drafter is not None else 0.0),
     )
@@ -234,7 +238,8 @@ def start_batch(session: Session, batch: Batch) -> Started:
     def read(given: ModelInput, keep_out: int) -> tuple[ModelCaches, float]:
         context = given.context.cache
         sizes = dict(keep_out=keep_out, new_tokens=sampling.max_new_tokens)
-        tail, seconds = prefill_questions(programs, given.model, context, given.questions, config, **sizes)
+        kept = batch.kept if given is batch.target else None
+        tail, seconds = prefill_questions(programs, given.model, context, given.questions, config, kept=kept, **sizes)
         return ModelCaches(given.model, context, tail), seconds
 
     target, seconds = read(batch.target, 1)
@@ -292,12 +297,13 @@ def start_batch(session: Session, batch: Batch) -> Started:
 
 def _retrieve(request: Request) -> tuple[tuple[RetrievedContext, ...], float]:
     """Each row's retrieved context, and the seconds that it took, the documents' indices included."""
-    indices = [document.index for document in request.documents]
+    documents = [document.root for document in request.documents]
+    indices = [document.index for document in documents]
     start = time.perf_counter()
     asked = zip(indices, request.queries, strict=True)
     found = tuple(index.retrieve(query, max_chunks=request.max_chunks) for index, query in asked)
     seconds = time.perf_counter() - start
-    return found, seconds + sum(document.index_seconds for document in dict.fromkeys(request.documents))
+    return found, seconds + sum(document.index_seconds for document in dict.fromkeys(documents))
 
 
 def _documents(session: Session, request: Request) -> PrefilledContext:

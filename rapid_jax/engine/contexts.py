@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from models.cache import ContextCache, TailCache
@@ -10,7 +11,7 @@ from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from rapid_jax.config import EngineConfig
 from rapid_jax.decoding.buckets import token_bucket
-from rapid_jax.decoding.prefill import prefill_context, prefill_tail
+from rapid_jax.decoding.prefill import continued_tail, prefill_context, prefill_tail
 from rapid_jax.decoding.programs import Programs
 
 
@@ -32,6 +33,30 @@ class PrefilledContext:
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each."""
         return tuple(map(len, self.rows))
+
+
+@dataclasses.dataclass
+class KeptTail:
+    """What a model has read and said behind a document, kept for the next turn of a conversation about it.
+
+    Attributes:
+      tokens: ids behind the document; the tail holds keys and values of all of them.
+      tail: one row; None before the first turn.
+      reused: tokens that the last question did not have to read again.
+    """
+
+    tokens: Sequence[int] = ()
+    tail: TailCache | None = None
+    reused: int = 0
+
+    def take(self, tokens: Sequence[int], tail: TailCache) -> None:
+        """Keeps what a run has left."""
+        self.tokens, self.tail = tuple(tokens), tail
+
+    def shared_with(self, tokens: Sequence[int]) -> int:
+        """Tokens that both begin with."""
+        pairs = zip(self.tokens, tokens, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def prefill(
@@ -76,6 +101,7 @@ def prefill_questions(
     *,
     keep_out: int,
     new_tokens: int,
+    kept: KeptTail | None = None,
 ) -> tuple[TailCache, float]:
     """Prefills the tails of a batch with its questions.
 
@@ -85,21 +111,33 @@ def prefill_questions(
       questions: each row's token ids.
       keep_out: how many of the last tokens stay for the first decoding step.
       new_tokens: of an answer at most; they follow in the same tails.
+      kept: of an earlier turn behind the same context, for a single question: what both begin with is not read again.
 
     Returns:
       (the tails, seconds without compilation).
     """
     decoder = model.decoder
-    return programs.timed(
-        lambda: prefill_tail(
+    rows = [question[: len(question) - keep_out] for question in questions]
+    capacity = token_bucket(max(map(len, questions)) + new_tokens)
+    known = 0 if kept is None else kept.shared_with(rows[0])
+
+    def read() -> TailCache:
+        tail = None
+        if kept is not None and kept.tail is not None:
+            tail = continued_tail(programs, kept.tail, known, capacity, decoder.mesh)
+        return prefill_tail(
             programs,
             decoder,
             model.params,
             context,
-            [question[: len(question) - keep_out] for question in questions],
-            capacity=token_bucket(max(map(len, questions)) + new_tokens),
+            [row[known:] for row in rows],
+            tail=tail,
+            capacity=capacity,
             chunk=config.prefill_chunk,
             dtype=decoder.dtype,
             mesh=decoder.mesh,
         )
-    )
+
+    if kept is not None:
+        kept.reused = known
+    return programs.timed(read)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,21 +14,20 @@ import jax
 from models.cache import ContextCache
 from models.language_model import LanguageModel
 from models.progress import ProgressCallback
-from rapid_jax.config.chat import ChatConfig
 from rapid_jax.config.overrides import Overrides
 from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.engine.answer import Answer
-from rapid_jax.engine.arguments import check_optional_text, check_path, check_text, check_texts
-from rapid_jax.engine.contexts import PrefilledContext
+from rapid_jax.engine.arguments import check_optional_text, check_path, check_text, check_texts, check_turns
+from rapid_jax.engine.contexts import KeptTail, PrefilledContext
+from rapid_jax.engine.kept import document_key, open_document, save_document
 from rapid_jax.engine.prompt import Conversation, Prompt, Templates, TokenizedDocument
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.run import Run
 from rapid_jax.engine.session import Session
+from rapid_jax.engine.stream import Stream
 from rapid_jax.hierarchy.row_databases import LearnedNgrams
 from rapid_jax.retrieval import IndexedDocument, KnownIndex, Passage
-from rapid_jax.saving.document import Reader, SavedDocument, open_saved
-from rapid_jax.saving.document import save as save_document
-from rapid_jax.saving.store import DocumentStore, key_of
+from rapid_jax.saving.store import DocumentStore
 
 
 class Document:
@@ -45,10 +42,10 @@ class Document:
       index_seconds: time that chunking and embedding took; 0 before it.
       earlier: what an earlier turn of a conversation has taught the n-gram databases, or None.
       remembered: what the last answer to a conversation has taught them; None before it.
-      copied_before: what the answers so far have left to be copied by later ones.
       templates: user messages around the document and around its passages, and what the chat template is given; None
         for a conversation.
       reading_seconds: what reading it took before it was saved; None for one that was not opened from disk.
+      tail: where what is read and said behind the document is kept for the next turn; None where it is not kept.
     """
 
     def __init__(
@@ -72,9 +69,11 @@ class Document:
         self.index_seconds = 0.0
         self.earlier = earlier
         self.remembered: LearnedNgrams | None = None
-        self.copied_before = CopiedBefore()
+        self.tail: KeptTail | None = None
+        self._copied_before = CopiedBefore()
         self._session = session
         self._original: Document | None = None
+        self._root: Document | None = None
         self._retrieve_from: str | None = None
         self._progress = progress
         self._known_index: KnownIndex | None = None
@@ -93,9 +92,9 @@ class Document:
             session,
             text,
             tokenized,
-            functools.partial(templates.prompt, templates.document),
+            functools.partial(templates.prompt, templates.document, ()),
             progress,
-            passages_prompt=functools.partial(templates.prompt, templates.passages),
+            passages_prompt=functools.partial(templates.prompt, templates.passages, ()),
             templates=templates,
         )
 
@@ -118,6 +117,20 @@ class Document:
     def is_conversation(self) -> bool:
         """Whether there is nothing but messages: no document, nothing to retrieve from."""
         return not self.tokenized.tokens
+
+    @property
+    def root(self) -> Document:
+        """The document itself: of one with earlier turns (`after`), the one without."""
+        return self._root or self
+
+    @property
+    def copied_before(self) -> CopiedBefore:
+        """What the answers so far have left to be copied by later ones."""
+        return self.root._copied_before
+
+    @copied_before.setter
+    def copied_before(self, copied: CopiedBefore) -> None:
+        self.root._copied_before = copied
 
     @functools.cached_property
     def prefilled(self) -> PrefilledContext:
@@ -173,6 +186,28 @@ class Document:
         view._original = self  # which reads, once for both
         view.__dict__.pop("index", None)
         view._retrieve_from = text
+        view._root = None
+        return view
+
+    def after(self, messages: Sequence[Mapping[str, str]]) -> Document:
+        """The same document in the same cache behind earlier turns, which follow-up questions see.
+
+        Args:
+          messages: {"role", "content"} of each turn: a question about the document, its answer, and so on; questions
+            are a "user"'s, answers an "assistant"'s. They take the place of turns that were there before.
+
+        Raises:
+          ValueError: other roles or another order, a conversation, or an argument of a wrong type.
+        """
+        check_turns(messages)
+        if self.templates is None:
+            raise ValueError("earlier turns go with a document: give a conversation all its messages (Engine.converse)")
+        templates, history = self.templates, tuple((turn["role"], turn["content"]) for turn in messages)
+        view = copy.copy(self)
+        view._root, view._original = self.root, self._original or self
+        view.prompt = functools.partial(templates.prompt, templates.document, history)
+        view.passages_prompt = functools.partial(templates.prompt, templates.passages, history)
+        view.__dict__.pop("prefilled", None)
         return view
 
     def in_source(self, passage: Passage) -> Passage:
@@ -184,6 +219,8 @@ class Document:
     @functools.cached_property
     def index(self) -> IndexedDocument:
         """The chunks that passages come from and their embeddings; computed on first use, shared by all questions."""
+        if self._root is not None:
+            return self._root.index
         text = self._retrieve_from
         if text is None:
             text = self.tokenized.text if self._session.config.retrieval.from_truncated else self.text
@@ -194,11 +231,21 @@ class Document:
         self.index_seconds = time.perf_counter() - start
         return index
 
+    @property
+    def is_indexed(self) -> bool:
+        """Whether its chunks have been embedded."""
+        return "index" in self.root.__dict__
+
+    def holds(self, prefilled: PrefilledContext, index: KnownIndex | None = None) -> None:
+        """Takes what the target has read, and the chunks' vectors, from elsewhere."""
+        self.__dict__["prefilled"], self._known_index = prefilled, index
+
     def save(self, path: str | Path) -> int:
         """Writes the document to disk, to be opened by `Engine.open` in the place of being read.
 
         What the target has read is kept as it lies in memory, with the index of its chunks, if there is one, and what
         earlier answers have left. Whoever opens it later needs the same weights, tokenizer and formats, on any mesh.
+        Earlier turns (`after`) are not saved.
 
         Args:
           path: a directory; a document that was saved there before is replaced.
@@ -214,21 +261,7 @@ class Document:
         if self.templates is None or self._retrieve_from is not None:
             kind = "a conversation" if self.templates is None else "a view with passages of another text"
             raise ValueError(f"{kind} cannot be saved: save a document that Engine.read gave")
-        reader = _reader(self._session)
-        saved = SavedDocument(
-            text=self.text,
-            tokenized=dataclasses.asdict(self.tokenized),
-            head=self.head,
-            template=self.templates.document,
-            passages_template=self.templates.passages,
-            chat=dataclasses.asdict(self.templates.chat),
-            context=self.context,
-            prefill_seconds=self.prefill_seconds,
-            copied_before=self.copied_before,
-            index=self.index.known if "index" in self.__dict__ else None,
-            retrieval=reader.retrieval,
-        )
-        return save_document(Path(path), saved, reader, self._session.versions).nbytes
+        return save_document(self._session, self.root, Path(path))
 
     @property
     def key(self) -> str:
@@ -239,18 +272,7 @@ class Document:
         """
         if self.templates is None:
             raise ValueError("a conversation has no key: only documents are kept")
-        session = self._session
-        return key_of(
-            dict(
-                version=session.versions["rapid_jax"],
-                weights=session.fingerprint,
-                tokenizer=session.target.tokenizer.fingerprint,
-                kv=session.config.kv,
-                templates=dataclasses.asdict(self.templates),
-                text=self.text,
-                tokens=self.token_ids,
-            )
-        )
+        return document_key(self._session, self)
 
     def keep(self, store: DocumentStore) -> bool:
         """Saves what has been read into a store, which may push others out of it.
@@ -273,15 +295,7 @@ class Document:
     @classmethod
     def opened(cls, session: Session, path: Path) -> Document:
         """A document that `save` wrote, for `Engine.open`."""
-        start = time.perf_counter()
-        saved = open_saved(path, _reader(session))
-        templates = Templates(saved.template, saved.passages_template, ChatConfig(**saved.chat))
-        document = cls.under(session, saved.text, TokenizedDocument(**saved.tokenized), templates)
-        document.copied_before, document._known_index = saved.copied_before, saved.index
-        document.reading_seconds = saved.prefill_seconds
-        seconds = time.perf_counter() - start
-        document.__dict__["prefilled"] = PrefilledContext([document.token_ids], saved.context, seconds)
-        return document
+        return open_document(session, path)
 
     def ask(
         self,
@@ -344,42 +358,3 @@ class Document:
         check_texts("questions", questions, "question")
         asked = [(self, question) for question in questions]
         return Request.of(self._session.config, asked, method, retrieval_queries, overrides, max_chunks)
-
-
-def _reader(session: Session) -> Reader:
-    """Who reads the documents of a session."""
-
-    def head(template: str, chat: Mapping[str, Any]) -> list[int]:
-        return Prompt(session.target.tokenizer, template, ChatConfig(**chat)).head()
-
-    config = session.config
-    return Reader(
-        target=session.target,
-        weights=lambda: session.fingerprint,
-        kv=config.kv,
-        chunk=config.prefill_chunk,
-        head=head,
-        retrieval=json.loads(json.dumps(dataclasses.asdict(config.retrieval))),
-    )
-
-
-class Stream:
-    """Iterates over the pieces of an answer's text as they are decoded, once; `answer` is there at the end."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        self._pieces = run.texts()
-
-    def __iter__(self) -> Iterator[str]:
-        for (piece,) in self._pieces:
-            if piece:
-                yield piece
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer.
-
-        Raises:
-          RuntimeError: the stream has not been read to its end.
-        """
-        return self._run.answers()[0]

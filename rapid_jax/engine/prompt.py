@@ -51,11 +51,14 @@ class Prompt:
       tokenizer: of the model that reads the prompt.
       template: user message with {document} before {question}; its own special tokens are read as such.
       chat: what the chat template is given, and whether special tokens in a text are read as such.
+      history: earlier turns about the document, (role, content) of each, a user's and an assistant's in turn. The
+        template is around the first question alone.
     """
 
     tokenizer: Tokenizer
     template: str
     chat: ChatConfig = dataclasses.field(default_factory=ChatConfig)
+    history: tuple[tuple[str, str], ...] = ()
 
     def head(self) -> list[int]:
         """Tokens before the document: those that no document changes.
@@ -99,18 +102,27 @@ class Prompt:
         return ids, [(max(a - before, 0) + stripped, max(b - before, 0) + stripped) for a, b in offsets]
 
     def question(self, question: str) -> list[int]:
-        """Tokens behind the document: the question and the start of the answer.
+        """Tokens behind the document: earlier turns, the question and the start of the answer.
 
         Raises:
-          ValueError: the question is empty, or gives fewer than two tokens.
+          ValueError: the question is empty, or gives fewer than two tokens, or the chat template shows earlier turns
+            before the document.
         """
         question = clean_text(question)
         if not question.strip():
             raise ValueError("the question is empty: ask something about the document")
-        mark, seam = self._marks(question)
-        special = self.chat.special_tokens_in_text
-        shown = question if special else self.tokenizer.protect(question, mark)
-        pieces = self.tokenizer.parse(self._rendered(seam, shown)[1], mark)
+        turns = [dict(role=role, content=clean_text(content)) for role, content in self.history]
+        turns.append(dict(role="user", content=question))
+        mark, seam = self._marks(*(turn["content"] for turn in turns))
+        if not self.chat.special_tokens_in_text:
+            turns = self.tokenizer.protect_turns(turns, mark)
+        before, after = self._rendered(seam, turns[0]["content"], turns[1:])
+        if self.history and before != self._head.before:
+            raise ValueError(
+                "the chat template changes what stands before the document once there are earlier turns: ask questions "
+                "without them"
+            )
+        pieces = self.tokenizer.parse(after, mark)
         tokens = self.tokenizer.encode_pieces(pieces, within=True)[0]
         if len(tokens) < 2:
             raise ValueError(
@@ -124,16 +136,17 @@ class Prompt:
         mark = unused_mark(rendered)
         return mark, unused_mark([*rendered, mark])
 
-    def _rendered(self, document: str, question: str) -> list[str]:
-        """What the chat template makes of the user's message, in two parts.
+    def _rendered(self, document: str, question: str, later: Sequence[dict[str, str]] = ()) -> list[str]:
+        """What the chat template makes of the user's message and later ones, in two parts.
 
         Args:
           document: what stands in the document's place; its last character is where the text is parted.
           question: may hold stand-ins.
+          later: messages behind it, which may hold stand-ins.
         """
         before, after = self.template.split("{document}")
         message = before + document + after.replace("{question}", question)
-        turns = [{"role": "user", "content": message}]
+        turns = [{"role": "user", "content": message}, *later]
         rendered = self.tokenizer.render_chat(turns, arguments=self.chat.variables(), date=self.chat.date or None)
         parts = rendered.split(document[-1])
         if len(parts) != 2:
@@ -142,7 +155,7 @@ class Prompt:
 
     @property
     def _head(self) -> _Head:
-        prompt = dataclasses.replace(self, chat=self.chat.dated())
+        prompt = dataclasses.replace(self, chat=self.chat.dated(), history=())
         return _make_head(prompt, self.tokenizer.chat_template)
 
     def _shown(self, text: str) -> str:
@@ -243,9 +256,9 @@ class Templates:
     passages: str
     chat: ChatConfig
 
-    def prompt(self, template: str, model: LanguageModel) -> Prompt:
-        """A model's prompt with one of the templates."""
-        return Prompt(model.tokenizer, template, chat_for(model.tokenizer, self.chat))
+    def prompt(self, template: str, history: tuple[tuple[str, str], ...], model: LanguageModel) -> Prompt:
+        """A model's prompt with one of the templates, behind earlier turns."""
+        return Prompt(model.tokenizer, template, chat_for(model.tokenizer, self.chat), history)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,9 +76,9 @@ class Request:
 
     @property
     def shared(self) -> Document | None:
-        """The document that all rows are about; None where there are several."""
-        first = self.documents[0]
-        return first if all(document is first for document in self.documents) else None
+        """The document that all rows are about, whatever turns precede their questions; None where there are several."""
+        first = self.documents[0].root
+        return first if all(document.root is first for document in self.documents) else None
 
 
 def longest_draft(method: Method, speculation: SpeculationConfig, config: EngineConfig) -> int:

@@ -15,6 +15,7 @@ from rapid_jax.engine.batch import Batch, Started
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import TextRow
+from rapid_jax.tracing import trace_of
 
 if TYPE_CHECKING:
     from rapid_jax.engine.document import Document
@@ -63,10 +64,22 @@ def make_answers(
         decode=clock.last,
         first_token=batch.retrieval_seconds + prefill + clock.first,
     )
-    settings = _settings(session, request, batch, started)
+    settings, tokenizer = _settings(session, request, batch, started), session.target.tokenizer
     answers = []
     for index, (row, document) in enumerate(zip(rows, request.documents, strict=True)):
         retrieved = batch.retrieved[index] if batch.retrieved else None
+        passages = tuple(map(document.in_source, retrieved.passages)) if retrieved else ()
+        trace = trace_of(
+            batch.method.name,
+            request.questions[index],
+            row.token_ids,
+            row.pieces,
+            row.text,
+            report.origins[index],
+            sources=started.drafting.drafter.sources,
+            text_of=lambda token: tokenizer.special_ids.get(token) or tokenizer.decode([token]),
+            passages=passages,
+        )
         answers.append(
             Answer(
                 method=batch.method.name,
@@ -77,7 +90,7 @@ def make_answers(
                 target_tokens=batch.target.prompt_tokens[index],
                 drafter_tokens=batch.drafter_tokens[index],
                 truncated_tokens=document.tokenized.truncated_tokens,
-                passages=tuple(map(document.in_source, retrieved.passages)) if retrieved else (),
+                passages=passages,
                 below_threshold=bool(retrieved and retrieved.below_threshold),
                 batch_size=len(rows),
                 seconds=seconds,
@@ -85,6 +98,7 @@ def make_answers(
                 database_bytes=started.drafting.database_bytes,
                 settings=settings | _retrieval(request, batch, document),
                 versions=session.versions,
+                trace=trace,
             )
         )
     return answers
@@ -92,7 +106,7 @@ def make_answers(
 
 def _finish_reason(row: TextRow, stop_ids: tuple[int, ...]) -> str:
     if row.stopped:
-        return "stop_string"
+        return "stopped" if row.interrupted else "stop_string"
     return "stop" if row.token_ids and row.token_ids[-1] in stop_ids else "length"
 
 

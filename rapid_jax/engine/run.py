@@ -33,6 +33,11 @@ class Run:
         self._rows = [TextRow(tokenizer, stop) for _ in request.questions]
         self._compiled_before = session.programs.compile_seconds
         self._decoded: tuple[Batch, Started, BurstReport, Clock] | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Ends all rows at the next burst, with what they have by then."""
+        self._is_stopped = True
 
     def texts(self) -> Iterator[list[str]]:
         """Decodes; yields, after every burst, each row's new text.
@@ -60,12 +65,14 @@ class Run:
             seconds = time.perf_counter() - begun
             first = seconds if first is None else first
             self._decoded = batch, started, report, Clock(self._compiled_before, first, seconds)
-            pieces = []
+            pieces, stopping = [], self._is_stopped
             for index, row in enumerate(self._rows):
                 tokens = report.output[index, taken[index] : report.num_tokens[index]].tolist()
                 taken[index] += len(tokens)
-                pieces.append(row.push(tokens, last=bool(report.done[index])))
-            if self._request.sampling.stop:
+                pieces.append(row.push(tokens, last=bool(report.done[index]) or stopping))
+                if stopping and not report.done[index]:
+                    row.interrupt()
+            if self._request.sampling.stop or stopping:
                 stopped = np.zeros(len(report.done), bool)
                 stopped[: len(self._rows)] = [row.stopped for row in self._rows]
             yield pieces
@@ -88,9 +95,12 @@ class Run:
         copied = learned.copy if isinstance(learned, AutoCache) else learned
         copied, kept = copied if isinstance(copied, CopyMemory) else None, batch.copying.earlier_answers
         with self._session.lock:
-            for document in dict.fromkeys(documents):
-                rows = [row for row, about in enumerate(documents) if about is document]
+            for document in dict.fromkeys(document.root for document in documents):
+                rows = [row for row, about in enumerate(documents) if about.root is document]
                 answers, began = [self._rows[row].token_ids for row in rows], batch.copied_before[rows[0]]
                 document.copied_before = document.copied_before.after(answers, copied, kept, began=began, rows=rows)
+        if batch.kept is not None:
+            generated = np.asarray(state.output)[0, : int(state.num_tokens[0])].tolist()
+            batch.kept.take([*batch.target.questions[0], *generated][:-1], state.target_tail)
         if isinstance(learned, RowDatabases) and documents[0].is_conversation and len(self._rows) == 1:
             documents[0].remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))

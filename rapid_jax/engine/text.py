@@ -35,7 +35,9 @@ class TextRow:
     Attributes:
       token_ids: tokens taken so far; after a stop string, those up to the one that completed it.
       text: text so far, without stop strings and stop ids.
-      stopped: a stop string was met.
+      pieces: the text that became certain with each token; what follows a stop string is still in them.
+      stopped: a stop string was met, or the row was interrupted.
+      interrupted: somebody has ended it.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
@@ -50,7 +52,9 @@ class TextRow:
         """
         self.token_ids: list[int] = []
         self.text = ""
+        self.pieces: list[str] = []
         self.stopped = False
+        self.interrupted = False
         self._own_ids, self._stop = stop_ids_and_strings(tokenizer, stop)
         self._stop_ids = frozenset(tokenizer.stop_ids)
         self._decoder = IncrementalDecoder(tokenizer)
@@ -67,23 +71,29 @@ class TextRow:
             if self.stopped:
                 break
             self.token_ids.append(token)
+            self.pieces.append("")
             if token in self._own_ids:
-                self.text += self._decoder.flush()
-                self._cut()
+                self._show(self._decoder.flush())
                 self.stopped = True
             elif token not in self._stop_ids:
-                self.text += self._decoder.push([token])
-                self._cut()
+                self._show(self._decoder.push([token]))
         if last and not self.stopped:
-            self.text += self._decoder.flush()
-            self._cut()
+            self._show(self._decoder.flush())
         certain = len(self.text) if last or self.stopped else len(self.text) - self._held_back()
         piece = self.text[self._given : certain]
         self._given = max(self._given, certain)
         return piece
 
-    def _cut(self) -> None:
-        """Ends the text before the first stop string in it; what the decoder holds back may complete one."""
+    def interrupt(self) -> None:
+        """Ends the row with the text that it has; the tokens that are still decoded are not taken."""
+        if not self.stopped:
+            self.interrupted = self.stopped = True
+
+    def _show(self, piece: str) -> None:
+        """Adds text; ends it before the first stop string in it, which what the decoder holds back may complete."""
+        self.text += piece
+        if piece:
+            self.pieces[-1] += piece
         text = self.text + self._decoder.pending
         places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
         if places:

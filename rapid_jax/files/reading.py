@@ -153,9 +153,8 @@ def _decoded(data: bytes, name: str, encoding: str) -> tuple[str, str]:
     best = from_bytes(data).best()
     if best is None:
         raise ValueError(f"{name} is not UTF-8 text{place}, and its encoding was not found; name it")
-    return str(
-        best
-    ), f"{name} is not UTF-8{place}: it was read as {best.encoding}; name another encoding if that is wrong"
+    note = f"{name} is not UTF-8{place}: it was read as {best.encoding}; name another encoding if that is wrong"
+    return str(best), note
 
 
 def _converted(data: bytes, name: str, suffix: str) -> str:

@@ -262,6 +262,12 @@ class Prediction:
             total += w.batch * self.reading_seconds(w.retrieved)
         return total
 
+    @property
+    def saved_bytes(self) -> int:
+        """Keys and values of the document, as a saved document holds them for all chips."""
+        w = self.workload
+        return round(formulas.kv_bytes_per_token(context_shape(self.plan, w.context, w.chunk)) * w.context)
+
     def chunk_work(self, start: int) -> Work:
         """A prefill chunk behind `start` tokens."""
         last = self.last_start

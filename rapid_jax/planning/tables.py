@@ -123,6 +123,9 @@ def speed_table(p: Prediction) -> Table:
     """Predicted seconds of prefill and tokens a second."""
     base = p.workload.batch / p.costs().plain
     title = f"predicted: prefill {p.prefill_seconds():,.1f} s, {p.baseline} {base:,.1f} tokens/s"
+    if p.method.reads_document:
+        rate = p.saved_bytes / p.reading_seconds(p.workload.context)
+        title += f"; a saved document has {p.saved_bytes / 1e9:,.1f} GB and opens sooner than that from {rate / 1e9:,.1f} GB/s on"
     if not p.drafts:
         return Table(title, ("",), ())
     if p.method.copies:
@@ -183,6 +186,7 @@ def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
         collectives=collectives,
         kv_bytes_per_token=formulas.kv_bytes_per_token(context_shape(p.plan, p.workload.context, p.workload.chunk)),
         prefill_seconds=p.prefill_seconds(),
+        saved_document_bytes=p.saved_bytes,
         baseline=p.baseline,
         baseline_tokens_per_second=p.workload.batch / p.costs().plain,
         speeds=copied_speeds(p) if p.method.copies else speeds(p) if p.draft is not None else [],

@@ -20,12 +20,14 @@ def test_a_row_that_proposes_nothing_has_nothing_rejected():
     alternatives = Alternatives(jnp.array([[1], [1]]), jnp.array([0, 1]))
     probs = jnp.tile(jnp.array([0.5, 0.5, 0.0, 0.0]), (2, 1, 1))
     draft = ChainDraft(jnp.array([[0], [0]]), probs, jnp.array([0, 1]), two, alternatives)
-    accepted = Accepted(jnp.array([[3, 0], [3, 0]]), two, None, draft.lengths, two, jnp.zeros((2, 0), jnp.int32))
+    no_sources, refused = jnp.zeros((2, 0), jnp.int32), jnp.array([-1, 0])
+    accepted = Accepted(jnp.array([[3, 0], [3, 0]]), two, None, draft.lengths, two, no_sources, two, refused)
     p_hat = jnp.tile(jnp.array([0.0, 1.0, 0.0, 0.0]), (2, 1))  # of which token 1, the alternative, is all
     keys, logits = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 1, VOCAB)).at[:, :, 2].set(100.0)
     after = _try_alternatives(Warping.of(1.0), keys, draft, alternatives, p_hat, logits, accepted)
     assert after.tokens.tolist() == [[3, 0], [1, 2]] and after.num_accepted.tolist() == [0, 1]
     assert after.rows.tolist() == [[0, 1], [0, 2]] and after.proposed.tolist() == [0, 2]
+    assert after.refused.tolist() == [-1, -1]
 
 
 def test_candidates_are_counted_as_far_as_they_were_tested():

@@ -59,7 +59,7 @@ def test_each_row_says_whose_numbers_are_not_finite(in_target, in_drafter, expec
 )
 def test_the_host_names_one_model(rows, model):
     """The target comes first: in self-speculation it is both."""
-    report = BurstReport(None, None, None, np.array(rows, np.int32), None)
+    report = BurstReport(None, None, None, None, np.array(rows, np.int32), None)
     if model is None:
         check_finite(report)
         return

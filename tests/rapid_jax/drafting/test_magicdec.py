@@ -105,19 +105,23 @@ def law(rope, text, drafted, window):
     return np.asarray(jax.nn.softmax(forward_of(rope)(jnp.array([tokens], jnp.int32), positions, cache)[0][0]))
 
 
+def begun(model, tail, drafter, cache, early_stop):
+    """(spec, state before the first step) of ROWS, with a drafter that may end its drafts early."""
+    if early_stop:
+        drafter = EarlyStopDrafter(drafter, 0.4)
+        cache = drafter.initial_cache(cache)
+    spec = StepSpec(model.decoder, drafter, AcceptanceRule(residual="exact"))
+    last = np.array([row[-2:] for row in ROWS], np.int32)
+    return spec, initial_state(last, tail, cache, budget=np.full(len(ROWS), 32, np.int32), capacity=32, seed=3)
+
+
 def start(rope, window, *, early_stop=False, first_candidates=1):
     """(spec, what the drafter reads, state before the first step)."""
     model = model_of(rope)
     _, context, tail = read(rope)
     sinks, cache = taken(rope, window)
     drafter = MagicDecDrafter(model.decoder, GAMMA, VOCAB, first_candidates)
-    if early_stop:
-        drafter = EarlyStopDrafter(drafter, 0.4)
-        cache = drafter.initial_cache(cache)
-    spec = StepSpec(model.decoder, drafter, AcceptanceRule(residual="exact"))
-    last = np.array([row[-2:] for row in ROWS], np.int32)
-    budget = np.full(len(ROWS), 32, np.int32)
-    state = initial_state(last, tail, cache, budget=budget, capacity=32, seed=3)
+    spec, state = begun(model, tail, drafter, cache, early_stop)
     return spec, (model.params, sinks), state
 
 

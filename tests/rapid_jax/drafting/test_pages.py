@@ -15,7 +15,7 @@ from rapid_jax.decoding.step import step
 from rapid_jax.drafting import EarlyStopDrafter, PagesDrafter
 from rapid_jax.drafting.pages import begin_pages
 from tests.rapid_jax.conftest import VOCAB
-from tests.rapid_jax.drafting.test_magicdec import DOCUMENT, GAMMA, ROWS, forward_of, model_of, read
+from tests.rapid_jax.drafting.test_magicdec import DOCUMENT, GAMMA, ROWS, begun, forward_of, model_of, read
 
 PAGE, STEPS, SIZE = 4, 5, 160
 
@@ -24,13 +24,7 @@ def start(pages, *, renewal=2, early_stop=False, first_candidates=1):
     model = model_of("llama3")
     _, context, tail = read("llama3")
     drafter = PagesDrafter(model.decoder, GAMMA, VOCAB, first_candidates, pages=pages, renewal=renewal)
-    cache = begin_pages(context, tail, pages)
-    if early_stop:
-        drafter = EarlyStopDrafter(drafter, 0.4)
-        cache = drafter.initial_cache(cache)
-    spec = StepSpec(model.decoder, drafter, AcceptanceRule(residual="exact"))
-    last = np.array([row[-2:] for row in ROWS], np.int32)
-    state = initial_state(last, tail, cache, budget=np.full(len(ROWS), 32, np.int32), capacity=32, seed=3)
+    spec, state = begun(model, tail, drafter, begin_pages(context, tail, pages), early_stop)
     return spec, (model.params, context), state
 
 

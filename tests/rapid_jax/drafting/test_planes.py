@@ -20,7 +20,7 @@ from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.step import step
 from rapid_jax.drafting import EarlyStopDrafter, PlanesDrafter
 from tests.rapid_jax.conftest import VOCAB
-from tests.rapid_jax.drafting.test_magicdec import GAMMA, ROWS, model_of, read
+from tests.rapid_jax.drafting.test_magicdec import GAMMA, ROWS, begun, model_of, read
 
 STEPS = 4
 
@@ -37,13 +37,8 @@ def contexts():
 
 def start(*, early_stop=False, first_candidates=1):
     model, (_, _, tail), context = model_of("llama3"), read("llama3"), contexts()[0]
-    drafter, cache = PlanesDrafter(model.decoder, GAMMA, VOCAB, first_candidates), copied(tail)
-    if early_stop:
-        drafter = EarlyStopDrafter(drafter, 0.4)
-        cache = drafter.initial_cache(cache)
-    spec = StepSpec(model.decoder, drafter, AcceptanceRule(residual="exact"))
-    last = np.array([row[-2:] for row in ROWS], np.int32)
-    state = initial_state(last, tail, cache, budget=np.full(len(ROWS), 32, np.int32), capacity=32, seed=3)
+    drafter = PlanesDrafter(model.decoder, GAMMA, VOCAB, first_candidates)
+    spec, state = begun(model, tail, drafter, copied(tail), early_stop)
     return spec, (model.params, context), state
 
 

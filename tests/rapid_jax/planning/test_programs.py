@@ -185,6 +185,12 @@ def test_prefill_takes_at_least_its_arithmetic(prediction):
     assert prediction.prefill_seconds() > flops / RATES.flops_per_second
 
 
+def test_a_saved_document_holds_keys_and_values_of_all_its_tokens(prediction):
+    """From its bytes and the seconds of prefill a user sees which disks open it sooner than it is read."""
+    each = 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim * 4
+    assert prediction.saved_bytes == each * LONG
+
+
 @pytest.mark.parametrize("method, why", [("hd", "looks drafts up"), ("sd+hd", "looks"), ("auto", "by measuring")])
 def test_methods_that_the_planner_does_not_know_are_refused(method, why):
     with pytest.raises(ValueError, match=f"method {re.escape(method)} .*{why}"):

