@@ -5,20 +5,23 @@
     python -m launch.chat --document=report.rapid
 
 Every line is a question, or a command that starts with a slash; /help lists them. Ctrl-C ends an answer and keeps the
-conversation, Ctrl-D ends the conversation. Questions may also come from a pipe, one a line.
+conversation; while nothing has been decoded yet, a second one is needed. Ctrl-D ends the conversation. Questions may
+also come from a pipe, one a line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli, config_flag, document_flags
+from launch import cli, config_flag, distributed, document_flags
 from rapid_jax.config import embedded
 from rapid_jax.config.checks import MOST_TOKENS
 from rapid_jax.config.methods import METHODS, get_method
@@ -37,7 +40,7 @@ _NEW_TOKENS = flags.DEFINE_integer(
 _TURNS = flags.DEFINE_integer(
     "conversation_tokens",
     2048,
-    "Tokens kept free behind the document for the turns of the conversation, where it needs to be cut.",
+    "Tokens kept free for the turns of the conversation; a document that leaves fewer is cut for them.",
     lower_bound=0,
     upper_bound=MOST_TOKENS,
 )
@@ -49,6 +52,11 @@ flags.adopt_module_key_flags(document_flags)
 def main() -> None:
     """Checks the flags, loads, reads, and then answers line after line."""
     config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
+    if _NEW_TOKENS.value is not None:
+        sampling = dataclasses.replace(config.sampling, max_new_tokens=_NEW_TOKENS.value)
+        config = dataclasses.replace(config, sampling=sampling)
+    if distributed.several():
+        raise cli.UsageError("a conversation is for one host: leave --distributed and --coordinator out")
     try:
         method = get_method(_METHOD.value)
     except ValueError as e:
@@ -67,15 +75,16 @@ def main() -> None:
         engine = Engine.load(config=config, progress=progress)
     engine.require([method])
     store = document_flags.store()
-    reserved = 0 if default and files is not None and document_flags.CONTEXT.value is None else _TURNS.value
+    own = default and document_flags.CONTEXT.value is None  # there is room behind the embedded document
+    reserved = 0 if own else _TURNS.value
     with cli.progress("prefill", "tok") as progress, cli.showing_compilation(engine.session.programs):
         name, document = document_flags.document(engine, files, progress, store, reserved=reserved, prefill=True)
         document_flags.keep(document, store)
         printing.print_document(engine, document, name)
-        if default and document_flags.CONTEXT.value is None and document_flags.SAVED.value is None:
+        if own and document_flags.SAVED.value is None:
             printing.print_line(f"ask       for instance: {embedded.default_question()}")
         printing.print_line("commands  /help lists them; Ctrl-C ends an answer, Ctrl-D the conversation\n")
-        _talk(Talk(Chat(document), method.name, {} if _NEW_TOKENS.value is None else {"max_new_tokens": _NEW_TOKENS.value}))
+        _talk(Talk(Chat(document), method.name, None if files is None else files.name_at))
 
 
 class Talk:
@@ -84,18 +93,19 @@ class Talk:
     Args:
       chat: the conversation.
       method: of the next answer.
-      settings: that answers override.
+      file_at: gives the name of the file that a character of the document is from, "" where there is only one.
     """
 
-    def __init__(self, chat: Chat, method: str, settings: dict[str, int | float]):
-        self._chat, self._method, self._settings = chat, method, settings
+    def __init__(self, chat: Chat, method: str, file_at: Callable[[int], str] | None = None):
+        self._chat, self._method, self._file_at = chat, method, file_at
+        self._settings: dict[str, int | float] = {}
         self._answers: list[Answer] = []
         self._commands: dict[str, tuple[str, str, Callable[[str], str | None]]] = {
             "/method": ("NAME", "decode with another method; without a name, list them", self._set_method),
             "/eta": ("NUMBER", "strength of the transfer from drafter to target in rapid", self._set_eta),
             "/tokens": ("NUMBER", "tokens of an answer at most", self._set_tokens),
             "/passages": ("", "the passages that the last answer was drafted from", self._show_passages),
-            "/stats": ("", "what the answers cost", self._show_stats),
+            "/stats": ("", "what the last answer cost", self._show_stats),
             "/trace": ("FILE", "write a page that shows where each word of the answers came from", self._write_trace),
             "/save": ("DIRECTORY", "save the document, for --document", self._save),
             "/new": ("", "start anew with the same document", self._forget),
@@ -123,6 +133,8 @@ class Talk:
                 raise ValueError(f"there is no command {name}; /help lists them")
         except (ValueError, OSError) as error:
             printing.print_line(f"error: {' '.join(str(error).split())}", style="red")
+        except KeyboardInterrupt:
+            printing.print_line("\n(interrupted)", style="dim")
 
     def _ask(self, question: str) -> None:
         from launch import printing
@@ -136,7 +148,8 @@ class Talk:
 
     def _set_method(self, name: str) -> str:
         if not name:
-            return "\n".join(f"{'*' if m.name == self._method else ' '} {m.name:<12}{m.summary}" for m in METHODS.values())
+            marks = {name: "*" if name == self._method else " " for name in METHODS}
+            return "\n".join(f"{marks[m.name]} {m.name:<12}{m.summary}" for m in METHODS.values())
         self._method = get_method(name).name
         return f"answers are decoded with {self._method}: {METHODS[self._method].summary}"
 
@@ -158,13 +171,14 @@ class Talk:
     def _show_passages(self, _: str) -> None:
         from launch import printing
 
-        printing.print_passages(self._last())
+        printing.print_passages(self._last(), self._file_at)
 
     def _show_stats(self, _: str) -> str:
         from launch import printing
 
-        printing.print_table(self._last(3))
-        return f"Of the last question's prompt {self._chat.reused_tokens:,} tokens behind the document were not read again."
+        printing.print_table(self._last())
+        reused = self._chat.reused_tokens
+        return f"Of the last prompt {reused:,} tokens behind the document had been read before, and were not read again."
 
     def _write_trace(self, path: str) -> str:
         from rapid_jax.tracing import page
@@ -172,8 +186,7 @@ class Talk:
         if not path:
             raise ValueError("/trace needs the name of a file")
         traces = [answer.trace for answer in self._last(len(self._answers))]
-        with cli.OutputFile("trace", path) as file:
-            file.write(page(traces))
+        Path(path).write_text(page(traces), encoding="utf-8")
         return f"{path} shows {len(traces)} answers"
 
     def _save(self, path: str) -> str:
@@ -197,7 +210,7 @@ class Talk:
 
 @contextlib.contextmanager
 def _ended_by_interrupt(stream: Stream) -> Iterator[None]:
-    """Ctrl-C ends the stream; a second one ends the program, in case the first is not heeded."""
+    """Ctrl-C ends the stream at the next burst; a second one does not wait for it."""
 
     def handle(*_: object) -> None:
         stream.stop()
@@ -220,7 +233,7 @@ def _talk(talk: Talk) -> None:
 
 
 def _lines(commands: list[str]) -> Iterator[str]:
-    """What a user types, with history and completion of commands where prompt_toolkit is installed; or lines of a pipe."""
+    """What a user types, with history and completion where prompt_toolkit is installed; or the lines of a pipe."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

@@ -36,7 +36,7 @@ _STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take
 
 
 def files(default: bool) -> FileText | None:
-    """The text of the document where it is there before a model is loaded; None for others.
+    """The text of files, which are read before a model is loaded; None for a saved document or the default one of a model.
 
     Args:
       default: whether the document is the embedded one where no flag names another.
@@ -58,7 +58,7 @@ def document(
     engine: Engine,
     found: FileText | None,
     progress: ProgressCallback,
-    store: DocumentStore | None,
+    kept_in: DocumentStore | None,
     *,
     reserved: int = 0,
     prefill: bool = False,
@@ -68,7 +68,8 @@ def document(
     Args:
       engine: that reads it.
       found: what `files` gave.
-      progress, store, prefill: see Engine.read.
+      progress, prefill: see Engine.read.
+      kept_in: the store that is looked in first.
       reserved: tokens that are kept free behind it, for turns of a conversation.
 
     Raises:
@@ -86,7 +87,7 @@ def document(
     else:
         name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine, room))
     keep = (room - room // 2, room // 2) if reserved else None
-    return name, engine.read(text, prefill=prefill, progress=progress, store=store, keep=keep)
+    return name, engine.read(text, prefill=prefill, progress=progress, store=kept_in, keep=keep)
 
 
 def store() -> DocumentStore | None:
@@ -99,11 +100,11 @@ def store() -> DocumentStore | None:
     return DocumentStore(Path(_STORE.value), int(_STORE_GB.value * 1e9))
 
 
-def keep(document: Document, store: DocumentStore | None) -> None:
+def keep(document: Document, kept_in: DocumentStore | None) -> None:
     """Keeps a document for the next call; says where that fails."""
-    if store is not None and SAVED.value is None:
+    if kept_in is not None and SAVED.value is None:
         try:
-            document.keep(store)
+            document.keep(kept_in)
         except OSError as error:
             logging.warning("the document is not kept for the next call: %s", error)
 

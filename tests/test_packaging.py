@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_embedded_files_and_every_module(wheel):
     for package in PACKAGES:
         modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / package).rglob("*.py")}
         assert modules and modules <= names
-    assert {"models/py.typed", "rapid_jax/py.typed"} <= names
+    assert {"models/py.typed", "rapid_jax/py.typed", "rapid_jax/tracing/page.html"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 
@@ -143,7 +143,7 @@ def test_everything_that_is_imported_is_a_requirement(whole):
         setup = configparser.RawConfigParser()
         setup.read(ROOT / "setup.cfg")
         extras = setup["options.extras_require"]
-        required |= OPTIONAL.union(*(listed(extras[extra]) for extra in ("reports", "parquet", "documents")))
+        required |= OPTIONAL.union(*(listed(extras[extra]) for extra in ("reports", "parquet", "documents", "chat")))
     owners = importlib.metadata.packages_distributions()
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     unlisted = {

@@ -175,7 +175,10 @@ def accept_candidates(
     chosen = followed.chosen[:, None]
     source = jnp.take_along_axis(draft.sources, chosen, axis=1)
     is_source = source == jnp.arange(len(spec.drafter.sources))[None, :]
-    tried = jnp.where(followed.num_accepted > 0, followed.chosen, jnp.argmax(draft.lengths > 0, axis=1))
+    # What was refused stands in the longest candidate that agrees with what is emitted, as far as any does.
+    place = jnp.arange(draft.tokens.shape[2])[None, None, :]
+    agrees = (draft.tokens == followed.tokens[:, None, :-1]) | (place >= followed.num_accepted[:, None, None])
+    tried = jnp.argmax(jnp.where(jnp.all(agrees, axis=-1), draft.lengths, -1), axis=1)
     candidate = jnp.take_along_axis(draft.tokens, tried[:, None, None], axis=1)[:, 0]
     length = jnp.take_along_axis(draft.lengths, tried[:, None], axis=1)[:, 0]
     return Accepted(

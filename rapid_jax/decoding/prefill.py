@@ -153,17 +153,21 @@ def prefill_tail(
 def continued_tail(
     programs: Programs, tail: TailCache, length: int, capacity: int, mesh: Mesh | None = None
 ) -> TailCache:
-    """The first `length` tokens of a tail in a tail of `capacity` slots of its own; the given one stays as it is."""
+    """The first `length` tokens of a tail's first row, in all rows of a tail of `capacity` slots.
+
+    The given one stays as it is.
+    """
     args = (tail, hosts.put(np.int32(length), None if mesh is None else NamedSharding(mesh, P())))
     return programs.get(resized_tail, (capacity,), args, out_shardings=shardings_of(tail))(*args)
 
 
 def resized_tail(capacity: int, tail: TailCache, length: jax.Array) -> TailCache:
-    """A tail with another number of slots, of which the first `length` are in use."""
+    """A tail with another number of slots, of which the first `length` are in use; all rows are the first one."""
     missing = max(capacity - tail.capacity, 0)
 
     def resized(x: jax.Array) -> jax.Array:
-        return jnp.pad(x[:, :, :capacity], ((0, 0), (0, 0), (0, missing), (0, 0)))
+        first = jnp.pad(x[:1, :, :capacity], ((0, 0), (0, 0), (0, missing), (0, 0)))
+        return jnp.broadcast_to(first, (len(x), *first.shape[1:]))
 
     return TailCache(
         tuple(map(resized, tail.k)), tuple(map(resized, tail.v)), jnp.broadcast_to(length, tail.length.shape)

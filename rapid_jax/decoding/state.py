@@ -12,8 +12,8 @@ from models.cache import TailCache
 
 TARGET, DRAFTER = 1, 2  # bits of DecodeState.not_finite
 
-# Who wrote a token, in DecodeState.origins: the target where nothing was drafted, in the place of a drafted token that it
-# refused, or behind a draft that it took whole; from DRAFTED on the drafter, by the index of its source.
+# Who wrote a token, in DecodeState.origins: the target where nothing was drafted, in the place of a drafted token that
+# it refused, or behind a draft that it took whole; from DRAFTED on the drafter, by the index of its source.
 ALONE, INSTEAD, BONUS, DRAFTED = range(4)
 ORIGIN = ("step", "writer", "refused", "drafted")
 

@@ -122,8 +122,8 @@ def check_turns(messages: Any) -> None:
         role = ("user", "assistant")[index % 2]
         if message["role"] != role:
             raise ValueError(
-                f"earlier turns must be of the user and the assistant in turn: message {index} must be of the {role}, got "
-                f"{shown(message['role'])}"
+                f"earlier turns must be of the user and the assistant in turn: message {index} must be of the {role}, "
+                f"got {shown(message['role'])}"
             )
     if len(messages) % 2:
         raise ValueError("earlier turns must end with the assistant's answer; ask the last question behind them")

@@ -221,7 +221,7 @@ def plan_batch(session: Session, request: Request) -> Batch:
         decision=decision,
         earlier=request.documents[0].earlier if len(request.questions) == 1 else None,
         copied_before=_padded(session, [document.copied_before for document in request.documents]),
-        kept=request.documents[0].tail if method.reads_document and len(target.questions) == 1 else None,
+        kept=request.kept if method.reads_document else None,
         retrieval_seconds=retrieval_seconds,
         prefill_seconds=seconds + (drafter.context.seconds if drafter is not None else 0.0),
     )
@@ -323,7 +323,7 @@ def _passages(
         assert isinstance(prompt, Prompt)  # a conversation has nothing to retrieve from
         contexts.append(prompt.head() + prompt.document(one.text)[0])
         questions.append(prompt.question(question))
-        check_room(session, request, model, len(contexts[-1]), len(questions[-1]))
+        check_room(session, request, model, len(contexts[-1]), len(questions[-1]), talks=document.has_turns)
     return ModelInput(model, session.prefill_passages(model, _padded(session, contexts)), _padded(session, questions))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
@@ -17,8 +18,8 @@ class Chat:
     """Questions about a document, one after another.
 
     The keys and values of what was asked and answered so far stay on the device. The next prompt is made anew, and its
-    tokens are read from the first one that differs: where the chat template shows earlier answers as they were generated,
-    that is the end of the last answer. Methods that read the document profit, whichever the turns before have used.
+    tokens are read from the first one that differs: where the chat template shows earlier answers as they were
+    generated, that is the end of the last answer. Methods that read the document profit, whichever came before.
 
     Args:
       document: as Engine.read or Engine.open gives it.
@@ -51,26 +52,23 @@ class Chat:
 
     def ask(self, question: str, method: str = "rapid", **overrides: Unpack[Overrides]) -> Answer:
         """Answers a question that may refer to earlier ones; arguments and errors as `Document.ask`."""
-        stream = self.stream(question, method, **overrides)
-        for _ in stream:
-            pass
-        return stream.answer
+        return self.stream(question, method, **overrides).read()
 
     def stream(self, question: str, method: str = "rapid", **overrides: Unpack[Overrides]) -> Stream:
-        """As `ask`, piece by piece. The turn counts once the stream has been read to its end.
+        """As `ask`, piece by piece. The turn counts once the stream has been read to its end, unless it has no text.
 
         Passages are retrieved with the question and the one before it.
         """
         check_text("question", question)
-        asked = self._document.after(self._messages)
-        asked.tail = self._tail
+        asked, self._tail.reused = self._document.after(self._messages), 0
+        request = asked.request([question], method, [self._query(question)], overrides)
 
         def said(answer: Answer) -> None:
             if answer.text:
                 turn = [("user", question), ("assistant", answer.text)]
                 self._messages += [dict(role=role, content=content) for role, content in turn]
 
-        stream = asked.stream(question, method, retrieval_query=self._query(question), **overrides)
+        stream = asked.answering(dataclasses.replace(request, kept=self._tail))
         stream.then(said)
         return stream
 

@@ -41,7 +41,7 @@ class KeptTail:
 
     Attributes:
       tokens: ids behind the document; the tail holds keys and values of all of them.
-      tail: one row; None before the first turn.
+      tail: whose first row counts; None before the first turn.
       reused: tokens that the last question did not have to read again.
     """
 

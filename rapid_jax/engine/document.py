@@ -18,8 +18,8 @@ from rapid_jax.config.overrides import Overrides
 from rapid_jax.copying.drafter import CopiedBefore
 from rapid_jax.engine.answer import Answer
 from rapid_jax.engine.arguments import check_optional_text, check_path, check_text, check_texts, check_turns
-from rapid_jax.engine.contexts import KeptTail, PrefilledContext
-from rapid_jax.engine.kept import document_key, open_document, save_document
+from rapid_jax.engine.contexts import PrefilledContext
+from rapid_jax.engine.on_disk import document_key, open_document, save_document
 from rapid_jax.engine.prompt import Conversation, Prompt, Templates, TokenizedDocument
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.run import Run
@@ -45,7 +45,6 @@ class Document:
       templates: user messages around the document and around its passages, and what the chat template is given; None
         for a conversation.
       reading_seconds: what reading it took before it was saved; None for one that was not opened from disk.
-      tail: where what is read and said behind the document is kept for the next turn; None where it is not kept.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Document:
         self.index_seconds = 0.0
         self.earlier = earlier
         self.remembered: LearnedNgrams | None = None
-        self.tail: KeptTail | None = None
         self._copied_before = CopiedBefore()
         self._session = session
         self._original: Document | None = None
@@ -124,6 +122,11 @@ class Document:
         return self._root or self
 
     @property
+    def has_turns(self) -> bool:
+        """Whether it stands behind earlier turns (`after`)."""
+        return self._root is not None
+
+    @property
     def copied_before(self) -> CopiedBefore:
         """What the answers so far have left to be copied by later ones."""
         return self.root._copied_before
@@ -157,8 +160,11 @@ class Document:
     def rehearsed_in(self, session: Session, prefilled: PrefilledContext) -> Document:
         """A view for another session with the same models, where the target has read something else in its place."""
         view = copy.copy(self)
-        view._session, view._original = session, None
+        view._session, view._original, view._root = session, None, None
+        view._copied_before = self.copied_before
         view.__dict__["prefilled"] = prefilled
+        if self.is_indexed:
+            view.__dict__["index"] = self.index
         return view
 
     @property
@@ -202,6 +208,8 @@ class Document:
         check_turns(messages)
         if self.templates is None:
             raise ValueError("earlier turns go with a document: give a conversation all its messages (Engine.converse)")
+        if not messages:
+            return self.root
         templates, history = self.templates, tuple((turn["role"], turn["content"]) for turn in messages)
         view = copy.copy(self)
         view._root, view._original = self.root, self._original or self
@@ -316,10 +324,7 @@ class Document:
         Raises:
           ValueError: an empty question, an unknown method, a bad override, or no room left in the context.
         """
-        stream = self.stream(question, method, retrieval_query=retrieval_query, **overrides)
-        for _ in stream:
-            pass
-        return stream.answer
+        return self.stream(question, method, retrieval_query=retrieval_query, **overrides).read()
 
     def stream(
         self,
@@ -333,7 +338,11 @@ class Document:
         check_text("question", question)
         check_optional_text("retrieval_query", retrieval_query)
         queries = None if retrieval_query is None else [retrieval_query]
-        return Stream(Run(self._session, self.request([question], method, queries, overrides)))
+        return self.answering(self.request([question], method, queries, overrides))
+
+    def answering(self, request: Request) -> Stream:
+        """The stream of a request with one question."""
+        return Stream(Run(self._session, request))
 
     def request(
         self,

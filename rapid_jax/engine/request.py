@@ -11,6 +11,7 @@ from models.plain_text import clean_text
 from rapid_jax.config import EngineConfig, Method, SamplingConfig, SpeculationConfig, get_method
 from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.arguments import check_max_chunks, check_texts
+from rapid_jax.engine.contexts import KeptTail
 from rapid_jax.engine.session import Session
 from rapid_jax.hierarchy.setup import make_hierarchy
 from rapid_jax.speculation import GAMMAS
@@ -29,6 +30,8 @@ class Request:
       queries: what to retrieve with for each row.
       method, speculation, sampling: how.
       max_chunks: chunks to retrieve; None takes what the config says.
+      kept: of a single question, what the turns before it have left of the target's reading; this one is left in its
+        place. None for neither.
     """
 
     documents: Sequence[Document]
@@ -38,6 +41,7 @@ class Request:
     speculation: SpeculationConfig
     sampling: SamplingConfig
     max_chunks: int | None = None
+    kept: KeptTail | None = None
 
     @classmethod
     def of(
@@ -76,7 +80,7 @@ class Request:
 
     @property
     def shared(self) -> Document | None:
-        """The document that all rows are about, whatever turns precede their questions; None where there are several."""
+        """The document that all rows are about, whatever turns precede their questions; None where they differ."""
         first = self.documents[0].root
         return first if all(document.root is first for document in self.documents) else None
 
@@ -103,13 +107,21 @@ def check_request(session: Session, request: Request) -> None:
     for document, question, query in zip(request.documents, request.questions, request.queries, strict=True):
         tokens = document.prompt(session.target).question(question)
         if method.reads_document:
-            check_room(session, request, session.target, document.num_tokens, len(tokens), head=len(document.head))
+            sizes = document.num_tokens, len(tokens)
+            check_room(session, request, session.target, *sizes, head=len(document.head), talks=document.has_turns)
         if method.retrieves and not query.strip():
             raise ValueError("the retrieval query is empty: retrieval needs its words")
 
 
 def check_room(
-    session: Session, request: Request, model: LanguageModel, context: int, question: int, *, head: int | None = None
+    session: Session,
+    request: Request,
+    model: LanguageModel,
+    context: int,
+    question: int,
+    *,
+    head: int | None = None,
+    talks: bool = False,
 ) -> None:
     """The context, the question, the answer and one draft must fit the model's positions.
 
@@ -117,6 +129,7 @@ def check_room(
       session, request, model: who reads what.
       context, question: tokens.
       head: tokens before a document, which no setting shortens; None for passages.
+      talks: whether turns of a conversation are part of the question.
     """
     longest = longest_draft(request.method, request.speculation, session.config)
     new = request.sampling.max_new_tokens + longest + 1
@@ -127,6 +140,8 @@ def check_room(
         remedy = f"set max_context_tokens to at most {fits}" if head is not None else "set retrieval.max_chunks lower"
         if fits < 1:
             remedy = "ask a shorter question, or for fewer new tokens"
+        if talks:
+            remedy = "start the conversation anew, or set max_context_tokens lower"
         raise ValueError(
             f"the {role} would need {needed} positions (context {context}, question {question}, answer and draft "
             f"{new}), it has {limit}: {remedy}"

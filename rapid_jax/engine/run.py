@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from models import hosts
 from rapid_jax.copying.drafter import CopyMemory
 from rapid_jax.decoding.state import BurstReport, DecodeState, NotFinite
 from rapid_jax.drafting.auto import AutoCache
@@ -100,7 +101,8 @@ class Run:
                 answers, began = [self._rows[row].token_ids for row in rows], batch.copied_before[rows[0]]
                 document.copied_before = document.copied_before.after(answers, copied, kept, began=began, rows=rows)
         if batch.kept is not None:
-            generated = np.asarray(state.output)[0, : int(state.num_tokens[0])].tolist()
+            output, count = hosts.fetch((state.output, state.num_tokens))
+            generated = output[0, : count[0]].tolist()
             batch.kept.take([*batch.target.questions[0], *generated][:-1], state.target_tail)
         if isinstance(learned, RowDatabases) and documents[0].is_conversation and len(self._rows) == 1:
             documents[0].remembered = LearnedNgrams(learned, (*batch.target.prompts[0], *self._rows[0].token_ids))

@@ -23,6 +23,12 @@ class Stream:
         while self._then:
             self._then.pop(0)(self.answer)
 
+    def read(self) -> Answer:
+        """Reads the stream to its end, and returns the answer."""
+        for _ in self:
+            pass
+        return self.answer
+
     def then(self, function: Callable[[Answer], None]) -> None:
         """Calls a function with the answer when the stream has been read to its end."""
         self._then.append(function)
@@ -31,6 +37,7 @@ class Stream:
         """Ends the answer with what has been decoded; may be called from a signal handler or another thread.
 
         The stream still has to be read to its end, which comes at once. The answer's finish reason is then "stopped".
+        For a single host: others would not know of it.
         """
         self._run.stop()
 

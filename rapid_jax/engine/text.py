@@ -99,6 +99,9 @@ class TextRow:
         if places:
             self.text = text[: min(places)]
             self.stopped = True
+            held_back = len(self.text) - sum(map(len, self.pieces))
+            if held_back > 0:
+                self.pieces[-1] += self.text[-held_back:]
 
     def _held_back(self) -> int:
         """Characters at the end that may be the start of a stop string."""

@@ -288,7 +288,7 @@ def _state(plan: Plan, workload: Workload, target_tail: TailCache, drafter_cache
             num_sources=num_sources,
         )
 
-    state = _placed(plan, jax.eval_shape(make), {1: P("data"), 2: P("data")})
+    state = _placed(plan, jax.eval_shape(make), dict.fromkeys((1, 2, 3), P("data")))
     return dataclasses.replace(state, target_tail=target_tail, drafter_cache=drafter_cache)
 
 

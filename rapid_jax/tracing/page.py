@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from rapid_jax.retrieval import Passage
 from rapid_jax.tracing.quotes import quoted
-from rapid_jax.tracing.trace import TARGET_WRITERS, Trace
+from rapid_jax.tracing.trace import TARGET_WRITERS, Trace, TracedToken
 
 FRAME_HEIGHT = 520  # pixels in a notebook
 _SOURCES = 6  # colours of sources; further ones share the last
@@ -58,9 +58,9 @@ def _answer(trace: Trace) -> dict[str, Any]:
         method=trace.method,
         question=trace.question,
         tokens=[
-            dict(text=token.text, step=numbers[token.step], kind=classes[token.writer], title=_title(trace, token, numbers))
-            for token in trace.tokens
-            if token.text
+            dict(text=t.text, step=numbers[t.step], kind=classes[t.writer], title=_title(trace, t, numbers))
+            for t in trace.tokens
+            if t.text
         ],
         legend=[dict(kind=classes[writer], writer=writer, tokens=count) for writer, count in trace.writers.items()],
         steps=[
@@ -80,7 +80,7 @@ def _answer(trace: Trace) -> dict[str, Any]:
     )
 
 
-def _title(trace: Trace, token: Any, numbers: dict[int, int]) -> str:
+def _title(trace: Trace, token: TracedToken, numbers: dict[int, int]) -> str:
     """What is said of a token under the pointer."""
     number = numbers[token.step]
     step = trace.steps[number]

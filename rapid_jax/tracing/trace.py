@@ -12,7 +12,7 @@ import numpy as np
 from rapid_jax.decoding.state import ALONE, BONUS, DRAFTED, INSTEAD
 from rapid_jax.retrieval import Passage
 
-MODEL = "drafting model"  # the source of methods whose drafts have no other name
+MODEL = "model's draft"  # the source of methods whose drafts have no other name
 TARGET_WRITERS = {
     ALONE: "target, nothing was drafted",
     INSTEAD: "target, in the place of a refused token",
@@ -130,15 +130,13 @@ def trace_of(
       sources: of the drafter; () for the one that is MODEL.
       text_of: a token's text.
     """
-    tokens, room = [], len(text)
-    for token, piece, (step, writer, refused, _) in zip(token_ids, pieces, origins.tolist(), strict=False):
+    tokens, room, origins = [], len(text), origins[: len(token_ids)]
+    for token, piece, (step, writer, refused, _) in zip(token_ids, pieces, origins.tolist(), strict=True):
         shown, room = piece[:room], room - len(piece[:room])
         drafted = writer >= DRAFTED
         name = (sources or (MODEL,))[writer - DRAFTED] if drafted else TARGET_WRITERS[writer]
         tokens.append(TracedToken(token, shown, step, name, drafted, None if refused < 0 else text_of(refused)))
-    steps = []
-    written = origins[: len(tokens)]
-    for step in np.unique(written[:, 0]):
-        own = written[written[:, 0] == step]
-        steps.append(TraceStep(int(own[0, 3]), int(np.sum(own[:, 1] >= DRAFTED)), len(own)))
+    _, first, emitted = np.unique(origins[:, 0], return_index=True, return_counts=True)
+    accepted = np.add.reduceat(origins[:, 1] >= DRAFTED, first, dtype=int) if len(first) else []
+    steps = map(TraceStep, origins[first, 3].tolist(), map(int, accepted), emitted.tolist())
     return Trace(method, question, tuple(tokens), tuple(steps), tuple(passages))

@@ -2,8 +2,9 @@
 
 python reports/smollm2/agreement.py
 
-A context of 5,632 tokens is read and rounded; the 256 tokens behind it are read in one forward over each format, and every
-position's law is compared with that over float32: the share of positions with the same greedy token, and the mean KL.
+A context of 5,632 tokens is read and rounded; the 256 tokens behind it are read in one forward over each format, and
+every position's law is compared with that over float32: the share of positions with the same greedy token, and the mean
+KL divergence.
 """
 
 import jax

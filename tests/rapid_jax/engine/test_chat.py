@@ -12,6 +12,17 @@ from rapid_jax.engine.prompt import Prompt
 TURNS = [dict(role="user", content="Who keeps the kettle?"), dict(role="assistant", content="Odan Keld keeps it.")]
 
 
+def same_tokens(engine, document, answer, expected):
+    """Token for token up to a near-tie of the target's logits: forwards of different sizes round differently."""
+    ids = document.token_ids + document.prompt(engine.target).question(expected.question)
+    for index, (a, b) in enumerate(zip(answer.token_ids, expected.token_ids, strict=False)):
+        if a != b:
+            logits = engine.target.logits([ids + list(expected.token_ids[:index])])[0, -1]
+            assert abs(logits[a] - logits[b]) < 1e-4, f"token {index}: {a} instead of {b}"
+            return
+    assert len(answer.token_ids) == len(expected.token_ids)
+
+
 def test_the_prompt_holds_the_turns_in_their_order(engine, document):
     """What the target reads behind the document is the conversation as the chat template shows it."""
     tokenizer = engine.target.tokenizer
@@ -33,7 +44,7 @@ def test_an_answer_behind_turns_is_that_of_the_whole_prompt(engine, document):
 
 
 @pytest.mark.parametrize("method", ["lc", "sd", "rapid", "hd", "copy", "pages", "auto", "magicdec"])
-def test_a_chat_answers_as_the_document_behind_its_turns(document, questions, method):
+def test_a_chat_answers_as_the_document_behind_its_turns(engine, document, questions, method):
     """Keys and values that were kept are those that reading again would give."""
     chat = Chat(document)
     for question in questions[:3]:
@@ -41,7 +52,7 @@ def test_a_chat_answers_as_the_document_behind_its_turns(document, questions, me
         behind = document.after(chat.messages)
         expected = behind.ask(question, method if method == "rapid" else "lc", retrieval_query=query)
         answer = chat.ask(question, method)
-        assert answer.token_ids == expected.token_ids
+        same_tokens(engine, behind, answer, expected)
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 3
 
 
@@ -77,12 +88,11 @@ def test_an_answer_can_be_stopped_and_the_conversation_goes_on(engine, document,
 def test_rows_with_turns_of_their_own_share_the_document(engine, document, questions):
     """One cache for all rows of a batch, whatever was said before in each."""
     behind = document.after(TURNS)
+    engine.session.together.clear()
     answers = engine.ask_batch([(document, questions[0]), (behind, questions[1])], method="lc")
-    assert [a.token_ids for a in answers] == [
-        document.ask(questions[0], "lc").token_ids,
-        behind.ask(questions[1], "lc").token_ids,
-    ]
-    assert not engine.session.together
+    for about, question, answer in zip((document, behind), questions, answers, strict=False):
+        same_tokens(engine, about, answer, about.ask(question, "lc"))
+    assert not engine.session.together, "no context was copied into rows"
 
 
 def test_turns_share_what_the_document_has(document):
@@ -91,7 +101,7 @@ def test_turns_share_what_the_document_has(document):
     assert behind.index is document.index and behind.context is document.context
     behind.ask("Where is it?", "copy")
     assert behind.copied_before is document.copied_before
-    assert document.after([]).prompt(document._session.target).history == ()
+    assert document.after([]) is document and document.after(TURNS).after([]) is document
 
 
 @pytest.mark.parametrize(

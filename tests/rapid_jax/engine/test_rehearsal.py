@@ -38,6 +38,18 @@ def test_nothing_is_left_to_compile(fresh, document, document_text, questions, m
         assert answer.token_ids == document.ask(questions[0], method).token_ids
 
 
+def test_a_document_behind_turns_is_not_read_either(fresh, document_text, questions):
+    """Compiling for a conversation must not read the document with the programs that it waits for."""
+    engine = fresh()
+    own = engine.read(document_text, prefill=False)
+    behind = own.after([dict(role="user", content="Who?"), dict(role="assistant", content="Odan.")])
+    engine.compile(behind, questions[0], ["lc"])
+    assert not own.is_read
+    count = engine.session.programs.count
+    behind.ask(questions[0], "lc")
+    assert engine.session.programs.count == count > 1
+
+
 @pytest.mark.slow
 def test_narrow_keys_and_a_document_that_has_been_read(fresh, document_text, questions):
     """The cache that is rounded is another program's; what has been read is not compiled for again."""
