@@ -178,7 +178,7 @@ class Talk:
 
         printing.print_table(self._last())
         reused = self._chat.reused_tokens
-        return f"Of the last prompt {reused:,} tokens behind the document had been read before, and were not read again."
+        return f"Of the last prompt {reused:,} tokens behind the document were not read again."
 
     def _write_trace(self, path: str) -> str:
         from rapid_jax.tracing import page

@@ -36,7 +36,7 @@ _STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take
 
 
 def files(default: bool) -> FileText | None:
-    """The text of files, which are read before a model is loaded; None for a saved document or the default one of a model.
+    """The text of files, read before a model is loaded; None for a saved document, or where a model brings its own.
 
     Args:
       default: whether the document is the embedded one where no flag names another.

@@ -26,7 +26,6 @@ from rapid_jax.config.methods import METHODS
 if TYPE_CHECKING:
     from rapid_jax.engine.answer import Answer
     from rapid_jax.engine.document import Document
-    from rapid_jax.engine.engine import Engine
     from rapid_jax.saving.store import DocumentStore
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")

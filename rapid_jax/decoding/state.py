@@ -51,8 +51,8 @@ class DecodeState:
       target_tail: the target's keys and values of all committed tokens behind the context but the last.
       drafter_cache: the drafter's own.
       output: int32 [B,M], generated tokens.
-      origins: int32 [B,M,4], of each generated token, as ORIGIN names them: the row's step, who wrote it, the drafted token
-        that was refused in its place (-1 for none), and the tokens that were drafted in that step.
+      origins: int32 [B,M,4], of each generated token, as ORIGIN names them: the row's step, who wrote it, the drafted
+        token that was refused in its place (-1 for none), and the tokens that were drafted in that step.
       num_tokens: int32 [B], how many.
       budget: int32 [B], how many at most; no larger than M.
       done: bool [B].

@@ -75,7 +75,7 @@ def make_answers(
             row.token_ids,
             row.pieces,
             row.text,
-            report.origins[index],
+            np.asarray(report.origins[index]),
             sources=started.drafting.drafter.sources,
             text_of=lambda token: tokenizer.special_ids.get(token) or tokenizer.decode([token]),
             passages=passages,

@@ -159,8 +159,8 @@ def _saved(p: Prediction) -> str:
         return ""
     rate = p.saved_bytes / p.reading_seconds(p.workload.context)
     return (
-        f"Saved, the document's keys and values take {p.saved_bytes / 1e9:,.1f} GB: to open them is faster than to read "
-        f"the document where disks give more than {rate / 1e9:,.1f} GB/s."
+        f"Saved, the document's keys and values take {p.saved_bytes / 1e9:,.1f} GB. Opening them is faster than "
+        f"reading the document where disks give more than {rate / 1e9:,.1f} GB/s."
     )
 
 

@@ -90,8 +90,8 @@ def _title(trace: Trace, token: TracedToken, numbers: dict[int, int]) -> str:
 
 def _marked(passage: Passage, answer: str) -> Markup:
     """A passage with what the answer quotes of it marked."""
-    parts, done = [], 0
+    parts, done = Markup(), 0
     for start, end in quoted(passage.text, answer):
-        parts += [escape(passage.text[done:start]), Markup("<mark>"), escape(passage.text[start:end]), Markup("</mark>")]
+        parts += escape(passage.text[done:start]) + Markup("<mark>{}</mark>").format(passage.text[start:end])
         done = end
-    return Markup("").join([*parts, escape(passage.text[done:])])
+    return parts + escape(passage.text[done:])

@@ -137,6 +137,7 @@ def trace_of(
         name = (sources or (MODEL,))[writer - DRAFTED] if drafted else TARGET_WRITERS[writer]
         tokens.append(TracedToken(token, shown, step, name, drafted, None if refused < 0 else text_of(refused)))
     _, first, emitted = np.unique(origins[:, 0], return_index=True, return_counts=True)
-    accepted = np.add.reduceat(origins[:, 1] >= DRAFTED, first, dtype=int) if len(first) else []
-    steps = map(TraceStep, origins[first, 3].tolist(), map(int, accepted), emitted.tolist())
+    drafted = np.append(np.cumsum(origins[:, 1] >= DRAFTED), 0)  # so far; the 0 is before the first token
+    accepted = drafted[first + emitted - 1] - drafted[first - 1]
+    steps = map(TraceStep, origins[first, 3].tolist(), accepted.tolist(), emitted.tolist())
     return Trace(method, question, tuple(tokens), tuple(steps), tuple(passages))

@@ -7,12 +7,10 @@ import pytest
 
 from models.cache import TailCache
 from models.pages import Pages
-from rapid_jax.config.speculation import AcceptanceRule
-from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.sampling import Warping
-from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.spec import Controls
 from rapid_jax.decoding.step import step
-from rapid_jax.drafting import EarlyStopDrafter, PagesDrafter
+from rapid_jax.drafting import PagesDrafter
 from rapid_jax.drafting.pages import begin_pages
 from tests.rapid_jax.conftest import VOCAB
 from tests.rapid_jax.drafting.test_magicdec import DOCUMENT, GAMMA, ROWS, begun, forward_of, model_of, read

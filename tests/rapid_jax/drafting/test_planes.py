@@ -11,14 +11,12 @@ from models.cache import quantize_context
 from models.decoder import hidden_states, output_logits
 from models.formats import kv_format
 from models.formats.widening import restore, restore_keys
-from rapid_jax.config.speculation import AcceptanceRule
-from rapid_jax.decoding.loop import initial_state
 from rapid_jax.decoding.prefill import next_positions
 from rapid_jax.decoding.programs import copied
 from rapid_jax.decoding.sampling import Warping
-from rapid_jax.decoding.spec import Controls, StepSpec
+from rapid_jax.decoding.spec import Controls
 from rapid_jax.decoding.step import step
-from rapid_jax.drafting import EarlyStopDrafter, PlanesDrafter
+from rapid_jax.drafting import PlanesDrafter
 from tests.rapid_jax.conftest import VOCAB
 from tests.rapid_jax.drafting.test_magicdec import GAMMA, ROWS, begun, model_of, read
 

@@ -29,7 +29,7 @@ def made(**changes):
         text_of=lambda token: f"<{token}>",
     )
     values.update(changes)
-    return trace_of(*(values.pop(n) for n in ("method", "question", "token_ids", "pieces", "text", "origins")), **values)
+    return trace_of(**values)
 
 
 def test_each_token_names_its_writer_and_each_step_its_counts():
