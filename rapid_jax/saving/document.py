@@ -25,7 +25,7 @@ from rapid_jax.retrieval.retriever import KnownIndex
 from rapid_jax.saving import directory
 from rapid_jax.saving.checksums import checksum
 from rapid_jax.saving.layout import Layout, moved, with_lengths
-from rapid_jax.saving.manifest import FILE, KIND, VERSION, Manifest, read_manifest
+from rapid_jax.saving.manifest import FILE, KIND, VERSION, Manifest, read_manifest, sealed
 
 ARRAYS, TEXT, ANSWERS, INDEX = "arrays", "document.json", "answers.npz", "index.npz"
 
@@ -129,7 +129,7 @@ def save(path: Path, saved: SavedDocument, reader: Reader, versions: Mapping[str
                 nbytes=directory.nbytes(folder),
                 versions=dict(versions),
             )
-            write_json(path / FILE, dataclasses.asdict(manifest))
+            write_json(path / FILE, sealed(manifest))
     return read_manifest(path)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from rapid_jax.saving.layout import Layout
 
 FILE, FOLDER = "manifest.json", "data-"  # FOLDER begins the name of the folder of its files
 KIND, VERSION = "rapid_jax document", 1
+SEAL = "sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} was saved in version {str(found.get('version'))[:20]} of the format, this is {VERSION}: "
             "save it again"
         )
+    seal = found.pop(SEAL, None)
     kinds = {"str": str, "int": int, "float": float, "list[int]": list}
     fields = dataclasses.fields(Manifest)
     sound = set(found) == {field.name for field in fields} and all(
@@ -92,9 +96,20 @@ def read_manifest(path: Path) -> Manifest:
     )
     if (
         not sound
+        or seal != _seal(found)
         or not found["folder"].startswith(FOLDER)
         or "/" in found["folder"]
         or set(found["layout"]) != {field.name for field in dataclasses.fields(Layout)}
     ):
         raise ValueError(f"{path / FILE} is damaged; save the document again")
     return Manifest(**found)
+
+
+def sealed(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON, with a checksum of itself: a byte of it that changes is not taken for a damaged file."""
+    fields = dataclasses.asdict(manifest)
+    return {**fields, SEAL: _seal(fields)}
+
+
+def _seal(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
