@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from typing import Any
 
@@ -81,6 +82,65 @@ def initial_state(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Bursts:
+    """The compiled burst of a batch with all that it reads; a state goes in and another one comes out.
+
+    Attributes:
+      run: `step.burst`, compiled.
+      read: the target's parameters and context, the drafter's model and the controls, on the devices.
+      by_row: sharding of what has a number for each row.
+    """
+
+    run: Program
+    read: tuple[Any, ...]
+    by_row: jax.sharding.Sharding
+
+    @classmethod
+    def prepared(
+        cls,
+        programs: Programs,
+        spec: StepSpec,
+        params: dict,
+        context: ContextCache,
+        drafter_model: Any,
+        controls: Controls,
+        state: DecodeState,
+        *,
+        burst_steps: int,
+        mesh: Mesh | None = None,
+    ) -> Bursts | None:
+        """Compiles the burst of such a state, which is left as it is, and runs what happens once; see `decode`.
+
+        Returns:
+          None where programs are compiled and not run.
+        """
+        replicated = NamedSharding(mesh, P()) if mesh is not None else None
+        by_row, nobody = state.done.sharding, np.zeros(state.done.shape, bool)
+        controls, stopped = hosts.put(controls, replicated), hosts.put(nobody, by_row)
+        inputs = (params, context, drafter_model, controls, stopped, state)
+        placed = shardings_of(state), replicated
+        run = programs.get(burst, (spec, burst_steps), inputs, donate=(5,), out_shardings=placed)
+        if not programs.runs:
+            return None
+        if not run.measured.get("warm", False):
+            with programs.spending():
+                _warm(run, inputs)
+        if paced(drafter_model):
+            with programs.spending():
+                drafter_model = with_costs(run, inputs)
+        return cls(run, (params, context, drafter_model, controls), by_row)
+
+    def __call__(self, state: DecodeState, ended: np.ndarray) -> tuple[DecodeState, BurstReport]:
+        """Starts a burst.
+
+        Args:
+          state: is used up.
+          ended: bool [B], rows that the host has ended.
+        """
+        return self.run(*self.read, hosts.put(ended, self.by_row), state)
+
+
 def decode(
     programs: Programs,
     spec: StepSpec,
@@ -102,34 +162,23 @@ def decode(
     Raises:
       NotFinite: a model computed NaN or infinity.
     """
+    args = programs, spec, params, context, drafter_model, controls, state
     if spec.apart is not None:
-        args = programs, spec, params, context, drafter_model, controls, state
         return (yield from decode_apart(*args, mesh=mesh, drafter_mesh=spec.apart))
-    replicated = NamedSharding(mesh, P()) if mesh is not None else None
-    by_row, ended = state.done.sharding, np.zeros(state.done.shape, bool)
-    controls, stopped = hosts.put(controls, replicated), hosts.put(ended, by_row)
-    inputs = (params, context, drafter_model, controls, stopped, state)
-    placed = shardings_of(state), replicated
-    run = programs.get(burst, (spec, burst_steps), inputs, donate=(5,), out_shardings=placed)
-    if not programs.runs:
+    bursts = Bursts.prepared(*args, burst_steps=burst_steps, mesh=mesh)
+    if bursts is None:
         return state
-    if not run.measured.get("warm", False):
-        with programs.spending():
-            _warm(run, inputs)
-    if paced(drafter_model):
-        with programs.spending():
-            drafter_model = with_costs(run, inputs)
     yield hosts.fetch(BurstReport.of(state))
 
-    state, report = run(params, context, drafter_model, controls, stopped, state)
+    ended = np.zeros(state.done.shape, bool)
+    state, report = bursts(state, ended)
     while True:
-        state, following = run(params, context, drafter_model, controls, stopped, state)
+        state, following = bursts(state, ended)
         host = jax.device_get(report)
         check_finite(host)
         stop = yield host
         if stop is not None:
             ended = ended | stop
-            stopped = hosts.put(ended, by_row)
         if np.all(host.done | ended):
             return state
         report = following

@@ -56,6 +56,7 @@ class DraftingInputs:
       earlier: what an earlier turn has taught the databases; of a batch of one row.
       copied_before: what earlier answers about each row's document have left to be copied; empty for nothing.
       new_tokens: tokens of an answer at most.
+      prompt_tokens: of a prompt that there is room for at least.
       seed: of the lookahead window's start.
       mesh: rows are split over its data axis.
     """
@@ -74,6 +75,7 @@ class DraftingInputs:
     earlier: LearnedNgrams | None = None
     copied_before: Sequence[CopiedBefore] = ()
     new_tokens: int = 0
+    prompt_tokens: int = 0
     seed: int = 0
     mesh: Mesh | None = None
 
@@ -81,6 +83,11 @@ class DraftingInputs:
     def vocab_size(self) -> int:
         """V of the target."""
         return self.target.model.config.vocab_size
+
+    @property
+    def prompt_slots(self) -> int:
+        """Tokens of a prompt that what is searched has room for."""
+        return context_bucket(max(self.prompt_tokens, *map(len, self.prompts)), self.chunk)
 
     def ask_databases(self) -> tuple[Hierarchy, RowDatabases, dict[str, Any]]:
         """The databases of the batch: how they are asked, what the rows learn, what is only read."""
@@ -92,7 +99,7 @@ class DraftingInputs:
             vocab_size=self.vocab_size,
             new_tokens=self.new_tokens + self.speculation.gamma,
             seed=self.seed,
-            slots=context_bucket(max(map(len, self.prompts)), self.chunk),
+            slots=self.prompt_slots,
             before=self.copied_before,
             earlier_answers=self.copying.earlier_answers,
             earlier=self.earlier,
@@ -102,7 +109,7 @@ class DraftingInputs:
 
     def copied_text(self, longest: int) -> CopyMemory:
         """What copies of so many tokens at most are taken from."""
-        slots = context_bucket(max(map(len, self.prompts)), self.chunk) + self.copying.earlier_answers
+        slots = self.prompt_slots + self.copying.earlier_answers
         return make_memory(
             self.prompts,
             new_tokens=self.new_tokens,

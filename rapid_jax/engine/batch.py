@@ -24,6 +24,7 @@ from rapid_jax.decoding.buckets import token_bucket
 from rapid_jax.decoding.drafter import Drafter
 from rapid_jax.decoding.loop import decode, initial_state
 from rapid_jax.decoding.sampling import Warping
+from rapid_jax.decoding.seats import Room
 from rapid_jax.decoding.spec import Controls, StepSpec
 from rapid_jax.decoding.state import BurstReport, DecodeState
 from rapid_jax.drafting.inputs import Drafting, DraftingInputs, ModelCaches
@@ -87,6 +88,7 @@ class Batch:
       copied_before: what earlier answers about each row's document have left to be copied; empty for nothing.
       kept: of an earlier turn about the same document, what the target has read behind it; None for nothing.
       verify: who accepts, see StepSpec.
+      room: for those who will sit in the same seats, see decoding.seats; of none where nobody will.
       retrieval_seconds, prefill_seconds: time spent so far.
     """
 
@@ -105,6 +107,7 @@ class Batch:
     copied_before: Sequence[CopiedBefore] = ()
     kept: KeptTail | None = None
     verify: Callable[..., tuple[jax.Array, jax.Array]] = verify_chain
+    room: Room = Room()
     retrieval_seconds: float = 0.0
     prefill_seconds: float = 0.0
 
@@ -233,11 +236,12 @@ def start_batch(session: Session, batch: Batch) -> Started:
     Raises:
       ValueError, FileNotFoundError: a database that is not there or does not fit.
     """
-    config, sampling, programs = session.config, batch.sampling, session.programs
+    config, sampling, programs, room = session.config, batch.sampling, session.programs, batch.room
+    new_tokens = max(sampling.max_new_tokens, room.new_tokens)
 
     def read(given: ModelInput, keep_out: int) -> tuple[ModelCaches, float]:
         context = given.context.cache
-        sizes = dict(keep_out=keep_out, new_tokens=sampling.max_new_tokens)
+        sizes = dict(keep_out=keep_out, new_tokens=new_tokens, question_tokens=room.question_tokens)
         kept = batch.kept if given is batch.target else None
         tail, seconds = prefill_questions(programs, given.model, context, given.questions, config, kept=kept, **sizes)
         return ModelCaches(given.model, context, tail), seconds
@@ -258,7 +262,8 @@ def start_batch(session: Session, batch: Batch) -> Started:
         prompts=(batch.drafter or batch.target).prompts if batch.method.searches else (),
         earlier=batch.earlier,
         copied_before=batch.copied_before,
-        new_tokens=sampling.max_new_tokens,
+        new_tokens=new_tokens,
+        prompt_tokens=max(batch.target.context.lengths) + room.question_tokens if room.question_tokens else 0,
         seed=sampling.seed,
         mesh=session.mesh,
     )
@@ -278,7 +283,7 @@ def start_batch(session: Session, batch: Batch) -> Started:
         drafting.cache,
         drafter_last_tokens=np.array([question[-2:] for question in drafter_questions], np.int32),
         budget=budget,
-        capacity=token_bucket(sampling.max_new_tokens),
+        capacity=token_bucket(new_tokens),
         seed=sampling.seed,
         num_sources=len(drafting.drafter.sources),
         mesh=session.mesh,

@@ -101,6 +101,7 @@ def prefill_questions(
     *,
     keep_out: int,
     new_tokens: int,
+    question_tokens: int = 0,
     kept: KeptTail | None = None,
 ) -> tuple[TailCache, float]:
     """Prefills the tails of a batch with its questions.
@@ -111,6 +112,7 @@ def prefill_questions(
       questions: each row's token ids.
       keep_out: how many of the last tokens stay for the first decoding step.
       new_tokens: of an answer at most; they follow in the same tails.
+      question_tokens: that the tails have room for at least.
       kept: of an earlier turn behind the same context, for a single question: what both begin with is not read again.
 
     Returns:
@@ -118,7 +120,7 @@ def prefill_questions(
     """
     decoder = model.decoder
     rows = [question[: len(question) - keep_out] for question in questions]
-    capacity = token_bucket(max(map(len, questions)) + new_tokens)
+    capacity = token_bucket(max(question_tokens, *map(len, questions)) + new_tokens)
     known = 0 if kept is None else kept.shared_with(rows[0])
 
     def read() -> TailCache:
