@@ -167,6 +167,12 @@ class Document:
             view.__dict__["index"] = self.index
         return view
 
+    def unread(self) -> Document:
+        """The same document without what the target has read, whose memory is free once nobody else holds it."""
+        view = copy.copy(self)
+        view.__dict__.pop("prefilled", None)
+        return view
+
     @property
     def context(self) -> ContextCache:
         """The target's frozen context cache; computed on first use."""
