@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli, config_flag, distributed, document_flags
+from launch import cli, config_flag, distributed, document_flags, store_flags
 from rapid_jax.config import embedded
 from rapid_jax.config.checks import MOST_TOKENS
 from rapid_jax.config.methods import METHODS, get_method
@@ -74,7 +74,7 @@ def main() -> None:
     with cli.progress("loading", "B") as progress:
         engine = Engine.load(config=config, progress=progress)
     engine.require([method])
-    store = document_flags.store()
+    store = store_flags.store()
     own = default and document_flags.CONTEXT.value is None  # there is room behind the embedded document
     reserved = 0 if own else _TURNS.value
     with cli.progress("prefill", "tok") as progress, cli.showing_compilation(engine.session.programs):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from launch import cli, distributed
+from launch import cli, distributed, store_flags
 from rapid_jax.config import embedded, language_reference
 
 if TYPE_CHECKING:
@@ -27,12 +25,7 @@ CONTEXT = flags.DEFINE_multi_string(
 )
 _ENCODING = flags.DEFINE_string("encoding", "", "Encoding of --context_file; found out if not given.")
 SAVED = flags.DEFINE_string("document", None, "A saved document to open, in the place of --context_file.")
-_STORE = flags.DEFINE_string(
-    "store",
-    os.path.join(os.path.expanduser("~"), ".cache", "rapid_jax", "documents"),
-    "Directory of documents that have been read, so that the same one is not read again; empty for none.",
-)
-_STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take; what was used longest ago goes.", 0)
+flags.adopt_module_key_flags(store_flags)
 
 
 def files(default: bool) -> FileText | None:
@@ -88,16 +81,6 @@ def document(
         name, text = language_reference.NAME, distributed.from_main(lambda: _language_reference(engine, room))
     keep = (room - room // 2, room // 2) if reserved else None
     return name, engine.read(text, prefill=prefill, progress=progress, store=kept_in, keep=keep)
-
-
-def store() -> DocumentStore | None:
-    """Where documents are kept; hosts that run together need a directory that they share, and so one that is named."""
-    from models import hosts
-    from rapid_jax.saving.store import DocumentStore
-
-    if not _STORE.value or (hosts.count() > 1 and not flags.FLAGS["store"].present):
-        return None
-    return DocumentStore(Path(_STORE.value), int(_STORE_GB.value * 1e9))
 
 
 def keep(document: Document, kept_in: DocumentStore | None) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli, config_flag, distributed, document_flags
+from launch import cli, config_flag, distributed, document_flags, store_flags
 from rapid_jax.config import EngineConfig, embedded, language_reference
 from rapid_jax.config.methods import METHODS
 
@@ -81,7 +81,7 @@ def main() -> None:
     with cli.progress("loading", "B") as progress:
         engine = distributed.on_all(lambda: Engine.load(config=config, progress=progress))
     distributed.on_all(lambda: engine.require(methods))
-    store = document_flags.store()
+    store = store_flags.store()
     answers: list[Answer] = []
     compiled = 0.0
     with contextlib.ExitStack() as stack:

@@ -11,13 +11,11 @@ flag) or 1.
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from launch import cli, config_flag
+from launch import cli, config_flag, store_flags
 from rapid_jax.config.methods import METHODS
 from rapid_jax.evaluation.packages import require_package
 
@@ -37,19 +35,14 @@ _DOCUMENT_TOKENS = flags.DEFINE_integer(
     "document_tokens", 1024, "A first message of at least so many tokens is taken for a document.", 1
 )
 _MEMORY_GB = flags.DEFINE_float("memory_gb", 4.0, "Gigabytes of documents' keys and values in memory.", 0.001)
-_STORE = flags.DEFINE_string(
-    "store",
-    os.path.join(os.path.expanduser("~"), ".cache", "rapid_jax", "documents"),
-    "Directory of documents that have been read, so that the same one is not read again; empty for none.",
-)
-_STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take; what was used longest ago goes.", 0)
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(store_flags)
 
 
 def main() -> None:
     """Checks everything that is quick to check, listens, loads, and answers until it is told to stop."""
-    for package in ("starlette", "uvicorn", "multipart", "prometheus_client"):
+    for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
         require_package(package, "serving", "serve")
 
     from rapid_jax.serving.settings import ServerSettings
@@ -74,7 +67,6 @@ def main() -> None:
         raise cli.UsageError(f"--config.mesh={config.mesh}: the server decodes rows of one shard, set its first axis to 1")
 
     from rapid_jax.engine.engine import Engine
-    from rapid_jax.saving.store import DocumentStore
     from rapid_jax.serving.server import Server, address, listen
     from rapid_jax.serving.worker import Worker
 
@@ -83,14 +75,13 @@ def main() -> None:
         with cli.progress("loading", "B") as progress:
             engine = Engine.load(config=config, progress=progress)
         engine.require([METHODS[settings.method]])
-        store = DocumentStore(Path(_STORE.value), int(_STORE_GB.value * 1e9)) if _STORE.value else None
 
         def ready() -> None:
             sys.stdout.write(f"{engine.target} at {address(listening)}\n")
             sys.stdout.flush()
 
         with cli.showing_compilation(engine.session.programs):
-            Server(Worker(engine, settings, store), ready).run(sockets=[listening])
+            Server(Worker(engine, settings, store_flags.store()), ready).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ class Run:
         self._rows = [TextRow(tokenizer, stop) for _ in request.questions]
         self._compiled_before = session.programs.compile_seconds
         self._decoded: tuple[Batch, Started, BurstReport, Clock] | None = None
-        self._is_stopped = False
+        self._ending: set[int] = set()
 
-    def stop(self) -> None:
-        """Ends all rows at the next burst, with what they have by then."""
-        self._is_stopped = True
+    def stop(self, row: int | None = None) -> None:
+        """Ends a row, or all of them, at the next burst, with what they have by then."""
+        self._ending |= set(range(len(self._rows))) if row is None else {row}
 
     def texts(self) -> Iterator[list[str]]:
         """Decodes; yields, after every burst, each row's new text.
@@ -66,14 +66,14 @@ class Run:
             seconds = time.perf_counter() - begun
             first = seconds if first is None else first
             self._decoded = batch, started, report, Clock(self._compiled_before, first, seconds)
-            pieces, stopping = [], self._is_stopped
+            pieces, ending = [], frozenset(self._ending)
             for index, row in enumerate(self._rows):
                 tokens = report.output[index, taken[index] : report.num_tokens[index]].tolist()
                 taken[index] += len(tokens)
-                pieces.append(row.push(tokens, last=bool(report.done[index]) or stopping))
-                if stopping and not report.done[index]:
+                pieces.append(row.push(tokens, last=bool(report.done[index]) or index in ending))
+                if index in ending and not report.done[index]:
                     row.interrupt()
-            if self._request.sampling.stop or stopping:
+            if self._request.sampling.stop or ending:
                 stopped = np.zeros(len(report.done), bool)
                 stopped[: len(self._rows)] = [row.stopped for row in self._rows]
             yield pieces

@@ -71,7 +71,7 @@ class Form:
             "acceptance": answer.acceptance.to_dict(),
             "seconds": answer.seconds.to_dict(),
         }
-        return told | ({"trace": answer.trace.to_dict()} if self.asked.trace and answer.trace is not None else {})
+        return told | ({"trace": answer.trace.to_dict()} if self.asked.trace else {})
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}

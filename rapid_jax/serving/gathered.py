@@ -53,6 +53,7 @@ class GatheredGroup:
         """Ends a job's answer before its end; the batch goes on while anybody waits for it."""
         job.fail(error)
         self.jobs.remove(job)
+        self._run.stop(self._rows.index(job))
 
     def close(self) -> None:
         """Lets go of the document and of what is left of the batch."""

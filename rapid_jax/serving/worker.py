@@ -267,9 +267,10 @@ class Worker:
 
     def _step_groups(self) -> None:
         """A burst of every group that decodes."""
-        for group in [group for group in self._groups if group.jobs]:
+        for group in list(self._groups):
             try:
-                group.step()
+                if group.jobs:
+                    group.step()
             except Exception as error:  # of all its rows: the other groups go on
                 told = as_api_error(error)
                 for job in list(group.jobs):

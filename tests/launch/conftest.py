@@ -49,7 +49,7 @@ def launch():
 
     def run(name: str, *arguments: object, stdin: bytes = b"") -> Outcome:
         _forget_flags()
-        unused = ["--compilation_cache_dir=", *(["--store="] if name in ("chat", "generate") else [])]
+        unused = ["--compilation_cache_dir=", *(["--store="] if name in ("chat", "generate", "serve") else [])]
         argv = [name, *unused, *map(str, arguments)]
         out, err = io.StringIO(), io.StringIO()
         with (
