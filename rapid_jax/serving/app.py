@@ -217,10 +217,7 @@ class _Server:
 
 
 async def _json(request: Request) -> Any:
-    """The body of a request.
-
-    A page of another site can make a browser send any body but one of this type without asking the server first.
-    """
+    """The body of a request."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(400, "send the body as JSON, with Content-Type: application/json")
     try:

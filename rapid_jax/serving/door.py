@@ -1,4 +1,4 @@
-"""What every request passes: its size, its key, and the count of it."""
+"""What every request passes: where it comes from, its key, its size, and the count of it."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Door:
 
     def _refusal(self, path: str, headers: Headers) -> ApiError | None:
         """Why a request may not pass; None where it may."""
+        if path not in _OPEN and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return ApiError(403, "a page of another site may not ask this server", code="cross_site")
         kind, _, key = headers.get("authorization", "").partition(" ")
         if self._api_key and path not in _OPEN:
             given = key.strip().encode("utf-8", "replace") if kind.lower() == "bearer" else b""

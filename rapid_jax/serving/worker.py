@@ -103,13 +103,13 @@ class Worker:
                 message = f"{self.settings.queue} requests are waiting already: ask again later"
                 raise ApiError(429, message, code="queue_full")
             self._arrived.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for this job any more: its row is free behind the next burst."""
         with self._changed:
             job.cancelled = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def drain(self, grace: float) -> bool:
         """Refuses new requests and those that wait, and lets answers under way come to their end.
@@ -122,7 +122,7 @@ class Worker:
         """
         with self._changed:
             self._draining = True
-            self._changed.notify()
+            self._changed.notify_all()
             finished = self._changed.wait_for(self._is_idle, timeout=grace)
         self.stop()
         return finished
@@ -131,7 +131,7 @@ class Worker:
         """Ends the thread; answers under way end with an error."""
         with self._changed:
             self._draining = self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
         self.library.close()

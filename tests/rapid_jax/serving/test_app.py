@@ -190,3 +190,11 @@ def test_health_and_page(live):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ServerSettings(**wrong)
+
+
+@pytest.mark.parametrize("site, status", [("cross-site", 403), ("same-site", 403), ("same-origin", 201), ("none", 201)])
+def test_pages_of_other_sites_cannot_use_a_server_on_this_machine(live, site, status):
+    """A browser sends their forms to localhost as well; it says so in a header that pages cannot change."""
+    answer = live.post("/v1/documents", dict(text="A short text about nothing."), headers={"Sec-Fetch-Site": site})
+    assert answer.status_code == status
+    assert httpx.get(live.url, headers={"Sec-Fetch-Site": site}).status_code == 200, "a link to the page works"
