@@ -18,7 +18,7 @@ from rapid_jax.serving.jobs import Job
 from rapid_jax.serving.library import Held, Library
 from rapid_jax.serving.reading import Conversation, about_document, with_document
 
-_LEAST_QUESTION, _LEAST_ANSWER = 128, 256  # tokens of the smallest seats: most requests fit
+_LEAST_QUESTION, _LEAST_ANSWER = 256, 256  # tokens of the smallest seats: most requests fit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Plan:
     @property
     def room(self) -> Room:
         """Seats that it fits, and most others."""
-        question = token_bucket(self.question_tokens, minimum=_LEAST_QUESTION)
-        return Room(question, token_bucket(self.new_tokens, minimum=_LEAST_ANSWER))
+        new = token_bucket(self.new_tokens, minimum=_LEAST_ANSWER)
+        return Room(token_bucket(max(self.question_tokens, _LEAST_QUESTION) + new) - new, new)  # all of the tail
 
     def request(self) -> Request:
         """The request as the engine takes it, about the document as it lies in memory just now."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from rapid_jax.engine.engine import Engine
@@ -237,10 +238,20 @@ class Worker:
         """Begins answers; an error is theirs alone."""
         for entry in plans:
             self._waiting.remove(entry)
-        error = self._reading_for(plans[0].job, begin)
-        if error is not None:
+        try:
+            with self._reads_for(plans[0].job):
+                begin()
+        except _Abandoned:  # by the first of them; the others begin anew
             for entry in plans:
-                entry.job.fail(error)
+                lost = entry.job.lost() or (_stopped() if self._stopping else None)
+                if lost is None:
+                    self._waiting.insert(0, entry)
+                else:
+                    entry.job.fail(lost)
+        except Exception as error:
+            told = as_api_error(error)
+            for entry in plans:
+                entry.job.fail(told)
 
     def _call(self, job: Job) -> None:
         """Calls a function for whoever waits for its result."""
@@ -248,20 +259,20 @@ class Worker:
         function = job.work
         self._waiting.remove(job)
         self._has_place()  # what nobody uses must not hold memory while a document is read
-        error = self._reading_for(job, lambda: job.end(Returned(function())))
-        if error is not None:
-            job.fail(error)
+        try:
+            with self._reads_for(job):
+                job.end(Returned(function()))
+        except _Abandoned:
+            job.fail(job.lost() or _stopped())
+        except Exception as error:
+            job.fail(as_api_error(error))
 
-    def _reading_for(self, job: Job, function: Callable[[], None]) -> ApiError | None:
-        """Calls what may read a document for a job, which may be given up meanwhile; the error, if there was one."""
+    @contextlib.contextmanager
+    def _reads_for(self, job: Job) -> Iterator[None]:
+        """Inside, a document may be read, for as long as somebody waits for this job."""
         self._reading = job
         try:
-            function()
-            return None
-        except _Abandoned:
-            return job.lost() or _stopped()
-        except Exception as error:
-            return as_api_error(error)
+            yield
         finally:
             self._reading = None
 
