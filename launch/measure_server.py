@@ -38,7 +38,7 @@ def main() -> None:
         raise cli.UsageError("--context_file and --questions_file go together: give both or neither")
     if _METHOD.value is not None and _METHOD.value not in METHODS:
         raise cli.UsageError(f"--method={_METHOD.value}: unknown method; known: {', '.join(METHODS)}")
-    require_package("httpx", "measuring a server", "test")
+    require_package("httpx", "measuring a server", "serve")
 
     from rich import box
     from rich.console import Console
