@@ -55,7 +55,9 @@ def main() -> None:
     one, many = measure(caller, _asked(), _REQUESTS.value, _AT_A_TIME.value)
 
     print_line(f"server     {_URL.value}, model {caller.model}, method {_METHOD.value or 'of the server'}")
-    print_line(f"document   {document['tokens']:,} tokens; {_REQUESTS.value} requests, {_NEW_TOKENS.value} new tokens at most")
+    print_line(
+        f"document   {document['tokens']:,} tokens; {_REQUESTS.value} requests, {_NEW_TOKENS.value} new tokens at most"
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     names = ("at a time", "tokens/s", "speed-up", "TTFT p50, s", "TTFT p95, s", "answer p50, s", "answer p95, s")
     for name in names:

@@ -64,7 +64,9 @@ def main() -> None:
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     if config.mesh[0] > 1:
-        raise cli.UsageError(f"--config.mesh={config.mesh}: the server decodes rows of one shard, set its first axis to 1")
+        raise cli.UsageError(
+            f"--config.mesh={config.mesh}: the server decodes rows of one shard, set its first axis to 1"
+        )
 
     from rapid_jax.engine.engine import Engine
     from rapid_jax.serving.server import Server, address, listen

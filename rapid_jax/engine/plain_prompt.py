@@ -14,7 +14,7 @@ from rapid_jax.engine.session import Session
 
 @dataclasses.dataclass(frozen=True)
 class PlainText(Conversation):
-    """A prompt of one message whose text is all that there is, behind the token that the tokenizer begins texts with."""
+    """A prompt of one message: its text alone, behind the token that the tokenizer begins texts with."""
 
     @functools.cached_property
     def _tokens(self) -> list[int]:

@@ -140,7 +140,8 @@ class _Server:
         except ValueError as error:
             raise ApiError(400, str(error)) from None
         job, events = self._submitted(request, asked, settings.deadline_seconds)
-        form, first = Form.of(asked, self._name), await anext(events)
+        form = Form.of(asked, self._name)
+        first = await anext(events)
         if isinstance(first, Failed):
             raise first.error
         if asked.stream:

@@ -12,7 +12,16 @@ from rapid_jax.serving.errors import ApiError
 
 Message = dict[str, str]
 
-_OURS = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
+_OURS: tuple[str, ...] = (
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+)
 _OURS += ("stop", "document", "method", "eta", "gamma", "trace")
 # Fields that change nothing here, whatever they say.
 _IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
@@ -170,9 +179,13 @@ def _message(index: int, message: Any) -> Message:
         raise ApiError(400, f"{place} must have a role, one of {', '.join(_ROLES)}, and a content", param="messages")
     content, role = message.get("content"), _ROLES[message["role"]]
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
         if not parts or not all(isinstance(part, str) for part in parts):
-            raise ApiError(400, f"{place}: the parts of a content must be texts; nothing else is read", param="messages")
+            raise ApiError(
+                400, f"{place}: the parts of a content must be texts; nothing else is read", param="messages"
+            )
         content = "".join(map(str, parts))
     if not isinstance(content, str) or not (content or role == "assistant"):
         raise ApiError(400, f"{place} must have a content, a text or a list of texts", param="messages")

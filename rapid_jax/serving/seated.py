@@ -94,9 +94,7 @@ class SeatedGroup:
         if self._seats is None:
             self._seats = self._around(batch, started)
         row = TextRow(session.target.tokenizer, request.sampling.stop)
-        guest = Guest(
-            plan.job, request, batch, _without_arrays(started), row, cached, compiled, time.perf_counter()
-        )
+        guest = Guest(plan.job, request, batch, _without_arrays(started), row, cached, compiled, time.perf_counter())
         self._seats.enter(guest, started.state)
 
     def step(self) -> None:

@@ -58,6 +58,4 @@ class ServerSettings:
             )
         for name in ("deadline_seconds", "patience_seconds", "gather_seconds", "grace_seconds"):
             check_number(name, getattr(self, name), 0, 10**6, "seconds of at least 0")
-        require(
-            isinstance(self.api_key, str) and self.api_key.isascii(), "api_key must be a text of ASCII characters"
-        )
+        require(isinstance(self.api_key, str) and self.api_key.isascii(), "api_key must be a text of ASCII characters")

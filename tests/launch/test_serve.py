@@ -21,7 +21,13 @@ def start(tiny_checkpoint, tmp_path):
 
     def run(*flags):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        fixed = [f"--target={tiny_checkpoint}", "--port=0", "--method=lc", f"--store={tmp_path}", "--compilation_cache_dir="]
+        fixed = [
+            f"--target={tiny_checkpoint}",
+            "--port=0",
+            "--method=lc",
+            f"--store={tmp_path}",
+            "--compilation_cache_dir=",
+        ]
         command = [sys.executable, "-m", "launch.serve", *fixed, "--config.prefill_chunk=512", *flags]
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -66,7 +72,9 @@ def test_a_second_signal_ends_the_server_at_once(start, document_text):
 
     def ask():
         try:
-            with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, "stream": True}, timeout=120) as answer:
+            with httpx.stream(
+                "POST", f"{url}/v1/chat/completions", json={**body, "stream": True}, timeout=120
+            ) as answer:
                 for index, _ in enumerate(answer.iter_lines()):
                     if index == 2:
                         process.send_signal(signal.SIGTERM)

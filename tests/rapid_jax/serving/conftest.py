@@ -51,5 +51,3 @@ def work(serving_engine):
             return worker
 
         yield make
-
-

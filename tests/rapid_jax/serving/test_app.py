@@ -53,7 +53,9 @@ def test_a_file_that_cannot_be_read_is_one_clear_400(live, files, message):
     assert answer.status_code == 400 and message in answer.json()["error"]["message"], answer.text
 
 
-@pytest.mark.parametrize("wrong", [{}, {"text": 5}, {"text": " "}, {"text": "x", "name": ""}, {"text": "x", "nam": "y"}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"text": 5}, {"text": " "}, {"text": "x", "name": ""}, {"text": "x", "nam": "y"}]
+)
 def test_an_upload_without_a_text_is_refused(live, wrong):
     answer = live.post("/v1/documents", wrong)
     assert answer.status_code == 400 and answer.json()["error"]["message"]

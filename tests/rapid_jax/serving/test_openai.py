@@ -198,10 +198,19 @@ WRONG = {
     "role": (dict(messages=[{"role": "tool", "content": "x"}]), "must have a role"),
     "last": (dict(messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]), "last message"),
     "late system": (
-        dict(messages=[{"role": "user", "content": "x"}, {"role": "system", "content": "y"}, {"role": "user", "content": "z"}]),
+        dict(
+            messages=[
+                {"role": "user", "content": "x"},
+                {"role": "system", "content": "y"},
+                {"role": "user", "content": "z"},
+            ]
+        ),
         "system message must be the first",
     ),
-    "picture": (dict(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]), "must be texts"),
+    "picture": (
+        dict(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+        "must be texts",
+    ),
     "n": (dict(n=2), "n must be 1"),
     "logprobs": (dict(logprobs=True), "logprobs must be"),
     "tools": (dict(tools=[{"type": "function"}]), "tools must be"),

@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 WIDTH, HEIGHT = 400, 900
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,5 +72,9 @@ def test_the_page_uploads_asks_and_shows_who_wrote_what(serve, browser, document
         browser.save_screenshot(str(tmp_path / "page.png"))
         find("new").send_keys(Keys.ENTER)
         assert not browser.find_elements(By.CLASS_NAME, "turn")
-        logs = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and "401" not in entry["message"]]
+        logs = [
+            entry
+            for entry in browser.get_log("browser")
+            if entry["level"] == "SEVERE" and "401" not in entry["message"]
+        ]
         assert not logs, logs

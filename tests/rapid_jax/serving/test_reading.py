@@ -38,7 +38,9 @@ def test_a_long_system_message_is_the_document_and_a_short_one_stands_before_the
     assert (found.text, found.question) == (LONG, "Be short.\n\nWho?")
 
 
-@pytest.mark.parametrize("text", ["Who?", "A long text without any question", f"x\n\n{'y' * 30}", f"{LONG}\n\n{'z' * 30}"])
+@pytest.mark.parametrize(
+    "text", ["Who?", "A long text without any question", f"x\n\n{'y' * 30}", f"{LONG}\n\n{'z' * 30}"]
+)
 def test_other_messages_hold_no_document(text):
     """A short text, one without a blank line, a long last part: they are read as they are."""
     assert with_document([user(text)], is_long) is None

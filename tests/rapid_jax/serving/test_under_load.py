@@ -25,7 +25,7 @@ def assert_same(engine, document, asked, text, **overrides):
     tokenizer, prompt = engine.target.tokenizer, document.prompt(engine.target).question(asked)
     logits = engine.target.logits([document.token_ids + prompt + list(alone.token_ids)])[0][-len(alone.token_ids) - 1 :]
     shown = ""
-    for index, token in enumerate(alone.token_ids):
+    for index in range(len(alone.token_ids)):
         shown = tokenizer.decode(alone.token_ids[: index + 1])
         if not text.startswith(shown.strip()):
             best, second = sorted(logits[index].tolist())[-1:-3:-1]

@@ -81,7 +81,9 @@ def test_two_documents_take_turns(work, upload, serving_engine, document_text, r
     short = Client(worker, question(questions[1], two, max_tokens=4))
     event = short.end()
     assert not long.job.over
-    assert event.answer.token_ids == tokens_alone(serving_engine.read(document_text[:700]), questions[1], max_new_tokens=4)
+    assert event.answer.token_ids == tokens_alone(
+        serving_engine.read(document_text[:700]), questions[1], max_new_tokens=4
+    )
     assert long.end().answer.token_ids == tokens_alone(read, questions[0], max_new_tokens=300)
 
 
