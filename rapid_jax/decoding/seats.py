@@ -207,7 +207,7 @@ class Seats(Generic[Guest]):
 
 def check_fits(state: DecodeState, one: DecodeState) -> None:
     """Raises ValueError where a state of one row cannot be written into a state of several."""
-    if not jax.tree.structure(state) == jax.tree.structure(one):
+    if jax.tree.structure(state) != jax.tree.structure(one):  # type: ignore[operator]
         raise ValueError("who sits down must be asked with the method and the settings of the seats")
     for held, new in zip(jax.tree.leaves(state), jax.tree.leaves(one), strict=True):
         if held.shape[1:] != new.shape[1:] or new.shape[:1] not in ((), (1,)) or held.dtype != new.dtype:

@@ -7,7 +7,7 @@ import contextlib
 import importlib.resources
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ class _Server:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             chunks = self._chunks(form, job, first, events)
             return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
-        text, event = "", first
+        text = ""
+        event: Event = first
         while isinstance(event, Piece):
             text += event.text
             event = await anext(events)
@@ -158,7 +159,9 @@ class _Server:
         self._metrics.answered(job, event)
         return JSONResponse(form.whole(text, event))
 
-    async def _chunks(self, form: Form, job: Job, first: Event, events: AsyncIterator[Event]) -> AsyncIterator[str]:
+    async def _chunks(
+        self, form: Form, job: Job, first: Event, events: AsyncGenerator[Event, None]
+    ) -> AsyncIterator[str]:
         """The chunks of a stream."""
         event, begun = first, False
         try:
@@ -188,7 +191,7 @@ class _Server:
 
     def _submitted(
         self, request: Request, work: Asked | Callable[[], Any], seconds: float
-    ) -> tuple[Job, AsyncIterator[Event]]:
+    ) -> tuple[Job, AsyncGenerator[Event, None]]:
         """A job in the queue, and its events; a client that goes away takes it along.
 
         Raises:
@@ -202,7 +205,7 @@ class _Server:
 
         job = Job(emit, work, time.monotonic() + seconds)
 
-        async def events() -> AsyncIterator[Event]:
+        async def events() -> AsyncGenerator[Event, None]:
             try:
                 while True:
                     try:
