@@ -93,7 +93,8 @@ def test_a_full_queue_is_429_and_asks_for_patience(serve, document_text):
             "POST", f"{live.url}/v1/chat/completions", timeout=60,
             json=body(live, document=document, stream=True, max_tokens=4000),
         ) as stream:  # fmt: skip
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # an iterator that nobody holds closes the connection
+            next(lines)
             waits = threading.Thread(
                 target=lambda: live.post("/v1/chat/completions", body(live, document=document, max_tokens=1))
             )
