@@ -63,16 +63,16 @@ def burst(seats):
             seats.leave(guest)
 
 
-def play(enter, rows, every=2):
-    """All rows, a newcomer every few bursts as far as seats are free; the order in which they were done."""
-    waiting, order, seats = list(rows), [], None
+def play(enter, rows, every=1):
+    """All rows, a newcomer every few bursts as far as seats are free; the most that ever sat together."""
+    waiting, most, seats = list(rows), 0, None
     for turn in range(500):
         if waiting and turn % every == 0 and (seats is None or seats.free):
             seats = enter(waiting.pop(0))
+            most = max(most, len(seats.guests))
         burst(seats)
-        order += [row for row in rows if row.done and row not in order]
-        if len(order) == len(rows):
-            return order
+        if all(row.done for row in rows):
+            return most
     raise AssertionError("not all rows came to their end")
 
 
@@ -93,8 +93,7 @@ def assert_as_alone(engine, document, method, row, **common):
 def test_greedy_answers_with_joins_are_those_of_questions_alone(engine, document, questions, table, method):
     """Six questions in three seats: rows enter while others decode, and sit where others sat."""
     rows = [Row(question, max_new_tokens=n) for question, n in zip(questions * 2, (24, 7, 19, 12, 24, 3), strict=False)]
-    order = play(table(method), rows)
-    assert order != rows, "answers of different lengths are done in another order than they began"
+    assert play(table(method), rows) > 1, "nobody was decoded beside another"
     for row in rows:
         assert_as_alone(engine, document, method, row)
 
@@ -113,7 +112,7 @@ def test_sampled_answers_keep_their_own_seeds(engine, document, questions, table
 def test_any_number_of_seats(engine, document, questions, table, seats):
     """One seat is a queue; more seats than questions leave rows that nobody has."""
     rows = [Row(question, max_new_tokens=8) for question in questions[:3]]
-    play(table("lc", seats), rows, every=1)
+    play(table("lc", seats), rows)
     for row in rows:
         assert_as_alone(engine, document, "lc", row)
 
