@@ -154,7 +154,7 @@ def unknown_flags(text: str) -> list[str]:
                     break
             known = fields is not None or name in ("config.retrieval.threshold", "config.retrieval.max_chunks")
         else:
-            known = name in flags() or name == "help"
+            known = name in flags() or name in ("help", "flagfile")  # absl has them
         if not known:
             wrong.append(name)
     return wrong

@@ -10,6 +10,7 @@ from rapid_jax.config import METHODS
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.decoding.seats import Room, Seats
 from rapid_jax.engine.batch import plan_batch, start_batch
+from rapid_jax.engine.engine import Engine
 from tests.marks import quick, slow
 
 JOINING = [name for name, method in METHODS.items() if not method.retrieves and name not in ("planes", "rest")]
@@ -24,6 +25,17 @@ class Row:
     def __init__(self, question, **overrides):
         self.question, self.overrides = question, overrides
         self.tokens, self.done = [], False
+
+
+@pytest.fixture(scope="module")
+def engine(engine_config):
+    """One with programs of its own: other tests count those of the shared engine."""
+    return Engine.load(config=engine_config)
+
+
+@pytest.fixture(scope="module")
+def document(engine, document_text):
+    return engine.read(document_text)
 
 
 @pytest.fixture
