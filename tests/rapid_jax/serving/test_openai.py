@@ -255,3 +255,8 @@ def test_a_body_that_is_no_json_is_refused(live):
         answer = httpx.post(url, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400 and "error" in answer.json()
     assert "Content-Type" in httpx.post(url, content=b"{}").json()["error"]["message"]
+
+
+def test_a_prompt_of_too_few_tokens_is_refused(live):
+    answer = live.post("/v1/completions", {"model": live.model, "prompt": "Hi"})
+    assert answer.status_code == 400 and "three are needed" in answer.json()["error"]["message"]
