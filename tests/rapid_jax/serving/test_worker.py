@@ -4,8 +4,11 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from rapid_jax.decoding import loop
+from rapid_jax.decoding.drafter import Pace
 from rapid_jax.saving.store import DocumentStore
 from rapid_jax.serving.errors import ApiError
 from rapid_jax.serving.jobs import Answered, Failed, Job
@@ -278,8 +281,10 @@ def test_a_store_keeps_what_memory_cannot(work, upload, document_text, questions
     assert not (tmp_path / read.key).exists()
 
 
-def test_earlier_answers_are_left_to_be_copied(work, upload, questions):
+def test_earlier_answers_are_left_to_be_copied(work, upload, questions, monkeypatch):
     """Methods that copy profit from what was said about the document before."""
+    free = Pace(jnp.ones(4), jnp.int32(-1))  # what a clock says of drafts must not decide here
+    monkeypatch.setattr(loop, "with_costs", lambda run, args: free)
     worker = work(method="copy")
     document = upload(worker)
     first = Client(worker, question(questions[0], document, max_tokens=24)).end().answer
