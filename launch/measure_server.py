@@ -4,7 +4,7 @@
     python -m launch.measure_server
     python -m launch.measure_server --url=http://HOST:8000 --context_file=report.txt --questions_file=questions.txt
 
-Without flags: the embedded document and questions about it, 8 of 16 requests at a time. Both rounds ask the same
+Without flags: the embedded document and questions with long answers, 8 of 16 requests at a time. Both rounds ask the same
 questions, behind an unmeasured one. TTFT is the time from a request to its first text. The table goes to standard
 output. Exit status 0, 2 (a wrong flag) or 1.
 """
@@ -77,7 +77,7 @@ def _asked() -> list[str]:
     """The questions."""
     if _QUESTIONS.value is None:
         lines = embedded.QUESTIONS.read_text(encoding="utf-8").splitlines()
-        return [entry["question"] for entry in map(json.loads, lines) if not entry["choices"]]
+        return [entry["question"] for entry in map(json.loads, lines) if entry["task"] == "dossier"]  # long answers
     lines = Path(_QUESTIONS.value).read_text(encoding="utf-8").splitlines()
     questions = [line for line in lines if line.strip()]
     if not questions:
