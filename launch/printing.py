@@ -172,6 +172,10 @@ def print_tables(heading: str, tables: Sequence[ReportTable]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDE)
     for table in tables:
+        if not table.rows:  # a title over no column would be broken at every letter
+            print_line(f"\n{table.title}")
+            print_line(table.note, style="dim")
+            continue
         shown = Table(title=table.title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left")
         for index, column in enumerate(table.columns):
             shown.add_column(column, justify="right" if index else "left")

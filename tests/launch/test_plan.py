@@ -81,6 +81,7 @@ def test_a_checkpoint_is_planned_for_by_its_metadata(plan):
     outcome = plan("--target=assets/archivist", "--topology=v5e:2x2", "--context=4096", "--method=lc")
     assert outcome.status == 0, outcome.err
     assert "model     assets/archivist, weights bfloat16" in outcome.out
+    assert "predicted: prefill" in outcome.out and "Saved, the document's keys and values take" in outcome.out
 
 
 @pytest.mark.slow
