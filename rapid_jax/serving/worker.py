@@ -226,7 +226,8 @@ class Worker:
             time.sleep(self.settings.gather_seconds)  # those that were sent together arrive together
             self._take()
         alike = [other for other in self._waiting if isinstance(other, Plan) and other.key == entry.key]
-        gathered = alike[: self.settings.seats]
+        most = min(len(alike), self.settings.seats)
+        gathered = alike[: 1 << max(most.bit_length() - 1, 0)]  # a power of two: few sizes are compiled
 
         def begin() -> None:
             self._groups.append(GatheredGroup(self.engine, self.library, gathered))

@@ -66,6 +66,14 @@ def test_methods_whose_drafter_reads_passages_start_together(work, upload, read,
         assert answer.token_ids == tokens_alone(read, asked, "rapid")
 
 
+def test_such_batches_have_few_sizes(work, upload, questions):
+    """Each number of rows compiles programs of its own, which takes longer than an answer."""
+    worker = work(method="rapid", gather_seconds=0.5, seats=4)
+    document = upload(worker)
+    clients = [Client(worker, question(asked, document, max_tokens=4)) for asked in questions[:3]]
+    assert [client.end().answer.batch_size for client in clients] == [2, 2, 1]
+
+
 def test_sampled_answers_of_such_methods_are_decoded_alone(work, upload, read, questions):
     """Their random numbers depend on the row: in a batch, the second answer would not be that of its seed."""
     worker = work(method="sd", gather_seconds=0.3)
