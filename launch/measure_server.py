@@ -4,8 +4,8 @@
     python -m launch.measure_server
     python -m launch.measure_server --url=http://HOST:8000 --context_file=report.txt --questions_file=questions.txt
 
-Without flags: the embedded document and questions with long answers, 8 of 16 requests at a time. Both rounds ask the same
-questions, behind an unmeasured one. TTFT is the time from a request to its first text. The table goes to standard
+Without flags: the embedded document and questions with long answers, 8 of 16 requests at a time. Both rounds ask the
+same questions, behind an unmeasured one. TTFT is the time from a request to its first text. The table goes to standard
 output. Exit status 0, 2 (a wrong flag) or 1.
 """
 

@@ -74,8 +74,9 @@ def test_costs_are_measured_once_a_program(copying, document_text):
     """Three paces, the first of them the unit."""
     document = copying.read(document_text)
     answers = [document.ask("Who keeps the kettle?", "copy") for _ in range(2)]
-    measured = [p.measured["costs"] for p in copying.session.programs.compiled.values() if "costs" in p.measured]
-    assert measured and all(costs.shape == (3,) and costs[0] == 1 and (costs > 0).all() for costs in measured)
+    found = [p.measured["costs"] for p in copying.session.programs.compiled.values() if "costs" in p.measured]
+    measured = [costs for costs in found if costs.shape == (3,)]  # other tests ask methods with other paces
+    assert measured and all(costs[0] == 1 and (costs > 0).all() for costs in measured)
     assert answers[0].token_ids == answers[1].token_ids
     settings = answers[0].settings["copying"]
     assert settings == dict(lengths=list(LENGTHS), places=8, earlier_answers=0) and answers[0].settings["gamma"] == 5
