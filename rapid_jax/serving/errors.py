@@ -8,6 +8,7 @@ from absl import logging
 
 from models.memory import TooLittleMemory
 from rapid_jax.decoding.state import NotFinite
+from rapid_jax.evaluation.writing import encoded
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 _TYPES |= {504: "timeout_error"}
@@ -30,7 +31,8 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON object that OpenAI's clients read."""
         kind = _TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else encoded(self.param).decode()  # what a client wrote may be no Unicode
+        return {"error": {"message": encoded(self.message).decode(), "type": kind, "param": param, "code": self.code}}
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -1,5 +1,7 @@
 """The server as OpenAI's own client sees it: its answers are those of the engine asked alone."""
 
+import json
+
 import httpx
 import openai
 import pytest
@@ -260,3 +262,21 @@ def test_a_body_that_is_no_json_is_refused(live):
 def test_a_prompt_of_too_few_tokens_is_refused(live):
     answer = live.post("/v1/completions", {"model": live.model, "prompt": "Hi"})
     assert answer.status_code == 400 and "three are needed" in answer.json()["error"]["message"]
+
+
+def test_text_that_is_no_unicode_is_answered(live, report):
+    """Half of a surrogate pair, which JSON can hold, must not end in an error of the server."""
+    half = "\ud800"
+    headers = {"Content-Type": "application/json"}
+
+    def ask(**fields):
+        body = {"model": live.model, "messages": [{"role": "user", "content": f"Who? {half}"}], **fields}
+        return httpx.post(f"{live.url}/v1/chat/completions", content=json.dumps(body), headers=headers, timeout=60)
+
+    assert ask(document=report, max_tokens=2, trace=True).status_code == 200
+    assert ask(max_tokens=2).status_code == 200
+    for wrong in ({half: 1}, {"method": half}, {"document": half}, {"model": half}, {"stop": [half * 2000]}):
+        answer = ask(**wrong)
+        assert answer.status_code in (400, 404) and answer.json()["error"]["message"]
+    upload = dict(text=f"{half} A short text about nothing.", name=half)
+    assert httpx.post(f"{live.url}/v1/documents", content=json.dumps(upload), headers=headers).status_code == 400
