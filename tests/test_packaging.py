@@ -61,7 +61,8 @@ def test_the_wheel_holds_the_embedded_files_and_every_module(wheel):
     for package in PACKAGES:
         modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / package).rglob("*.py")}
         assert modules and modules <= names
-    assert {"models/py.typed", "rapid_jax/py.typed", "rapid_jax/tracing/page.html"} <= names
+    assert {"models/py.typed", "rapid_jax/py.typed"} <= names
+    assert {"rapid_jax/tracing/page.html", "rapid_jax/serving/page.html"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 
