@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rapid_jax.engine.chat import Chat
     from rapid_jax.engine.stream import Stream
 
+_ROOM = 2048  # tokens
+
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _METHOD = flags.DEFINE_string("method", "auto", f"How answers are decoded at first; one of {', '.join(METHODS)}.")
@@ -39,8 +41,8 @@ _NEW_TOKENS = flags.DEFINE_integer(
 )
 _TURNS = flags.DEFINE_integer(
     "conversation_tokens",
-    2048,
-    "Tokens kept free for the turns of the conversation; a document that leaves fewer is cut for them.",
+    None,
+    f"Tokens kept free for the turns of the conversation, {_ROOM:,} if not given; a document that leaves fewer is cut.",
     lower_bound=0,
     upper_bound=MOST_TOKENS,
 )
@@ -75,8 +77,10 @@ def main() -> None:
         engine = Engine.load(config=config, progress=progress)
     engine.require([method])
     store = store_flags.store()
-    own = default and document_flags.CONTEXT.value is None  # there is room behind the embedded document
-    reserved = 0 if own else _TURNS.value
+    own = default and document_flags.CONTEXT.value is None
+    reserved = _TURNS.value
+    if reserved is None:
+        reserved = 0 if own else _ROOM  # there is room behind the embedded document
     with cli.progress("prefill", "tok") as progress, cli.showing_compilation(engine.session.programs):
         name, document = document_flags.document(engine, files, progress, store, reserved=reserved, prefill=True)
         document_flags.keep(document, store)

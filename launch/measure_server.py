@@ -40,11 +40,8 @@ def main() -> None:
         raise cli.UsageError(f"--method={_METHOD.value}: unknown method; known: {', '.join(METHODS)}")
     require_package("httpx", "measuring a server", "serve")
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from launch.printing import print_line
+    from launch import printing
+    from rapid_jax.evaluation.tables import Table
     from rapid_jax.files.reading import read_files
     from rapid_jax.serving.load import Caller, measure
 
@@ -54,23 +51,20 @@ def main() -> None:
     document = caller.upload(text, "measured")
     one, many = measure(caller, _asked(), _REQUESTS.value, _AT_A_TIME.value)
 
-    print_line(f"server     {_URL.value}, model {caller.model}, method {_METHOD.value or 'of the server'}")
-    print_line(
+    printing.print_line(f"server     {_URL.value}, model {caller.model}, method {_METHOD.value or 'of the server'}")
+    printing.print_line(
         f"document   {document['tokens']:,} tokens; {_REQUESTS.value} requests, {_NEW_TOKENS.value} new tokens at most"
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    names = ("at a time", "tokens/s", "speed-up", "TTFT p50, s", "TTFT p95, s", "answer p50, s", "answer p95, s")
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = ("at a time", "tokens/s", "speed-up", "TTFT p50, s", "TTFT p95, s", "answer p50, s", "answer p95, s")
+    rows = []
     for load in (one, many):
-        seconds = (load.first_token(50), load.first_token(95), load.whole(50), load.whole(95))
         ratio = load.tokens_per_second / one.tokens_per_second
-        table.add_row(
-            str(load.at_a_time), f"{load.tokens_per_second:.2f}", f"{ratio:.2f}", *(f"{value:.2f}" for value in seconds)
-        )
-    Console(width=100).print(table)
+        seconds = (load.first_token(50), load.first_token(95), load.whole(50), load.whole(95))
+        figures = (load.tokens_per_second, ratio, *seconds)
+        rows.append((str(load.at_a_time), *(f"{value:.2f}" for value in figures)))
     same = sum(a.text == b.text for a, b in zip(one.answers, many.answers, strict=True))
-    print_line(f"{same} of {len(one.answers)} answers are the same in both rounds")
+    note = f"{same} of {len(one.answers)} answers are the same in both rounds."
+    printing.print_tables("One after another, and several at a time", [Table("", columns, tuple(rows), note)])
 
 
 def _asked() -> list[str]:

@@ -18,23 +18,41 @@ from absl import flags
 from launch import cli, config_flag, store_flags
 from rapid_jax.config.methods import METHODS
 from rapid_jax.evaluation.packages import require_package
+from rapid_jax.serving.settings import ServerSettings
+
+_DEFAULT = ServerSettings()
 
 _TARGET = flags.DEFINE_string("target", None, "The long-context model: directory, FILE.gguf, package:NAME or hub name.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "Checkpoint of the drafter; the target's own parameters if not given.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every address of this machine.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port to listen at; 0 takes a free one.", 0, 65535)
-_METHOD = flags.DEFINE_string("method", "auto", f"Answers where a request names none: {', '.join(METHODS)}.")
-_SEATS = flags.DEFINE_integer("seats", 4, "Requests about one document that are decoded together.", 1)
-_GROUPS = flags.DEFINE_integer("groups", 2, "Batches that take turns: documents, methods or settings that differ.", 1)
-_QUEUE = flags.DEFINE_integer("queue", 64, "Requests that may wait; more are refused with status 429.", 1)
-_DEADLINE = flags.DEFINE_float("deadline_s", 600.0, "Seconds from a request to the end of its answer.", 0)
-_GRACE = flags.DEFINE_float("grace_s", 30.0, "Seconds that answers get when the server is told to stop.", 0)
-_KEY = flags.DEFINE_string("api_key", "", "Key that requests must bring; --flagfile keeps it out of process lists.")
-_REQUEST_MB = flags.DEFINE_float("max_request_mb", 64.0, "Megabytes of a request at most; more is refused, 413.", 0.001)
-_DOCUMENT_TOKENS = flags.DEFINE_integer(
-    "document_tokens", 1024, "A first message of at least so many tokens is taken for a document.", 1
+_METHOD = flags.DEFINE_string("method", _DEFAULT.method, f"Answers where a request names none: {', '.join(METHODS)}.")
+_SEATS = flags.DEFINE_integer("seats", _DEFAULT.seats, "Requests about one document that are decoded together.", 1)
+_GROUPS = flags.DEFINE_integer(
+    "groups", _DEFAULT.groups, "Batches that take turns: documents, methods or settings that differ.", 1
 )
-_MEMORY_GB = flags.DEFINE_float("memory_gb", 4.0, "Gigabytes of documents' keys and values in memory.", 0.001)
+_QUEUE = flags.DEFINE_integer("queue", _DEFAULT.queue, "Requests that may wait; more are refused with status 429.", 1)
+_DEADLINE = flags.DEFINE_float(
+    "deadline_s", _DEFAULT.deadline_seconds, "Seconds from a request to the end of its answer.", 0
+)
+_GRACE = flags.DEFINE_float(
+    "grace_s", _DEFAULT.grace_seconds, "Seconds that answers get when the server is told to stop.", 0
+)
+_KEY = flags.DEFINE_string(
+    "api_key", _DEFAULT.api_key, "Key that requests must bring; --flagfile keeps it out of process lists."
+)
+_REQUEST_MB = flags.DEFINE_float(
+    "max_request_mb", _DEFAULT.max_request_bytes / 1e6, "Megabytes of a request at most; more is refused, 413.", 0.001
+)
+_DOCUMENT_TOKENS = flags.DEFINE_integer(
+    "document_tokens",
+    _DEFAULT.document_tokens,
+    "A first message of at least so many tokens is taken for a document.",
+    1,
+)
+_MEMORY_GB = flags.DEFINE_float(
+    "memory_gb", _DEFAULT.memory_bytes / 1e9, "Gigabytes of documents' keys and values in memory.", 0.001
+)
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(store_flags)
@@ -44,8 +62,6 @@ def main() -> None:
     """Checks everything that is quick to check, listens, loads, and answers until it is told to stop."""
     for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
         require_package(package, "serving", "serve")
-
-    from rapid_jax.serving.settings import ServerSettings
 
     config = config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value)
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from models import hosts
-from rapid_jax.copying.drafter import CopyMemory
+from rapid_jax.copying.drafter import CopiedBefore, CopyMemory
 from rapid_jax.decoding.state import BurstReport, DecodeState, NotFinite
 from rapid_jax.drafting.auto import AutoCache
 from rapid_jax.engine.answer import Answer
@@ -18,6 +19,41 @@ from rapid_jax.engine.results import Clock, make_answers
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import TextRow
 from rapid_jax.hierarchy.row_databases import LearnedNgrams, RowDatabases
+
+if TYPE_CHECKING:
+    from rapid_jax.engine.document import Document
+
+
+def named(session: Session, error: NotFinite) -> NotFinite:
+    """The same error with the path of the model that computed what is not finite."""
+    model = session.target if error.model == "target" else session.drafter
+    return NotFinite(error.model, f"({model.path})")
+
+
+def leave_copies(
+    session: Session,
+    batch: Batch,
+    document: Document,
+    answers: Sequence[Sequence[int]],
+    learned: Any,
+    rows: Sequence[int],
+    *,
+    began: CopiedBefore,
+) -> None:
+    """Leaves with a document what was said about it, to be copied by later answers.
+
+    Args:
+      session, batch: that have answered.
+      document: that the answers are about.
+      answers: their tokens.
+      learned: the drafter's cache behind its last step.
+      rows: of that cache, one for each answer.
+      began: what these rows began with.
+    """
+    copied = learned.copy if isinstance(learned, AutoCache) else learned
+    memory, kept = copied if isinstance(copied, CopyMemory) else None, batch.copying.earlier_answers
+    with session.lock:
+        document.copied_before = document.copied_before.after(answers, memory, kept, began=began, rows=rows)
 
 
 class Run:
@@ -61,8 +97,7 @@ class Run:
                 self._remember(batch, end.value)
                 return
             except NotFinite as error:
-                model = session.target if error.model == "target" else session.drafter
-                raise NotFinite(error.model, f"({model.path})") from None
+                raise named(session, error) from None
             seconds = time.perf_counter() - begun
             first = seconds if first is None else first
             self._decoded = batch, started, report, Clock(self._compiled_before, first, seconds)
@@ -93,13 +128,10 @@ class Run:
     def _remember(self, batch: Batch, state: DecodeState) -> None:
         """Leaves with documents what was said about them, and with a conversation what its databases have learned."""
         documents, learned = self._request.documents, state.drafter_cache
-        copied = learned.copy if isinstance(learned, AutoCache) else learned
-        copied, kept = copied if isinstance(copied, CopyMemory) else None, batch.copying.earlier_answers
-        with self._session.lock:
-            for document in dict.fromkeys(document.root for document in documents):
-                rows = [row for row, about in enumerate(documents) if about.root is document]
-                answers, began = [self._rows[row].token_ids for row in rows], batch.copied_before[rows[0]]
-                document.copied_before = document.copied_before.after(answers, copied, kept, began=began, rows=rows)
+        for document in dict.fromkeys(document.root for document in documents):
+            rows = [row for row, about in enumerate(documents) if about.root is document]
+            said = [self._rows[row].token_ids for row in rows]
+            leave_copies(self._session, batch, document, said, learned, rows, began=batch.copied_before[rows[0]])
         if batch.kept is not None:
             output, count = hosts.fetch((state.output, state.num_tokens))
             generated = output[0, : count[0]].tolist()

@@ -6,14 +6,13 @@ import dataclasses
 import time
 from typing import Any, cast
 
-from rapid_jax.copying.drafter import CopyMemory
 from rapid_jax.decoding.seats import Seats, Seen
 from rapid_jax.decoding.state import NotFinite, check_finite
-from rapid_jax.drafting.auto import AutoCache
 from rapid_jax.engine.batch import Batch, Started, controls_of, plan_batch, start_batch
 from rapid_jax.engine.engine import Engine
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.results import Clock, make_answers
+from rapid_jax.engine.run import leave_copies, named
 from rapid_jax.engine.text import TextRow
 from rapid_jax.hierarchy.setup import check_bytes
 from rapid_jax.serving.errors import ApiError, as_api_error
@@ -106,8 +105,8 @@ class SeatedGroup:
             try:
                 self._tell(guest, seen, row)
             except Exception as error:  # of one answer: the others go on
-                self._named(error)
-                guest.job.fail(as_api_error(error))
+                known = named(self._engine.session, error) if isinstance(error, NotFinite) else error
+                guest.job.fail(as_api_error(known))
                 self._leave(guest)
 
     def drop(self, job: Job, error: ApiError) -> None:
@@ -162,28 +161,13 @@ class SeatedGroup:
     def _remember(self, guest: Guest, row: int) -> None:
         """Leaves with the document what was said about it, for those who come later."""
         assert self._seats is not None
-        learned = self._seats.drafter_cache
-        copied = learned.copy if isinstance(learned, AutoCache) else learned
-        document, kept = self.held.document, guest.batch.copying.earlier_answers
-        with self._engine.session.lock:
-            document.copied_before = document.copied_before.after(
-                [guest.row.token_ids],
-                copied if isinstance(copied, CopyMemory) else None,
-                kept,
-                began=guest.batch.copied_before[0],
-                rows=[row],
-            )
+        args = (self._engine.session, guest.batch, self.held.document, [guest.row.token_ids], self._seats.drafter_cache)
+        leave_copies(*args, [row], began=guest.batch.copied_before[0])
 
     def _leave(self, guest: Guest) -> None:
         assert self._seats is not None
         if guest in self._seats.guests:
             self._seats.leave(guest)
-
-    def _named(self, error: Exception) -> None:
-        """Says in the log which model computed what is no number."""
-        if isinstance(error, NotFinite):
-            model = self._engine.target if error.model == "target" else self._engine.drafter
-            error.args = NotFinite(error.model, f"({model.path})").args
 
 
 def _without_arrays(started: Started) -> Started:

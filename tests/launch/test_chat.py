@@ -76,6 +76,12 @@ def test_flags_that_are_wrong_are_said_in_one_line(launch, tiny_checkpoint, flag
     assert outcome.status in (1, 2) and message in outcome.err and outcome.err.count("\n") == 1
 
 
+def test_room_that_is_asked_for_is_kept_behind_the_embedded_document_too(launch):
+    """A flag that is given and ignored would be found out when the conversation has no room."""
+    outcome = launch("chat", "--conversation_tokens=1000000")
+    assert outcome.status == 1 and "1000000 tokens for a conversation leave no room" in outcome.err
+
+
 def test_an_interrupt_ends_the_answer_and_keeps_the_conversation(tmp_path):
     """The embedded model would write 113 tokens; the program goes on with the next line."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
