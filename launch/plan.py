@@ -22,19 +22,19 @@ from absl import flags
 
 from launch import cli
 from models import formats
-from rapid_jax.config.methods import OWN_PAGES, OWN_PLANES, Method, get_method
+from rapid_jax.config.methods import METHODS, OWN_PAGES, OWN_PLANES, Method, get_method
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
     from rapid_jax.evaluation.tables import Table
     from rapid_jax.planning.cost import Rates
     from rapid_jax.planning.predict import Memory
-    from rapid_jax.planning.programs import Plan, Workload
+    from rapid_jax.planning.shapes import Plan, Workload
     from rapid_jax.planning.topology import Slice
 
 _DTYPE = "bfloat16"
 _WEIGHT_KINDS, _KV_KINDS = ([_DTYPE, *filter(None, known)] for known in (formats.WEIGHTS, formats.KV))
-_PLANNED = ("lc", "rag", "sd", "rapid", "magicdec", "pages", "planes", "copy")
+_PLANNED = tuple(name for name in METHODS if name != "rest")  # which asks other texts, of a size that is not known
 
 _PRESET = flags.DEFINE_string("preset", None, "A published size, such as llama31_8b.")
 _TARGET = flags.DEFINE_string("target", None, "A checkpoint in the place of --preset; its weights are not read.")
@@ -55,7 +55,12 @@ _DRAFTER = flags.DEFINE_enum(
 _KV = flags.DEFINE_enum("kv", _DTYPE, _KV_KINDS, "How keys and values are kept once they have been read.")
 _COMPARE = flags.DEFINE_bool("compare", False, "Say what to run: the lossless settings side by side, fastest first.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", 0.8, "With --compare, share of a model's drafts that is kept.", 0, 1)
-_EMITTED = flags.DEFINE_float("tokens_per_step", 2.5, "With --compare, tokens of a step with a copied draft.", 1)
+_EMITTED = flags.DEFINE_float(
+    "tokens_per_step",
+    2.5,
+    "With --compare, tokens of a step with a draft from a text; with sd+hd and rapid+hd, of a drafter's forward.",
+    1,
+)
 _JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")
 
@@ -95,20 +100,27 @@ def _plan(method: Method) -> None:
 
     from launch.printing import print_line
     from models import sharding
-    from rapid_jax.planning import predict, programs, tables
+    from rapid_jax.planning import predict, shapes, tables
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: the slice's devices are descriptions
     mesh = sharding.make_mesh(shape, topology.devices(piece))
     weights, drafter, kv = (_kind(flag.value) for flag in (_WEIGHTS, _DRAFTER, _KV))
-    plan = programs.Plan(
+    plan = shapes.Plan(
         config,
         mesh,
-        backend=programs.tpu_backend(),
+        backend=shapes.tpu_backend(),
         weights=weights,
         drafter_weights=drafter,
         kv=kv,
     )
-    workload = programs.Workload(_CONTEXT.value or 131_072, _BATCH.value, _GAMMA.value, _CHUNK.value, _NEW_TOKENS.value)
+    workload = shapes.Workload(
+        _CONTEXT.value or 131_072,
+        _BATCH.value,
+        _GAMMA.value,
+        _CHUNK.value,
+        _NEW_TOKENS.value,
+        emitted=_EMITTED.value,
+    )
     copy = f", drafter {plan.drafter.weights}" if plan.drafter is not plan else ""
     kept = "" if _COMPARE.value else f", weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}"
     print_line(f"model     {name}{kept}")
@@ -135,7 +147,7 @@ def _plan(method: Method) -> None:
     if predicted.memory.peak > fits.room(piece):
         _refuse(plan, workload, predicted.memory, piece)
     shown = [tables.memory_table(predicted.memory, fits.room(piece)), tables.work_table(predicted)]
-    shown += [tables.collectives_table(predicted), tables.speed_table(predicted)]
+    shown += [tables.collectives_table(predicted), *tables.speed_tables(predicted)]
     _print("Figures of one chip", *shown)
     if _JSON.value is not None:
         about = {"preset" if _TARGET.value is None else "target": name, **tables.to_dict(predicted, piece.name)}
@@ -147,14 +159,12 @@ def _compare(plan: Plan, workload: Workload, rates: Rates, piece: Slice) -> None
     from rapid_jax.planning import choice, fits
 
     print_line(f"workload  batch {workload.batch}, {workload.context:,} tokens of context")
-    acceptance, emitted = _ACCEPTANCE.value, _EMITTED.value
+    acceptance = _ACCEPTANCE.value
     with cli.progress("predicting", "settings") as progress:
-        found = choice.choices(
-            plan, workload, rates, fits.room(piece), acceptance=acceptance, emitted=emitted, progress=progress
-        )
-    _print("Lossless settings, fastest first", choice.choice_table(found, acceptance, emitted))
+        found = choice.choices(plan, workload, rates, fits.room(piece), acceptance=acceptance, progress=progress)
+    _print("Lossless settings, fastest first", choice.choice_table(found, acceptance, workload.emitted))
     if _JSON.value is not None:
-        about = dict(topology=piece.name, acceptance=acceptance, tokens_per_step=emitted)
+        about = dict(topology=piece.name, acceptance=acceptance)
         _write_json(_JSON.value, {**about, **vars(workload), "choices": [one.to_dict() for one in found]})
 
 

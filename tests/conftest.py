@@ -81,6 +81,11 @@ def _forget_programs(request, share_programs):
     yield
     if for_tpus:
         share_programs()
+    from rapid_jax.decoding.programs import Programs
+
+    for kept in gc.get_objects():
+        if type(kept) is Programs:  # of engines that all modules share
+            kept.compiled.clear()
     jax.clear_caches()
     gc.collect()
 

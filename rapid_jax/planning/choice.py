@@ -13,7 +13,7 @@ from rapid_jax.config.methods import get_method
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning import predict
 from rapid_jax.planning.cost import Rates
-from rapid_jax.planning.programs import Plan, Workload
+from rapid_jax.planning.shapes import Plan, Workload
 from rapid_jax.speculation import choose_gamma, tokens_per_step
 
 
@@ -36,6 +36,8 @@ class Setting:
 SETTINGS = (
     *(Setting("lc", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"), ("int4", "int4"))),
     *(Setting("copy", weights, kv) for weights, kv in (("", ""), ("int8", "int8"), ("int4", "int8"), ("int4", "int4"))),
+    *(Setting("hd", weights, kv) for weights, kv in (("", ""), ("int4", "int8"))),
+    *(Setting("auto", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
     *(Setting("sd", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
     *(Setting("pages", weights, kv, "int4") for weights, kv in (("", ""), ("int8", "int8"))),
     *(Setting("planes", weights, "planes", "int4") for weights in ("", "int8")),
@@ -49,7 +51,7 @@ class Choice:
     Attributes:
       setting: see there.
       peak: bytes on a chip, without temporaries where it does not fit.
-      gamma: drafted tokens in a step; 0 where none are.
+      gamma: drafted tokens that a step tests; 0 where none are.
       tokens_per_second: of all rows together; None where it does not fit.
       speed_up: over the first setting; None where either does not fit.
     """
@@ -72,7 +74,6 @@ def choices(
     room: int,
     *,
     acceptance: float,
-    emitted: float,
     settings: Sequence[Setting] = SETTINGS,
     progress: ProgressCallback | None = None,
 ) -> list[Choice]:
@@ -80,11 +81,10 @@ def choices(
 
     Args:
       plan: the model and the mesh; formats come from the settings.
-      workload: what is decoded; its gamma is the length of a copied draft.
+      workload: what is decoded; its gamma is the length of a copied draft, its `emitted` what a step keeps of one.
       rates: of a device.
       room: bytes of a chip that programs can have.
       acceptance: of a token that a model drafts, assumed.
-      emitted: tokens of a step with a copied draft, the next one included, assumed.
       settings: the first one is what speed-ups are over.
       progress: called with (settings predicted, settings in all).
 
@@ -96,7 +96,7 @@ def choices(
     for done, setting in enumerate(settings):
         if progress is not None:
             progress(done, len(settings))
-        one = _choice(plan, workload, rates, room, setting, acceptance, emitted, known)
+        one = _choice(plan, workload, rates, room, setting, acceptance, known)
         base = found[0].tokens_per_second if found else one.tokens_per_second
         if one.tokens_per_second and base:
             one = dataclasses.replace(one, speed_up=one.tokens_per_second / base)
@@ -113,7 +113,6 @@ def _choice(
     room: int,
     setting: Setting,
     acceptance: float,
-    emitted: float,
     known: dict[Hashable, predict.Compiled],
 ) -> Choice:
     """One setting, without its speed-up."""
@@ -130,13 +129,15 @@ def _choice(
         return Choice(setting, held.peak)
     if predicted.memory.peak > room:
         return Choice(setting, predicted.memory.peak)
-    costs, gamma, kept = predicted.costs(), 0, 1.0
+    costs, copied = predicted.costs(), predicted.copied_costs
+    ways = [(1.0 / costs.plain, 0)]
     if predicted.draft is not None:
         gamma = choose_gamma(costs, acceptance)
-        kept = tokens_per_step(acceptance, gamma)
-    elif predicted.drafts:
-        gamma, kept = workload.gamma, emitted
-    return Choice(setting, predicted.memory.peak, gamma, workload.batch * kept / costs.step(gamma))
+        ways.append((tokens_per_step(acceptance, gamma) / costs.step(gamma), gamma))
+    if method.searches:
+        ways.append((workload.emitted / copied.step(predicted.tested), predicted.tested))
+    speed, gamma = max(ways) if setting.method == "auto" else ways[-1]
+    return Choice(setting, predicted.memory.peak, gamma, workload.batch * speed)
 
 
 def choice_table(found: Sequence[Choice], acceptance: float, emitted: float) -> Table:
@@ -150,6 +151,7 @@ def choice_table(found: Sequence[Choice], acceptance: float, emitted: float) -> 
     columns = ("method", "weights", "keys, values", "drafter", "gamma", "GB of a chip", "tokens/s", "speed-up")
     note = (
         f"Speed-ups are over lc in bfloat16. Assumed: {acceptance:g} of the tokens that a model drafts are kept, and "
-        f"{emitted:g} tokens a step with a copied draft. Every row is lossless for the target in its own formats."
+        f"{emitted:g} tokens a step with a draft from a text. auto is shown with the source that is fastest then. "
+        "Every row is lossless for the target in its own formats."
     )
     return Table("what to run", columns, tuple(rows), note)

@@ -12,7 +12,7 @@ import jax
 from models.cache import ContextCache
 from models.config import ModelConfig
 from models.formats.base import item_bytes
-from rapid_jax.planning.programs import Plan
+from rapid_jax.planning.shapes import Plan
 
 
 def bytes_of(tree: object) -> int:

@@ -81,14 +81,15 @@ class HloProgram:
     Attributes:
       computations: instructions by computation, each by name, in order.
       entry: the name of the main computation.
-      trips: iterations of a loop whose bound is data, which the text cannot tell, the mean over its runs; None is 1.
+      trips: iterations of a loop, the mean over its runs, from the loop and what the text tells of them, None where its
+        bound is data; without it such a loop runs once.
       share: of the operations that a kernel says it does, those that the lengths it is given leave, from the call and
         its operands; None is all.
     """
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
-    trips: Callable[[Instruction], float] | None = None
+    trips: Callable[[Instruction, int | None], float] | None = None
     share: Callable[[Instruction, list[HloArray]], float] | None = None
 
     @functools.cached_property
@@ -152,9 +153,8 @@ class HloProgram:
 
     def _control(self, instruction: Instruction) -> Iterator[tuple[str, float]]:
         if instruction.opcode == "while":
-            known = self._trips(instruction)
-            guess = 1.0 if self.trips is None else self.trips(instruction)
-            yield instruction.called("body") or "", guess if known is None else known
+            told = self._trips(instruction)
+            yield instruction.called("body") or "", (told or 1) if self.trips is None else self.trips(instruction, told)
         elif instruction.opcode == "call":
             yield instruction.called("to_apply") or "", 1
         elif instruction.opcode == "conditional":
@@ -255,7 +255,7 @@ class HloProgram:
         return _hbm(i.shape) + sum(_hbm(operand.shape) for operand in operands)
 
 
-def parse(text: str, trips: Callable[[Instruction], float] | None = None) -> HloProgram:
+def parse(text: str, trips: Callable[[Instruction, int | None], float] | None = None) -> HloProgram:
     """Reads `compiled.as_text()`; `trips` as in HloProgram."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None

@@ -19,7 +19,7 @@ from rapid_jax.engine.engine import Engine
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning.cost import Rates
 from rapid_jax.planning.predict import Prediction, predict
-from rapid_jax.planning.programs import Plan, Workload
+from rapid_jax.planning.shapes import Plan, Workload
 from rapid_jax.speculation import speculation_pays
 
 _SIDE = 2048  # of the matrices whose product is timed

@@ -6,6 +6,7 @@ compiler keeps other arrays on the chip in a larger program, so that traffic doe
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
@@ -18,27 +19,23 @@ from models.attention import xla
 from models.attention.causal import BLOCK
 from models.progress import ProgressCallback
 from rapid_jax.config import SpeculationConfig
-from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, OWN_PLANES, Method, get_method
+from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, OWN_PAGES, OWN_PLANES, Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.planning import formulas, hlo
 from rapid_jax.planning.cost import Rates, Work, on_the_wire
-from rapid_jax.planning.programs import (
-    Plan,
-    Workload,
+from rapid_jax.planning.drafters import (
     check_planned,
-    choosing_program,
-    context_shape,
     copied_shape,
+    databases,
     pages_drafter,
-    prefill_program,
-    step_program,
-    tail_shape,
+    planned_drafter,
     window_drafter,
-    window_program,
 )
+from rapid_jax.planning.programs import choosing_program, prefill_program, step_program, window_program
+from rapid_jax.planning.shapes import Plan, Workload, context_shape, tail_shape
 from rapid_jax.speculation import StepSeconds
 
-Trips = Callable[[hlo.Instruction], float]
+Trips = Callable[[hlo.Instruction, int | None], float]
 Share = Callable[[hlo.Instruction, list[hlo.HloArray]], float]
 
 
@@ -68,7 +65,7 @@ def compile_program(
 
     Args:
       lowered: the program.
-      trips: of its loops whose bound is data, as in hlo.HloProgram.
+      trips: of its loops, as in hlo.HloProgram.
       first: the same for the first chunk of a document; None where no program of that kind is meant.
       share: of the operations of its kernels, as in hlo.HloProgram.
     """
@@ -100,7 +97,8 @@ class Memory:
 
     Attributes:
       weights: of the target, and of the drafter where it is another model; self-speculation holds them once.
-      document, passages, tails: while decoding.
+      document, passages: while decoding.
+      tails: of questions and answers, with what is searched for drafts.
       pages: of the document, copied for drafts, or a window of it with what is said behind it.
       unread: what the document takes beyond that while it is read, in the model's dtype.
       temporaries: of the decoding program that needs the most.
@@ -153,6 +151,7 @@ def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
         pages = formulas.chip_bytes(window_drafter(plan, workload)[1:])
     tails = (2 if method.draws and not window else 1) * formulas.chip_bytes(tail_shape(plan, workload))
     tails += formulas.chip_bytes(copied_shape(plan, workload)) if method.copies else 0
+    tails += formulas.chip_bytes(databases(plan, workload, method)[1]) if method.looks_up else 0
     return Memory(weights, document, passages, tails, unread, pages)
 
 
@@ -165,9 +164,11 @@ class Prediction:
       memory: see there.
       chunk: the last prefill chunk of what the target reads.
       plain: a step of plain decoding over it.
-      step: a step of the method; the same where it drafts nothing.
-      draft: a forward of the drafter; None where there is none, and where drafts are copied.
+      step: a step of the method; the same where it drafts nothing, that with own drafts where it chooses.
+      tested: tokens that a step tests.
+      draft: a forward of the drafter; None where no model drafts.
       choosing: the forward of a drafter that chooses pages; None where there is none.
+      copied: a step with a copied draft, of a method that chooses in every step; None for all others.
     """
 
     plan: Plan
@@ -178,23 +179,39 @@ class Prediction:
     chunk: Compiled
     plain: Compiled
     step: Compiled
-    draft: Compiled | None
+    tested: int = 0
+    draft: Compiled | None = None
     choosing: Compiled | None = None
+    copied: Compiled | None = None
 
     @functools.cached_property
     def verify(self) -> Work:
         """The target's forward over a whole draft, with acceptance: the step without the drafter's forwards."""
         if self.draft is None:
             return self.step.work.at_least(self.plain.work) if self.drafts else self.plain.work
-        drafts, gamma = self.draft.work, float(self.workload.gamma)
+        drafts, gamma = self.draft.work, self.forwards
         if self.choosing is not None:
             return self.step.work.plus(self.choosing.work, -1.0).plus(drafts, 1.0 - gamma).at_least(self.plain.work)
         return self.step.work.plus(drafts, -gamma).at_least(self.plain.work)
 
+    @property
+    def forwards(self) -> float:
+        """Of the drafter, for one draft: one a token, fewer where candidates are tested by it."""
+        gamma = self.workload.gamma
+        return max(gamma / self.workload.emitted, 1.0) if self.method.looks_up else float(gamma)
+
+    @property
+    def copied_costs(self) -> StepSeconds:
+        """What is decided by where drafts come from a text."""
+        if self.copied is None:
+            return self.costs()
+        plain, work = self.plain.work.seconds(self.rates), self.copied.work.at_least(self.plain.work)
+        return StepSeconds(plain, 0.0, (work.seconds(self.rates) - plain) / self.tested)
+
     def costs(self, context: int | None = None) -> StepSeconds:
         """What speculation is decided by, at this or another length of the document, with its own passages."""
         tokens = self.read_tokens if context is None else context
-        queries, gamma = self.workload.batch, self.workload.gamma
+        queries, gamma = self.workload.batch, self.tested
         plain = self._longer(self.plain.work, tokens - self.read_tokens, queries, 1).seconds(self.rates)
         if not self.drafts:
             return StepSeconds(plain, 0.0)
@@ -214,13 +231,13 @@ class Prediction:
             return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma, start)
         passages = dataclasses.replace(self.workload, context=tokens).retrieved
         more = passages - self.workload.retrieved
-        draft = self._longer(self.draft.work, more, queries, queries).seconds(self.rates)
+        draft = self._longer(self.draft.work, more, queries, queries).seconds(self.rates) * self.forwards / gamma
         return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma)
 
     @property
     def drafts(self) -> bool:
         """Whether a step of the method drafts."""
-        return self.draft is not None or self.method.copies
+        return self.method.speculates
 
     @property
     def baseline(self) -> str:
@@ -235,7 +252,7 @@ class Prediction:
     @property
     def step_seconds(self) -> float:
         """Of the method's step: one forward after another."""
-        return self.costs().step(self.workload.gamma if self.drafts else 0)
+        return self.costs().step(self.tested)
 
     @property
     def ideal_step_bytes(self) -> float:
@@ -300,9 +317,31 @@ class Prediction:
 class _Wanted:
     """A step that is to be compiled: of which method, with which formats, for what."""
 
-    method: str
+    method: Method
     plan: Plan
     workload: Workload
+    name: str = ""
+
+
+def _wanted(plan: Plan, workload: Workload, method: Method) -> dict[str, _Wanted]:
+    """The steps that tell what a method costs, by what they tell."""
+    lc, rag, own = (get_method(name) for name in ("lc", "rag", "pages"))
+    wanted = dict(plain=_Wanted(lc if method.reads_document else rag, plan, workload))
+    if method.drafting_model == OWN_PLANES:
+        wanted["draft"] = _Wanted(lc, plan.upper, workload)
+    elif method.drafting_model == OWN_PAGES:
+        read = dataclasses.replace(workload, passages=workload.pages)
+        wanted["draft"] = _Wanted(rag, plan.drafter, read, "pages read")
+    elif method.drafts_from_passages and method.looks_up:
+        asks = dataclasses.replace(method, name="hd", reads_document=False, drafting_model=NO_MODEL)
+        wanted["draft"] = _Wanted(asks, plan.drafter, workload, "passages read with candidates")
+    elif method.drafts_from_passages:
+        wanted["draft"] = _Wanted(rag, plan.drafter, workload)
+    if method.draws and method.copies:
+        wanted.update(step=_Wanted(own, plan, workload), copied=_Wanted(get_method("copy"), plan, workload))
+    if method.speculates:
+        wanted["whole" if "step" in wanted else "step"] = _Wanted(method, plan, workload)
+    return wanted
 
 
 def predict(
@@ -313,7 +352,7 @@ def predict(
     progress: ProgressCallback | None = None,
     known: dict[Hashable, Compiled] | None = None,
 ) -> Prediction:
-    """Compiles the programs of a method: up to five, each of all layers.
+    """Compiles the programs of a method: up to seven, each of all layers.
 
     Args:
       plan, workload, method: what is asked.
@@ -322,61 +361,105 @@ def predict(
       known: programs of other methods and formats of the same model, mesh and workload; what is compiled is added.
 
     Raises:
-      ValueError: a mesh that does not divide the model, or a method that `programs.check_planned` refuses.
+      ValueError: a mesh that does not divide the model, or a method that `drafters.check_planned` refuses.
     """
     check_planned(plan, method)
-    pages, planes, window = (method.drafting_model == kind for kind in (OWN_PAGES, OWN_PLANES, OWN_CACHE))
-    drafted = dataclasses.replace(workload, passages=workload.pages) if pages else workload
-    wanted = [_Wanted("lc" if method.reads_document else "rag", plan, workload)]
-    if planes:
-        wanted.append(_Wanted("lc", plan.upper, workload))
-    elif method.draws and not window:
-        wanted.append(_Wanted("rag", plan.drafter, drafted))
-    if method.draws or method.copies:
-        wanted.append(_Wanted(method.name, plan, workload))
+    pages, window = (method.drafting_model == kind for kind in (OWN_PAGES, OWN_CACHE))
+    wanted = _wanted(plan, workload, method)
     read = workload if method.reads_document else dataclasses.replace(workload, context=workload.retrieved)
     last, known = max(read.context - read.chunk, 0), {} if known is None else known
+    total = len(wanted) + 1 + pages + window
 
     def compiled(whose: Plan, name: str, lower: Callable[[], jax.stages.Lowered], *reading: Any) -> Compiled:
-        key = (name, read.context, whose.weights, whose.drafter.weights if name == method.name else "", whose.kv)
+        if progress is not None:
+            progress(len(steps), total)
+        key = (name, read.context, whose.weights, whose.drafter.weights, whose.kv)
         if key not in known:
             known[key] = compile_program(lower(), *reading)
         return known[key]
 
+    steps: dict[str, Compiled] = {}
     reading = loop_trips(plan, read, last), loop_trips(plan, read, 0), kernel_share(plan, read, last)
-    chunk = compiled(plan, "prefill", lambda: prefill_program(plan, read), *reading)
-    steps, total = [], len(wanted) + 1 + pages + window
-    for done, one in enumerate(wanted, 1):
-        if progress is not None:
-            progress(done, total)
-        name = "pages read" if one.workload is not workload else one.method
-        lower = functools.partial(step_program, one.plan, one.workload, get_method(one.method))
-        steps.append(compiled(one.plan, name, lower))
-    choosing = compiled(plan.drafter, "pages chosen", lambda: choosing_program(plan, workload)) if pages else None
+    alone = dataclasses.replace(plan, drafter_weights="")
+    steps["chunk"] = compiled(alone, "prefill", lambda: prefill_program(plan, read), *reading)
+    for role, one in wanted.items():
+        # Plans that differ in the drafter's weights alone share what has no drafter.
+        whose = one.plan if one.method.draws else dataclasses.replace(one.plan, drafter_weights="")
+        lower = functools.partial(step_program, whose, one.workload, one.method)
+        steps[role] = compiled(whose, one.name or one.method.name, lower, step_trips(whose, one.workload, one.method))
+    if pages:
+        steps["choosing"] = compiled(plan.drafter, "pages chosen", lambda: choosing_program(plan, workload))
+    elif window:
+        steps["draft"] = compiled(plan.drafter, "window read", lambda: window_program(plan, workload))
     if progress is not None:
         progress(total, total)
-    held = memory(plan, workload, method)
-    held = dataclasses.replace(held, temporaries=max(one.temporaries for one in steps), reading=chunk.temporaries)
-    draft = steps[1] if method.draws else None
-    if window:
-        draft = compiled(plan.drafter, "window read", lambda: window_program(plan, workload))
-    return Prediction(plan, workload, method, rates, held, chunk, steps[0], steps[-1], draft, choosing)
+    held, decoding = memory(plan, workload, method), [one for role, one in steps.items() if role != "chunk"]
+    held = dataclasses.replace(
+        held, temporaries=max(one.temporaries for one in decoding), reading=steps["chunk"].temporaries
+    )
+    tested = 0
+    if method.speculates:
+        context = context_shape(plan, read.context, read.chunk)
+        tested = len(planned_drafter(plan, workload, method, context).drafter.layout.offsets) - 1
+    return Prediction(
+        plan,
+        workload,
+        method,
+        rates,
+        held,
+        chunk=steps["chunk"],
+        plain=steps["plain"],
+        step=steps.get("step", steps["plain"]),
+        tested=tested,
+        draft=steps.get("draft"),
+        choosing=steps.get("choosing"),
+        copied=steps.get("copied"),
+    )
+
+
+def step_trips(plan: Plan, workload: Workload, method: Method) -> Trips:
+    """Iterations of the loops of a step.
+
+    Loops over a drafter's forwards carry the drafted keys and values of every layer. Where it tests candidates, behind
+    its first forward, their number is assumed. Other loops whose bound is data go over blocks of a context's keys.
+    """
+    more = max(workload.gamma / workload.emitted, 1.0) - 1.0
+    blocks = dict(_blocks(plan, tokens, workload.chunk, tokens) for tokens in (workload.retrieved, workload.context))
+
+    def trips(loop: hlo.Instruction, told: int | None) -> float:
+        alike = collections.Counter(array.dims for array in loop.shape if len(array.dims) > 3)
+        if max(alike.values(), default=0) >= 2 * plan.config.num_layers:
+            return more if method.looks_up else told or 1
+        return told or next((blocks[n] for n in blocks if _carries(loop, n)), 1)
+
+    return trips
 
 
 def loop_trips(plan: Plan, workload: Workload, start: int) -> Trips:
-    """Iterations of the loops of models.attention.xla whose bound is data, in a prefill chunk behind `start` tokens.
+    """Iterations of the loops of models.attention.xla in a prefill chunk behind `start` tokens.
 
     The loop over blocks of keys carries a shard's whole context; the causal one goes over the tiles before each tile.
     """
-    shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
-    slots = context_shape(plan, workload.context, workload.chunk).capacity // shards
-    blocks = math.ceil(start / shards / min(xla.KEY_BLOCK, slots))
+    slots, blocks = _blocks(plan, workload.context, workload.chunk, start)
     tiles = -(-workload.chunk // BLOCK)
 
-    def trips(loop: hlo.Instruction) -> float:
-        return blocks if any(slots in array.dims[-2:-1] for array in loop.shape) else (tiles - 1) / 2
+    def trips(loop: hlo.Instruction, told: int | None) -> float:
+        if told is not None:
+            return told
+        return blocks if _carries(loop, slots) else (tiles - 1) / 2
 
     return trips
+
+
+def _blocks(plan: Plan, tokens: int, chunk: int, seen: int) -> tuple[int, int]:
+    """Slots of a shard of a context for so many tokens, and the blocks of keys in which `seen` of them lie."""
+    shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
+    slots = context_shape(plan, tokens, chunk).capacity // shards
+    return slots, math.ceil(seen / shards / min(xla.KEY_BLOCK, slots))
+
+
+def _carries(loop: hlo.Instruction, slots: int) -> bool:
+    return any(slots in array.dims[-2:-1] for array in loop.shape)
 
 
 def kernel_share(plan: Plan, workload: Workload, start: int) -> Share:

@@ -12,7 +12,7 @@ from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning import formulas
 from rapid_jax.planning.cost import Work
 from rapid_jax.planning.predict import Compiled, Memory, Prediction
-from rapid_jax.planning.programs import context_shape
+from rapid_jax.planning.shapes import context_shape
 from rapid_jax.speculation import choose_gamma, crossing_length, speed_up, tokens_per_step
 
 ACCEPTANCES = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -43,10 +43,16 @@ def _programs(p: Prediction) -> list[tuple[str, Work]]:
     rows.append((f"step of {p.baseline}", p.plain.work))
     if p.draft is not None:
         rows += [("forward that chooses pages", p.choosing.work)] if p.choosing is not None else []
-        rows += [("drafter's forward", p.draft.work), (f"verify {p.workload.gamma + 1} tokens", p.verify)]
-    if p.drafts:
-        rows.append((f"step of {p.method.name}", p.step.work))
-    return rows
+        rows += [("drafter's forward", p.draft.work), (f"verify {p.tested + 1} tokens", p.verify)]
+    return rows + [(name, step.work) for name, step in _steps(p)]
+
+
+def _steps(p: Prediction) -> list[tuple[str, Compiled]]:
+    """The steps that draft, by name."""
+    name = f"step of {p.method.name}"
+    if p.copied is not None:
+        return [(f"{name}, own drafts", p.step), (f"{name}, a copy", p.copied)]
+    return [(name, p.step)] if p.drafts else []
 
 
 def work_table(p: Prediction) -> Table:
@@ -54,7 +60,7 @@ def work_table(p: Prediction) -> Table:
     rows = []
     for name, work in _programs(p):
         memory, arithmetic = work.bytes / p.rates.bytes_per_second, work.flops / p.rates.flops_per_second
-        total = p.step_seconds if name == f"step of {p.method.name}" and p.drafts else work.seconds(p.rates)
+        total = p.step_seconds if p.drafts and work is p.step.work else work.seconds(p.rates)
         wire = Work(0, 0, work.wire_bytes, work.hops).seconds(p.rates)
         cells = (f"{1e3 * x:,.3f}" for x in (memory, arithmetic, wire, total))
         rows.append((name, f"{work.bytes / 1e9:,.3f}", f"{work.flops / 1e9:,.1f}", *cells))
@@ -66,9 +72,7 @@ def work_table(p: Prediction) -> Table:
 
 def collectives_table(p: Prediction) -> Table:
     """Collectives of a chip: how many, and the bytes of their results."""
-    programs: list[tuple[str, Compiled]] = [("prefill chunk", p.chunk), (f"step of {p.baseline}", p.plain)]
-    if p.drafts:
-        programs.append((f"step of {p.method.name}", p.step))
+    programs: list[tuple[str, Compiled]] = [("prefill chunk", p.chunk), (f"step of {p.baseline}", p.plain), *_steps(p)]
     rows = [
         (name, kind, f"{group}", f"{times:,.0f}", f"{size / 1e6:,.3f}")
         for name, program in programs
@@ -110,23 +114,28 @@ def speeds(p: Prediction, acceptances: Iterable[float] = ACCEPTANCES) -> list[di
 
 
 def copied_speeds(p: Prediction) -> list[dict[str, float]]:
-    """Predicted decoding by the tokens that a step with a copied draft emits, the next one included."""
-    costs, batch = p.costs(), p.workload.batch
-    seconds = costs.step(p.workload.gamma)
+    """Predicted decoding by the tokens that a step with a draft from a text emits, the next one included."""
+    costs, batch = p.copied_costs, p.workload.batch
+    seconds = costs.step(p.tested)
     return [
         dict(tokens_per_step=n, tokens_per_second=batch * n / seconds, speed_up=n * costs.plain / seconds)
         for n in TOKENS_PER_STEP
     ]
 
 
-def speed_table(p: Prediction) -> Table:
-    """Predicted seconds of prefill and tokens a second."""
+def speed_tables(p: Prediction) -> list[Table]:
+    """Predicted seconds of prefill and tokens a second, by what a step keeps of its drafts."""
     base = p.workload.batch / p.costs().plain
     title = f"predicted: prefill {p.prefill_seconds():,.1f} s, {p.baseline} {base:,.1f} tokens/s"
     if not p.drafts:
-        return Table(title, ("",), (), _saved(p))
-    if p.method.copies:
-        return _copied_table(p, title)
+        return [Table(title, ("",), (), _saved(p))]
+    tables = [_drafted_table(p, title)] if p.draft is not None else []
+    if p.draft is None or p.copied is not None:
+        tables.append(_copied_table(p, "with copied drafts" if tables else title, "" if tables else _saved(p)))
+    return tables
+
+
+def _drafted_table(p: Prediction, title: str) -> Table:
     gamma = p.workload.gamma
     rows = []
     for one in speeds(p):
@@ -150,6 +159,8 @@ def speed_table(p: Prediction) -> Table:
     note = (
         f"Speed-ups are over {p.baseline}. The last column is for the best gamma; - where it loses even at this length."
     )
+    if p.method.looks_up:
+        note += f" A forward of the drafter is assumed to yield {p.workload.emitted:g} tokens."
     return Table(title, columns, tuple(rows), f"{note} {_saved(p)}".strip())
 
 
@@ -164,13 +175,13 @@ def _saved(p: Prediction) -> str:
     )
 
 
-def _copied_table(p: Prediction, title: str) -> Table:
+def _copied_table(p: Prediction, title: str, more: str) -> Table:
     rows = [
         (f"{one['tokens_per_step']:.1f}", f"{one['tokens_per_second']:,.1f}", f"{one['speed_up']:.2f}")
         for one in copied_speeds(p)
     ]
-    note = f"Speed-ups are over {p.baseline}. How many tokens a step emits depends on the text. {_saved(p)}"
-    return Table(title, ("tokens/step", "tokens/s", "speed-up"), tuple(rows), note)
+    note = f"Speed-ups are over {p.baseline}. A step verifies {p.tested + 1} rows; what it emits depends on the text."
+    return Table(title, ("tokens/step", "tokens/s", "speed-up"), tuple(rows), f"{note} {more}".strip())
 
 
 def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
@@ -178,7 +189,8 @@ def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
     mesh = p.plan.mesh
     collectives = {
         name: [dict(kind=k, chips=n, number=t, bytes=b) for (k, n), (t, b) in program.collectives.items()]
-        for name, program in (("chunk", p.chunk), ("plain", p.plain), ("step", p.step))
+        for name, program in (("chunk", p.chunk), ("plain", p.plain), ("step", p.step), ("copied", p.copied))
+        if program is not None
     }
     return dict(
         topology=topology,
@@ -197,5 +209,6 @@ def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
         saved_document_bytes=p.saved_bytes,
         baseline=p.baseline,
         baseline_tokens_per_second=p.workload.batch / p.costs().plain,
-        speeds=copied_speeds(p) if p.method.copies else speeds(p) if p.draft is not None else [],
+        speeds=speeds(p) if p.draft is not None else [],
+        copied_speeds=copied_speeds(p) if p.drafts and (p.draft is None or p.copied is not None) else [],
     )

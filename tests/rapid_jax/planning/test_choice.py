@@ -10,16 +10,18 @@ from models.sharding import make_mesh
 from rapid_jax.planning import choice, predict
 from rapid_jax.planning.choice import Setting
 from rapid_jax.planning.cost import Rates
-from rapid_jax.planning.programs import Plan, Workload
+from rapid_jax.planning.shapes import Plan, Workload
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=512, width=64, ffn_width=128, num_layers=2, num_heads=8, num_kv_heads=2, head_dim=16,
     max_position=32_768,
 )  # fmt: skip
 RATES = Rates(1e10, 1e11, 1e9, 1e-6)
-WORKLOAD = Workload(2048, gamma=3, chunk=256, new_tokens=32, passages=512)
-SETTINGS = (Setting("lc"), Setting("copy"), Setting("copy", "int4"), Setting("sd", "", "", "int4"))
-ASSUMED = dict(acceptance=0.9, emitted=3.0)
+WORKLOAD = Workload(2048, gamma=3, chunk=256, new_tokens=32, passages=512, pages=256, emitted=3.0)
+SETTINGS = (
+    Setting("lc"), Setting("copy"), Setting("copy", "int4"), Setting("sd", "", "", "int4"), Setting("pages", "", "", "int4"),
+    Setting("hd"), Setting("auto", "", "", "int4"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def found(plan):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "compile_program", counted)
-        choices = choice.choices(plan, WORKLOAD, RATES, 10**12, settings=SETTINGS, **ASSUMED)
+        choices = choice.choices(plan, WORKLOAD, RATES, 10**12, settings=SETTINGS, acceptance=0.9)
     return {one.setting: one for one in choices}, len(compiled), choices
 
 
@@ -63,8 +65,26 @@ def test_int4_weights_take_less_of_a_chip(found):
 def test_programs_are_shared(found):
     """lc's step and the prefill are those of copy and sd in the same formats."""
     _, compiled, _ = found
-    prefills, steps = 2, ["lc", "copy", "lc int4", "copy int4", "rag int4", "sd"]
-    assert compiled == prefills + len(steps)
+    prefills, steps = 2, ["lc", "copy", "lc int4", "copy int4", "rag int4", "sd", "hd", "auto"]
+    assert compiled == prefills + len(steps) + len(["pages", "over pages int4", "choosing int4"])
+
+
+def test_auto_is_as_fast_as_its_fastest_source(found):
+    """It holds what copies and pages hold, and draws from the better of the two."""
+    by_setting, _, _ = found
+    auto, copy, pages = (
+        next(by_setting[s] for s in SETTINGS if s.method == name) for name in ("auto", "copy", "pages")
+    )
+    lc = by_setting[Setting("lc")]
+    best = max((lc, copy, pages), key=lambda one: one.tokens_per_second)
+    assert (auto.tokens_per_second, auto.gamma) == (best.tokens_per_second, best.gamma)
+    assert auto.peak >= max(copy.peak, pages.peak)
+
+
+def test_databases_verify_the_rows_of_their_candidates(found):
+    """Seven candidates of four tokens and the window of seven columns and four levels."""
+    by_setting, _, _ = found
+    assert by_setting[Setting("hd")].gamma == 7 * 4 + 4 * 7 - 1
 
 
 def test_what_does_not_fit_is_said_and_comes_last(plan, monkeypatch):
@@ -76,8 +96,8 @@ def test_what_does_not_fit_is_said_and_comes_last(plan, monkeypatch):
         return held if plan.weights else dataclasses.replace(held, weights=10**12)
 
     monkeypatch.setattr(predict, "memory", larger)
-    found = choice.choices(plan, WORKLOAD, RATES, 10**11, settings=SETTINGS[::2], **ASSUMED)
-    table = choice.choice_table(found, **ASSUMED)
+    found = choice.choices(plan, WORKLOAD, RATES, 10**11, settings=SETTINGS[:3:2], acceptance=0.9)
+    table = choice.choice_table(found, 0.9, WORKLOAD.emitted)
     assert found[-1].setting == Setting("lc") and found[-1].tokens_per_second is None
     assert found[0].tokens_per_second and found[0].speed_up is None, "there is nothing to compare it with"
     assert table.rows[-1][-2:] == ("does not fit", "-") and table.rows[0][:3] == ("copy", "int4", "bfloat16")

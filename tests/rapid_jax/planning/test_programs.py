@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,9 @@ from models.sharding import make_mesh
 from rapid_jax.config.methods import METHODS, get_method
 from rapid_jax.planning import formulas, hlo, predict, tables
 from rapid_jax.planning.cost import Rates
-from rapid_jax.planning.programs import Plan, Workload, check_planned, context_shape, prefill_program, step_program
+from rapid_jax.planning.drafters import check_planned
+from rapid_jax.planning.programs import prefill_program, step_program
+from rapid_jax.planning.shapes import Plan, Workload, context_shape
 from tests.marks import slow
 
 CONFIG = ModelConfig(
@@ -191,10 +192,52 @@ def test_a_saved_document_holds_keys_and_values_of_all_its_tokens(prediction):
     assert prediction.saved_bytes == each * LONG
 
 
-@pytest.mark.parametrize("method, why", [("hd", "looks drafts up"), ("sd+hd", "looks"), ("auto", "by measuring")])
-def test_methods_that_the_planner_does_not_know_are_refused(method, why):
-    with pytest.raises(ValueError, match=f"method {re.escape(method)} .*{why}"):
-        step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method(method))
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_databases_are_planned_with_the_rows_of_their_candidates(mesh):
+    """Without a drafting model: a step reads what plain decoding reads, and computes more rows."""
+    hd = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG), get_method("hd"), RATES)
+    pld = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG), get_method("pld"), RATES)
+    assert hd.draft is None and hd.tested == 55 and pld.tested == 10
+    assert hd.verify.flops > 3 * pld.verify.flops > 3 * hd.plain.work.flops
+    assert hd.step_seconds == pytest.approx(hd.costs().step(55))
+    tables_held = hd.memory.tails - predict.memory(hd.plan, hd.workload, get_method("lc")).tails
+    assert tables_held >= CONFIG.vocab_size * 7 * 4 * 4 * 2 / mesh[0], "the context database of each row"
+    assert collectives(mesh, SHORT, "hd") == collectives(mesh, LONG, "hd")
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_assisted_drafts_take_fewer_and_larger_forwards(mesh):
+    """Two tokens a forward: three tokens take one and a half forwards, each over 29 rows of the passages."""
+    work = workload(LONG, emitted=2.0)
+    both = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("sd+hd"), RATES)
+    sd = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("sd"), RATES)
+    assert both.forwards == 1.5 and both.tested == sd.tested == 3
+    assert both.draft.work.flops > 5 * sd.draft.work.flops
+    assert both.costs().draft == pytest.approx(both.draft.work.seconds(RATES) / 2)
+    assert both.verify.flops == pytest.approx(sd.verify.flops, rel=0.1), "what remains of a step is the target's"
+    assert both.memory.tails > sd.memory.tails and both.memory.passages == sd.memory.passages
+    assert "2 tokens" in tables.speed_tables(both)[0].note
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
+def test_auto_is_planned_as_the_sources_it_chooses_from(mesh):
+    """Its steps cost what those of pages and copy cost, and it holds what both of them hold."""
+    plan, work = Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG, pages=512)
+    known = {}
+    auto, pages, copy = (
+        predict.predict(plan, work, get_method(name), RATES, known=known) for name in ("auto", "pages", "copy")
+    )
+    assert auto.costs() == pages.costs() and auto.copied_costs.step(3) == pytest.approx(copy.costs().step(3))
+    assert auto.memory.tails > max(pages.memory.tails, copy.memory.tails) and auto.memory.pages == pages.memory.pages
+    assert auto.memory.temporaries >= max(pages.memory.temporaries, copy.memory.temporaries)
+    assert [table.columns[0] for table in tables.speed_tables(auto)] == ["acceptance", "tokens/step"]
+    assert [row[0] for row in tables.work_table(auto).rows][-2:] == ["step of auto, own drafts", "step of auto, a copy"]
+    assert collectives(mesh, SHORT, "auto") == collectives(mesh, LONG, "auto")
+
+
+def test_a_method_that_asks_other_texts_alone_is_refused():
+    with pytest.raises(ValueError, match="method rest asks a database of other texts, whose size"):
+        step_program(Plan(CONFIG, None, jnp.float32), workload(SHORT), get_method("rest"))
 
 
 def test_the_flag_offers_all_methods_that_are_planned_and_no_other():

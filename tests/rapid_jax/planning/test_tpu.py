@@ -11,7 +11,8 @@ from models.registry import preset
 from models.sharding import make_mesh
 from rapid_jax.config.methods import get_method
 from rapid_jax.planning import fits, formulas, hlo, predict, topology
-from rapid_jax.planning.programs import Plan, Workload, context_shape, prefill_program, step_program, tpu_backend
+from rapid_jax.planning.programs import prefill_program, step_program
+from rapid_jax.planning.shapes import Plan, Workload, context_shape, tpu_backend
 
 pytestmark = pytest.mark.skipif(not topology.has_compiler(), reason="needs libtpu, the TPU's compiler")
 
