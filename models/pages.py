@@ -88,12 +88,21 @@ def take_pages(context: ContextCache, mass: Layers, pages: Pages, mesh: Mesh | N
 
 
 def chosen_shapes(
-    context: ContextCache, rows: int, pages: Pages, mesh: Mesh | None = None
+    context: ContextCache, rows: int, pages: Pages
 ) -> tuple[ContextCache, tuple[jax.ShapeDtypeStruct, ...]]:
     """Shapes of what `take_pages` gives for so many rows, and of the mass that it is given."""
-    size = (rows, context.k[0].shape[1], context.capacity // pages.slots)
-    mass = tuple(jax.ShapeDtypeStruct(size, jnp.float32) for _ in context.k)
-    return jax.eval_shape(lambda context, mass: take_pages(context, mass, pages, mesh), context, mass), mass
+    shards, heads = context.filled.shape[1], context.k[0].shape[1]
+    slots = shards * pages.count * pages.slots
+
+    def taken(held: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, held.shape[1], slots, *held.shape[3:]), held.dtype)
+
+    def numbers(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((rows, *shape), jnp.int32)
+
+    held: dict[str, Any] = {name: tuple(map(taken, layers)) for name, layers in context.held.items()}
+    mass = jax.ShapeDtypeStruct((rows, heads, context.capacity // pages.slots), jnp.float32)
+    return ContextCache(**held, length=numbers(), filled=numbers(shards)), (mass,) * len(context.k)
 
 
 def _choose(mass: jax.Array, used: jax.Array, first: jax.Array | bool, count: int) -> jax.Array:

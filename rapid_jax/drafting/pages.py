@@ -148,6 +148,6 @@ def begin_pages(context: ContextCache, tail: TailCache, pages: Pages, mesh: Mesh
         device = None if mesh is None else NamedSharding(mesh, specs[len(shape.shape)])
         return jnp.zeros(shape.shape, shape.dtype, device=device)
 
-    chosen, mass = jax.tree.map(zeros, chosen_shapes(context, len(tail.length), pages, mesh))
+    chosen, mass = jax.tree.map(zeros, chosen_shapes(context, len(tail.length), pages))
     own, due = copied(tail), hosts.put(np.asarray(0, np.int32), None if mesh is None else NamedSharding(mesh, P()))
     return PagesCache(own.k, own.v, own.length, chosen, mass, due)

@@ -109,7 +109,7 @@ def pages_drafter(plan: Plan, workload: Workload, context: ContextCache) -> tupl
     """A drafter that chooses pages in every step, and the shapes of its cache."""
     cut = Pages.of(context, SpeculationConfig().page_size, workload.pages)
     drafter = PagesDrafter(plan.drafter.decoder, workload.gamma, plan.config.vocab_size, pages=cut, renewal=1)
-    shapes = chosen_shapes(context, workload.batch, cut, plan.mesh)
+    shapes = chosen_shapes(context, workload.batch, cut)
     chosen, mass = placed(plan, shapes, context_specs(workload.batch))
     own, due = tail_shape(plan, workload), cast(jax.Array, array(plan, ()))
     return drafter, PagesCache(own.k, own.v, own.length, chosen, mass, due)

@@ -143,6 +143,8 @@ def test_shards_choose_among_their_own_slots(shape, documents):
         return mass, take_pages(own, mass, pages, mesh)
 
     found, taken = chosen(own, placed(q, P("data", None, "model", None)))
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (taken, found))
+    assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), chosen_shapes(held, rows, pages))
     share = SLOTS // shards
     for row in range(rows):
         document = min(row, documents - 1)
