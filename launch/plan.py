@@ -195,8 +195,8 @@ def _measure(method: Method) -> None:
     from rapid_jax.engine.engine import Engine
     from rapid_jax.planning import measure
 
-    if not method.drafts_from_passages:
-        raise cli.UsageError(f"--measure compares a method that drafts with lc, not {method.name}")
+    if not method.drafts_from_passages or method.looks_up:
+        raise cli.UsageError(f"--measure compares sd or rapid with lc, not {method.name}")
     if any(flag.value is not None for flag in (_PRESET, _TARGET, _MESH)):
         raise cli.UsageError("--measure takes the embedded model on one device: leave --preset, --target, --mesh out")
     cli.use_compilation_cache()

@@ -23,16 +23,19 @@ class StepSeconds:
       draft: the drafter's work for one token, c_D.
       row: what each drafted token adds to the target's forward, so that c_V(g) = plain + g * row.
       start: what a draft takes whatever its length.
+      least: what drafting takes at least, where a forward of the drafter may give several tokens.
     """
 
     plain: float
     draft: float
     row: float = 0.0
     start: float = 0.0
+    least: float = 0.0
 
     def step(self, gamma: int) -> float:
         """A speculative step of gamma drafted tokens."""
-        return gamma * self.draft + self.plain + gamma * self.row + (self.start if gamma else 0.0)
+        drafts = max(gamma * self.draft, self.least) + self.start if gamma else 0.0
+        return self.plain + gamma * self.row + drafts
 
 
 def tokens_per_step(acceptance: float, gamma: int) -> float:

@@ -51,7 +51,7 @@ class Choice:
     Attributes:
       setting: see there.
       peak: bytes on a chip, without temporaries where it does not fit.
-      gamma: drafted tokens that a step tests; 0 where none are.
+      gamma: tokens of a draft; 0 where nothing is drafted.
       tokens_per_second: of all rows together; None where it does not fit.
       speed_up: over the first setting; None where either does not fit.
     """
@@ -134,8 +134,8 @@ def _choice(
     if predicted.draft is not None:
         gamma = choose_gamma(costs, acceptance)
         ways.append((tokens_per_step(acceptance, gamma) / costs.step(gamma), gamma))
-    if method.searches:
-        ways.append((workload.emitted / copied.step(predicted.tested), predicted.tested))
+    if predicted.from_text:
+        ways.append((predicted.emitted / copied.step(predicted.rows), predicted.longest))
     speed, gamma = max(ways) if setting.method == "auto" else ways[-1]
     return Choice(setting, predicted.memory.peak, gamma, workload.batch * speed)
 

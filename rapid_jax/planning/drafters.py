@@ -60,7 +60,7 @@ def check_planned(plan: Plan, method: Method) -> None:
 
 
 def planned_drafter(plan: Plan, workload: Workload, method: Method, context: ContextCache) -> PlannedDrafter:
-    """A method's drafter where the target itself drafts, over a context of these shapes.
+    """A method's drafter over a target's context of these shapes; a model that drafts is the target itself.
 
     Copied drafts have gamma tokens; a drafter that reads pages chooses them in every step. Of the databases, those are
     asked that are made of what was read and said.
@@ -126,7 +126,9 @@ def window_drafter(plan: Plan, workload: Workload) -> tuple[MagicDecDrafter, Tai
 
 def copied_shape(plan: Plan, workload: Workload) -> CopyMemory:
     """Shapes and shardings of what copies are taken from."""
-    rows, capacity = workload.batch, token_bucket(workload.context + workload.tail + workload.gamma + 1)
+    prompt = context_bucket(workload.context + QUESTION, workload.chunk)
+    earlier = CopyingConfig().earlier_answers
+    rows, capacity = workload.batch, token_bucket(prompt + earlier + workload.new_tokens + workload.gamma + 1)
     shapes = jax.eval_shape(functools.partial(empty_memory, rows, capacity))
     return placed(plan, shapes, {1: P("data"), 2: P("data")})
 
@@ -136,15 +138,16 @@ def databases(plan: Plan, workload: Workload, method: Method) -> tuple[Hierarchy
     config = method.hierarchy(HierarchyConfig())
     hierarchy = make_hierarchy(config, _nothing_built(config))
     read = workload.retrieved if method.retrieves else workload.context
-    rows = make_row_databases(
+    row = make_row_databases(
         hierarchy,
         config,
-        [[0, 0]] * workload.batch,  # shapes depend on the room alone
+        [[0, 0]],  # shapes depend on the room alone, and rows are alike
         vocab_size=plan.config.vocab_size,
         new_tokens=workload.new_tokens + workload.gamma,
         seed=0,
         slots=context_bucket(read + QUESTION, workload.chunk),
     )
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((workload.batch, *x.shape[1:]), x.dtype), row)
     return hierarchy, placed(plan, rows, dict.fromkeys(range(1, 5), P("data")))
 
 

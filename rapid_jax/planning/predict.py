@@ -18,7 +18,7 @@ import jax
 from models.attention import xla
 from models.attention.causal import BLOCK
 from models.progress import ProgressCallback
-from rapid_jax.config import SpeculationConfig
+from rapid_jax.config import HierarchyConfig, SpeculationConfig
 from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, OWN_PAGES, OWN_PLANES, Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
 from rapid_jax.planning import formulas, hlo
@@ -165,7 +165,8 @@ class Prediction:
       chunk: the last prefill chunk of what the target reads.
       plain: a step of plain decoding over it.
       step: a step of the method; the same where it drafts nothing, that with own drafts where it chooses.
-      tested: tokens that a step tests.
+      rows: that a step verifies behind its newest token; of databases, of all candidates and of the lookahead window.
+      longest: tokens of a draft from a text at most; 0 where there is none.
       draft: a forward of the drafter; None where no model drafts.
       choosing: the forward of a drafter that chooses pages; None where there is none.
       copied: a step with a copied draft, of a method that chooses in every step; None for all others.
@@ -179,7 +180,8 @@ class Prediction:
     chunk: Compiled
     plain: Compiled
     step: Compiled
-    tested: int = 0
+    rows: int = 0
+    longest: int = 0
     draft: Compiled | None = None
     choosing: Compiled | None = None
     copied: Compiled | None = None
@@ -195,10 +197,20 @@ class Prediction:
         return self.step.work.plus(drafts, -gamma).at_least(self.plain.work)
 
     @property
+    def emitted(self) -> float:
+        """Tokens of a forward that verifies a draft from a text, assumed, and no more than it can have."""
+        return min(self.workload.emitted, self.longest + 1.0)
+
+    @property
     def forwards(self) -> float:
         """Of the drafter, for one draft: one a token, fewer where candidates are tested by it."""
         gamma = self.workload.gamma
-        return max(gamma / self.workload.emitted, 1.0) if self.method.looks_up else float(gamma)
+        return max(gamma / self.emitted, 1.0) if self.method.looks_up else float(gamma)
+
+    @property
+    def from_text(self) -> bool:
+        """Whether drafts from a text go to the target."""
+        return self.method.searches and (self.draft is None or self.copied is not None)
 
     @property
     def copied_costs(self) -> StepSeconds:
@@ -206,33 +218,38 @@ class Prediction:
         if self.copied is None:
             return self.costs()
         plain, work = self.plain.work.seconds(self.rates), self.copied.work.at_least(self.plain.work)
-        return StepSeconds(plain, 0.0, (work.seconds(self.rates) - plain) / self.tested)
+        return StepSeconds(plain, 0.0, (work.seconds(self.rates) - plain) / self.rows)
 
     def costs(self, context: int | None = None) -> StepSeconds:
         """What speculation is decided by, at this or another length of the document, with its own passages."""
         tokens = self.read_tokens if context is None else context
-        queries, gamma = self.workload.batch, self.tested
-        plain = self._longer(self.plain.work, tokens - self.read_tokens, queries, 1).seconds(self.rates)
+        more, batch = tokens - self.read_tokens, self.workload.batch
+        plain = self._longer(self.plain.work, more, batch, 1).seconds(self.rates)
         if not self.drafts:
             return StepSeconds(plain, 0.0)
-        verify = self._longer(self.verify, tokens - self.read_tokens, queries * (gamma + 1), 1).seconds(self.rates)
+        verify = self._longer(self.verify, more, batch * (self.rows + 1), 1).seconds(self.rates)
+        return StepSeconds(plain, row=max(verify - plain, 0.0) / self.rows, **self._drafting(tokens))
+
+    def _drafting(self, tokens: int) -> dict[str, float]:
+        """Seconds of the drafter over a document of so many tokens, as StepSeconds names them."""
+        more, batch = tokens - self.read_tokens, self.workload.batch
         if self.draft is None:
-            return StepSeconds(plain, 0.0, max(verify - plain, 0.0) / gamma)
+            return dict(draft=0.0)
+        draft = self.draft.work
         if self.method.drafting_model == OWN_PLANES:
-            longer = self._longer(self.draft.work, tokens - self.read_tokens, queries, 1, self.plan.upper)
-            return StepSeconds(plain, longer.seconds(self.rates), max(verify - plain, 0.0) / gamma)
+            return dict(draft=self._longer(draft, more, batch, 1, self.plan.upper).seconds(self.rates))
         if self.method.drafting_model == OWN_CACHE:  # a window does not grow with the document
-            return StepSeconds(plain, self.draft.work.seconds(self.rates), max(verify - plain, 0.0) / gamma)
-        if self.choosing is not None:  # what is read of pages does not grow with the document
-            draft = self.draft.work.seconds(self.rates)
-            more = 1.5 * (tokens - self.read_tokens)  # keys are read and scored twice, values once
-            chooses = self._longer(self.choosing.work, more, queries, 1).seconds(self.rates)
-            start = max(chooses - draft, 0.0) / SpeculationConfig().page_renewal
-            return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma, start)
-        passages = dataclasses.replace(self.workload, context=tokens).retrieved
-        more = passages - self.workload.retrieved
-        draft = self._longer(self.draft.work, more, queries, queries).seconds(self.rates) * self.forwards / gamma
-        return StepSeconds(plain, draft, max(verify - plain, 0.0) / gamma)
+            return dict(draft=draft.seconds(self.rates))
+        if self.choosing is not None:  # what is read of pages does not grow, but for the keys of the choice, read twice
+            chooses = self._longer(self.choosing.work, 1.5 * more, batch, 1).seconds(self.rates)
+            start = max(chooses - draft.seconds(self.rates), 0.0) / SpeculationConfig().page_renewal
+            return dict(draft=draft.seconds(self.rates), start=start)
+        passages = dataclasses.replace(self.workload, context=tokens).retrieved - self.workload.retrieved
+        rows = 1 + (HierarchyConfig().verified_rows if self.method.looks_up else 0)
+        forward = self._longer(draft, passages, batch * rows, batch).seconds(self.rates)
+        if self.method.looks_up:  # a draft takes at least one forward
+            return dict(draft=forward / self.emitted, least=forward)
+        return dict(draft=forward)
 
     @property
     def drafts(self) -> bool:
@@ -252,7 +269,7 @@ class Prediction:
     @property
     def step_seconds(self) -> float:
         """Of the method's step: one forward after another."""
-        return self.costs().step(self.tested)
+        return self.costs().step(self.rows)
 
     @property
     def ideal_step_bytes(self) -> float:
@@ -388,19 +405,23 @@ def predict(
         lower = functools.partial(step_program, whose, one.workload, one.method)
         steps[role] = compiled(whose, one.name or one.method.name, lower, step_trips(whose, one.workload, one.method))
     if pages:
-        steps["choosing"] = compiled(plan.drafter, "pages chosen", lambda: choosing_program(plan, workload))
+        trips = step_trips(plan.drafter, workload, method)
+        steps["choosing"] = compiled(plan.drafter, "pages chosen", lambda: choosing_program(plan, workload), trips)
     elif window:
-        steps["draft"] = compiled(plan.drafter, "window read", lambda: window_program(plan, workload))
+        trips = step_trips(plan.drafter, workload, method)
+        steps["draft"] = compiled(plan.drafter, "window read", lambda: window_program(plan, workload), trips)
     if progress is not None:
         progress(total, total)
     held, decoding = memory(plan, workload, method), [one for role, one in steps.items() if role != "chunk"]
     held = dataclasses.replace(
         held, temporaries=max(one.temporaries for one in decoding), reading=steps["chunk"].temporaries
     )
-    tested = 0
+    rows = longest = 0
     if method.speculates:
-        context = context_shape(plan, read.context, read.chunk)
-        tested = len(planned_drafter(plan, workload, method, context).drafter.layout.offsets) - 1
+        drafter = planned_drafter(plan, workload, method, context_shape(plan, read.context, read.chunk)).drafter
+        rows, longest = len(drafter.layout.offsets) - 1, drafter.gamma if method.searches else 0
+        if method.draws and method.looks_up:
+            longest = HierarchyConfig().length
     return Prediction(
         plan,
         workload,
@@ -410,7 +431,8 @@ def predict(
         chunk=steps["chunk"],
         plain=steps["plain"],
         step=steps.get("step", steps["plain"]),
-        tested=tested,
+        rows=rows,
+        longest=longest,
         draft=steps.get("draft"),
         choosing=steps.get("choosing"),
         copied=steps.get("copied"),
@@ -423,7 +445,8 @@ def step_trips(plan: Plan, workload: Workload, method: Method) -> Trips:
     Loops over a drafter's forwards carry the drafted keys and values of every layer. Where it tests candidates, behind
     its first forward, their number is assumed. Other loops whose bound is data go over blocks of a context's keys.
     """
-    more = max(workload.gamma / workload.emitted, 1.0) - 1.0
+    emitted = min(workload.emitted, HierarchyConfig().length + 1.0)
+    more = max(workload.gamma / emitted, 1.0) - 1.0
     blocks = dict(_blocks(plan, tokens, workload.chunk, tokens) for tokens in (workload.retrieved, workload.context))
 
     def trips(loop: hlo.Instruction, told: int | None) -> float:

@@ -1,7 +1,7 @@
 """The programs that the Engine runs, compiled from shapes alone: a prefill chunk and a decoding step.
 
 They are the Engine's own functions (`decoding.prefill.context_chunk`, `decoding.step.step`) with the shardings, sizes
-and donations that it gives them; no array is made.
+and donations that it gives them; no weights and no caches are made.
 """
 
 from __future__ import annotations

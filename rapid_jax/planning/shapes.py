@@ -1,4 +1,4 @@
-"""A model on a mesh, what is decoded with it, and the shapes and shardings of its caches; no array is made."""
+"""A model on a mesh, what is decoded with it, and the shapes and shardings of its caches."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def _programs(p: Prediction) -> list[tuple[str, Work]]:
     rows.append((f"step of {p.baseline}", p.plain.work))
     if p.draft is not None:
         rows += [("forward that chooses pages", p.choosing.work)] if p.choosing is not None else []
-        rows += [("drafter's forward", p.draft.work), (f"verify {p.tested + 1} tokens", p.verify)]
+        rows += [("drafter's forward", p.draft.work), (f"verify {p.rows + 1} tokens", p.verify)]
     return rows + [(name, step.work) for name, step in _steps(p)]
 
 
@@ -116,10 +116,11 @@ def speeds(p: Prediction, acceptances: Iterable[float] = ACCEPTANCES) -> list[di
 def copied_speeds(p: Prediction) -> list[dict[str, float]]:
     """Predicted decoding by the tokens that a step with a draft from a text emits, the next one included."""
     costs, batch = p.copied_costs, p.workload.batch
-    seconds = costs.step(p.tested)
+    seconds = costs.step(p.rows)
     return [
         dict(tokens_per_step=n, tokens_per_second=batch * n / seconds, speed_up=n * costs.plain / seconds)
         for n in TOKENS_PER_STEP
+        if n <= p.longest + 1
     ]
 
 
@@ -130,7 +131,7 @@ def speed_tables(p: Prediction) -> list[Table]:
     if not p.drafts:
         return [Table(title, ("",), (), _saved(p))]
     tables = [_drafted_table(p, title)] if p.draft is not None else []
-    if p.draft is None or p.copied is not None:
+    if p.from_text:
         tables.append(_copied_table(p, "with copied drafts" if tables else title, "" if tables else _saved(p)))
     return tables
 
@@ -160,7 +161,7 @@ def _drafted_table(p: Prediction, title: str) -> Table:
         f"Speed-ups are over {p.baseline}. The last column is for the best gamma; - where it loses even at this length."
     )
     if p.method.looks_up:
-        note += f" A forward of the drafter is assumed to yield {p.workload.emitted:g} tokens."
+        note += f" A forward of the drafter is assumed to yield {p.emitted:g} tokens."
     return Table(title, columns, tuple(rows), f"{note} {_saved(p)}".strip())
 
 
@@ -180,7 +181,7 @@ def _copied_table(p: Prediction, title: str, more: str) -> Table:
         (f"{one['tokens_per_step']:.1f}", f"{one['tokens_per_second']:,.1f}", f"{one['speed_up']:.2f}")
         for one in copied_speeds(p)
     ]
-    note = f"Speed-ups are over {p.baseline}. A step verifies {p.tested + 1} rows; what it emits depends on the text."
+    note = f"Speed-ups are over {p.baseline}. A step verifies {p.rows + 1} rows; what it emits depends on the text."
     return Table(title, ("tokens/step", "tokens/s", "speed-up"), tuple(rows), f"{note} {more}".strip())
 
 
@@ -210,5 +211,5 @@ def to_dict(p: Prediction, topology: str) -> dict[str, Any]:
         baseline=p.baseline,
         baseline_tokens_per_second=p.workload.batch / p.costs().plain,
         speeds=speeds(p) if p.draft is not None else [],
-        copied_speeds=copied_speeds(p) if p.drafts and (p.draft is None or p.copied is not None) else [],
+        copied_speeds=copied_speeds(p) if p.from_text else [],
     )

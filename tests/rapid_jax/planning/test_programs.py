@@ -79,7 +79,9 @@ def test_copies_are_planned_without_a_drafter(mesh):
     assert 2 * copy.plain.work.flops < copy.verify.flops, "the rows of the draft"
     assert copy.step_seconds == pytest.approx(copy.costs().step(3)) and copy.step_seconds >= copy.costs().plain
     rows = tables.copied_speeds(copy)
-    assert [row["tokens_per_step"] for row in rows] == list(tables.TOKENS_PER_STEP)
+    assert [row["tokens_per_step"] for row in rows] == [1.5, 2.0, 2.5, 3.5], (
+        "five tokens are more than three and the next"
+    )
     assert rows[1]["speed_up"] == pytest.approx(2 * copy.costs().plain / copy.step_seconds)
     named = [row[0] for row in tables.work_table(copy).rows]
     assert named[-1] == "step of copy" and not any("drafter" in name for name in named)
@@ -197,7 +199,7 @@ def test_databases_are_planned_with_the_rows_of_their_candidates(mesh):
     """Without a drafting model: a step reads what plain decoding reads, and computes more rows."""
     hd = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG), get_method("hd"), RATES)
     pld = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG), get_method("pld"), RATES)
-    assert hd.draft is None and hd.tested == 55 and pld.tested == 10
+    assert hd.draft is None and (hd.rows, hd.longest) == (55, 4) and (pld.rows, pld.longest) == (10, 10)
     assert hd.verify.flops > 3 * pld.verify.flops > 3 * hd.plain.work.flops
     assert hd.step_seconds == pytest.approx(hd.costs().step(55))
     tables_held = hd.memory.tails - predict.memory(hd.plan, hd.workload, get_method("lc")).tails
@@ -211,9 +213,11 @@ def test_assisted_drafts_take_fewer_and_larger_forwards(mesh):
     work = workload(LONG, emitted=2.0)
     both = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("sd+hd"), RATES)
     sd = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("sd"), RATES)
-    assert both.forwards == 1.5 and both.tested == sd.tested == 3
+    assert both.forwards == 1.5 and both.rows == sd.rows == 3
     assert both.draft.work.flops > 5 * sd.draft.work.flops
-    assert both.costs().draft == pytest.approx(both.draft.work.seconds(RATES) / 2)
+    forward = both.draft.work.seconds(RATES)
+    took = [both.costs().step(gamma) - both.costs().plain - gamma * both.costs().row for gamma in (0, 1, 2, 4)]
+    assert took == pytest.approx([0, forward, forward, 2 * forward]), "a draft of one token takes a whole forward"
     assert both.verify.flops == pytest.approx(sd.verify.flops, rel=0.1), "what remains of a step is the target's"
     assert both.memory.tails > sd.memory.tails and both.memory.passages == sd.memory.passages
     assert "2 tokens" in tables.speed_tables(both)[0].note
@@ -223,13 +227,11 @@ def test_assisted_drafts_take_fewer_and_larger_forwards(mesh):
 def test_auto_is_planned_as_the_sources_it_chooses_from(mesh):
     """Its steps cost what those of pages and copy cost, and it holds what both of them hold."""
     plan, work = Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG, pages=512)
-    known = {}
-    auto, pages, copy = (
-        predict.predict(plan, work, get_method(name), RATES, known=known) for name in ("auto", "pages", "copy")
-    )
+    auto, pages, copy = (predict.predict(plan, work, get_method(name), RATES) for name in ("auto", "pages", "copy"))
     assert auto.costs() == pages.costs() and auto.copied_costs.step(3) == pytest.approx(copy.costs().step(3))
     assert auto.memory.tails > max(pages.memory.tails, copy.memory.tails) and auto.memory.pages == pages.memory.pages
     assert auto.memory.temporaries >= max(pages.memory.temporaries, copy.memory.temporaries)
+    assert compiled(mesh, LONG, "auto").memory_analysis().alias_size_in_bytes >= auto.memory.tails, "nothing is copied"
     assert [table.columns[0] for table in tables.speed_tables(auto)] == ["acceptance", "tokens/step"]
     assert [row[0] for row in tables.work_table(auto).rows][-2:] == ["step of auto, own drafts", "step of auto, a copy"]
     assert collectives(mesh, SHORT, "auto") == collectives(mesh, LONG, "auto")

@@ -69,6 +69,24 @@ def test_traffic_between_chips_does_not_grow_with_the_context(name, mesh, what):
     assert long
 
 
+@pytest.mark.parametrize("what", ["hd", "sd+hd", "auto"])
+def test_what_is_searched_takes_the_bytes_that_are_counted(what):
+    """A context database has dimensions of 7 and 4, which a layout of tiles would fill up to 8 and 128."""
+    held = predict.memory(plan("llama31_8b"), workload(16_384), get_method(what))
+    counted = held.weights + held.document + held.passages + held.pages + held.tails
+    taken = compiled("llama31_8b", None, 16_384, what).memory_analysis().argument_size_in_bytes
+    assert taken == pytest.approx(counted, rel=0.01)
+
+
+def test_the_loop_over_assisted_forwards_is_found():
+    """Another one taken for it, or none, would make a step's seconds those of another number of forwards."""
+    planned, work = plan("llama31_8b"), workload(16_384)
+    program = hlo.parse(compiled("llama31_8b", None, 16_384, "sd+hd").as_text())
+    trips = predict.step_trips(planned, work, get_method("sd+hd"))
+    loops = [one for name in program.runs for one in program.computations[name].values() if one.opcode == "while"]
+    assert sum(trips(loop, 99) == work.gamma / work.emitted - 1 for loop in loops) == 1
+
+
 @pytest.mark.parametrize("name, mesh", [("llama31_8b", None), ("llama31_8b", (1, 4, 2)), ("qwen25_7b", None)])
 def test_what_is_donated_is_written_in_place(name, mesh):
     planned = plan(name, mesh)
