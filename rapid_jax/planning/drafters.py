@@ -96,10 +96,8 @@ def planned_drafter(plan: Plan, workload: Workload, method: Method, context: Con
             return PlannedDrafter(own, (), pages, lambda params, context, _: (params, context))
         auto = AutoDrafter(copies, own, (gamma,))
         row = placed(plan, jax.ShapeDtypeStruct((workload.batch,), "float32"), {1: P("data")})
-        cache = AutoCache(copied_shape(plan, workload), pages, row, row)
-        return PlannedDrafter(
-            auto, _pace(plan, auto.ways), cache, lambda params, context, read: (read, params, context)
-        )
+        kept = AutoCache(copied_shape(plan, workload), pages, row, row)
+        return PlannedDrafter(auto, _pace(plan, auto.ways), kept, lambda params, context, read: (read, params, context))
     if method.copies:
         return PlannedDrafter(copies, _pace(plan, 2), copied_shape(plan, workload))
     return PlannedDrafter(NullDrafter(vocab_size))
