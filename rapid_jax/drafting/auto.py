@@ -108,25 +108,16 @@ class AutoDrafter:
         way = pace.choose(trust.best_way(kept, ~cache.copy.ended, pace.costs, cache.copy.speed, copies=copies))
         drafted = jnp.asarray((*(0,) * (1 + copies), *self.lengths))[way]
 
-        # Draft: as many forwards over the pages as the chosen length says, none for a copy.
+        # Draft: as many forwards over the pages as the chosen length says. A loop of one round, or none where nothing
+        # is drawn: a condition would copy the pages that it leaves as they are.
         read = (params, context)
-        pages, chose, first = self.own.choose(read, cache.pages, last_tokens, warping, drafted > 0)
-        nothing = jnp.zeros((batch, self.gamma), jnp.int32)
 
-        def put(tokens: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
-            token = self.own.draw(keys, index, logits, warping)[:, None]
-            return jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
+        def draws(state: tuple[jax.Array, PagesCache, jax.Array]) -> tuple[jax.Array, PagesCache, jax.Array]:
+            _, pages, tokens = state
+            return jnp.bool_(False), *self._draw(read, pages, tokens, drafted, last_tokens, keys, warping)
 
-        def once(state: tuple[jax.Array, TailCache, jax.Array]) -> tuple[jax.Array, TailCache, jax.Array]:
-            index, so_far, tokens = state
-            before = jax.lax.dynamic_slice_in_dim(tokens, jnp.maximum(index - 1, 0), 1, axis=1)
-            newest = jnp.where(index > 0, before, last_tokens[:, -1:])
-            logits, so_far = self.own.forward(read, pages, so_far, newest, warping)
-            return index + 1, so_far, put(tokens, index, logits)
-
-        begun = (jnp.int32(1), first[1], put(nothing, jnp.int32(0), first[0]))
-        start = jax.lax.cond(chose, lambda: begun, lambda: (jnp.int32(0), self.own.no_drafts(pages), nothing))
-        _, so_far, tokens = jax.lax.while_loop(lambda state: state[0] < drafted, once, start)
+        start = (drafted > 0, cache.pages, jnp.zeros((batch, self.gamma), jnp.int32))
+        _, pages, tokens = jax.lax.while_loop(lambda state: state[0], draws, start)
         is_own = way > copies
         width = jnp.asarray((*range(1 + copies), *map((0, *self.copy.lengths).index, self.lengths)))[way]
         copied = jnp.where(copy.matched > 0, jnp.asarray((0, *self.copy.lengths))[width], 0)
@@ -139,8 +130,37 @@ class AutoDrafter:
             pace=width.astype(jnp.int32),
         )
         spent = CopyDraft(copy, pace.costs[way])
-        left = self.own.to_commit(pages, so_far)
+        left = pages.chosen, pages.mass, pages.due
         return draft, AutoDraft(spent, tokens, jnp.broadcast_to(drafted, (batch,)), left)
+
+    def _draw(
+        self,
+        read: tuple[dict, ContextCache],
+        pages: PagesCache,
+        tokens: jax.Array,
+        count: jax.Array,
+        last_tokens: jax.Array,
+        keys: jax.Array,
+        warping: Warping,
+    ) -> tuple[PagesCache, jax.Array]:
+        """The target's own draft: the cache with what was chosen, and the first `count` of `tokens` [B,gamma] drawn."""
+        pages, chose, first = self.own.choose(read, pages, last_tokens, warping)
+
+        def put(tokens: jax.Array, index: jax.Array, logits: jax.Array) -> jax.Array:
+            token = self.own.draw(keys, index, logits, warping)[:, None]
+            return jax.lax.dynamic_update_slice_in_dim(tokens, token, index, axis=1)
+
+        def once(state: tuple[jax.Array, TailCache, jax.Array]) -> tuple[jax.Array, TailCache, jax.Array]:
+            index, so_far, tokens = state
+            before = jax.lax.dynamic_slice_in_dim(tokens, jnp.maximum(index - 1, 0), 1, axis=1)
+            newest = jnp.where(index > 0, before, last_tokens[:, -1:])
+            logits, so_far = self.own.forward(read, pages, so_far, newest, warping)
+            return index + 1, so_far, put(tokens, index, logits)
+
+        begun = (jnp.int32(1), first[1], put(tokens, jnp.int32(0), first[0]))
+        start = jax.lax.cond(chose, lambda: begun, lambda: (jnp.int32(0), self.own.no_drafts(pages), tokens))
+        _, _, tokens = jax.lax.while_loop(lambda state: state[0] < count, once, start)
+        return pages, tokens
 
     def commit(self, cache: AutoCache, drafted: AutoDraft, outcome: Outcome) -> AutoCache:
         place = jnp.arange(self.gamma)[None, :]
