@@ -119,7 +119,7 @@ def _plan(method: Method) -> None:
         _GAMMA.value,
         _CHUNK.value,
         _NEW_TOKENS.value,
-        emitted=_EMITTED.value,
+        tokens_per_step=_EMITTED.value,
     )
     copy = f", drafter {plan.drafter.weights}" if plan.drafter is not plan else ""
     kept = "" if _COMPARE.value else f", weights {_WEIGHTS.value}{copy}, keys and values {_KV.value}"
@@ -162,7 +162,7 @@ def _compare(plan: Plan, workload: Workload, rates: Rates, piece: Slice) -> None
     acceptance = _ACCEPTANCE.value
     with cli.progress("predicting", "settings") as progress:
         found = choice.choices(plan, workload, rates, fits.room(piece), acceptance=acceptance, progress=progress)
-    _print("Lossless settings, fastest first", choice.choice_table(found, acceptance, workload.emitted))
+    _print("Lossless settings, fastest first", choice.choice_table(found, acceptance, workload.tokens_per_step))
     if _JSON.value is not None:
         about = dict(topology=piece.name, acceptance=acceptance)
         _write_json(_JSON.value, {**about, **vars(workload), "choices": [one.to_dict() for one in found]})

@@ -81,7 +81,8 @@ def choices(
 
     Args:
       plan: the model and the mesh; formats come from the settings.
-      workload: what is decoded; its gamma is the length of a copied draft, its `emitted` what a step keeps of one.
+      workload: what is decoded; its gamma is the length of a copied draft, its `tokens_per_step` what a step with a
+        draft from a text emits.
       rates: of a device.
       room: bytes of a chip that programs can have.
       acceptance: of a token that a model drafts, assumed.

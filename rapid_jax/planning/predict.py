@@ -199,7 +199,7 @@ class Prediction:
     @property
     def emitted(self) -> float:
         """Tokens of a forward that verifies a draft from a text, assumed, and no more than it can have."""
-        return min(self.workload.emitted, self.longest + 1.0)
+        return min(self.workload.tokens_per_step, self.longest + 1.0)
 
     @property
     def forwards(self) -> float:
@@ -445,7 +445,7 @@ def step_trips(plan: Plan, workload: Workload, method: Method) -> Trips:
     Loops over a drafter's forwards carry the drafted keys and values of every layer. Where it tests candidates, behind
     its first forward, their number is assumed. Other loops whose bound is data go over blocks of a context's keys.
     """
-    emitted = min(workload.emitted, HierarchyConfig().length + 1.0)
+    emitted = min(workload.tokens_per_step, HierarchyConfig().length + 1.0)
     more = max(workload.gamma / emitted, 1.0) - 1.0
     blocks = dict(_blocks(plan, tokens, workload.chunk, tokens) for tokens in (workload.retrieved, workload.context))
 

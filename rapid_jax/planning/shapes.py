@@ -38,7 +38,7 @@ class Workload:
       new_tokens: tokens of an answer, at most.
       passages: tokens that the drafter reads; None is what is retrieved for its length.
       pages: the same of a drafter that reads pages of the target's own cache.
-      emitted: tokens of a forward that verifies candidates from a text, the next one included, assumed.
+      tokens_per_step: of a forward that verifies candidates from a text, the next one included, assumed.
     """
 
     context: int
@@ -48,7 +48,7 @@ class Workload:
     new_tokens: int = 1024
     passages: int | None = None
     pages: int = 4096
-    emitted: float = 2.5
+    tokens_per_step: float = 2.5
 
     @property
     def retrieved(self) -> int:

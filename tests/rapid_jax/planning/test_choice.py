@@ -17,7 +17,7 @@ CONFIG = ModelConfig(
     max_position=32_768,
 )  # fmt: skip
 RATES = Rates(1e10, 1e11, 1e9, 1e-6)
-WORKLOAD = Workload(2048, gamma=3, chunk=256, new_tokens=32, passages=512, pages=256, emitted=3.0)
+WORKLOAD = Workload(2048, gamma=3, chunk=256, new_tokens=32, passages=512, pages=256, tokens_per_step=3.0)
 SETTINGS = (
     Setting("lc"), Setting("copy"), Setting("copy", "int4"), Setting("sd", "", "", "int4"), Setting("pages", "", "", "int4"),
     Setting("hd"), Setting("auto", "", "", "int4"),
@@ -85,7 +85,7 @@ def test_databases_draft_no_more_than_a_candidate_has(found, plan):
     """Four tokens; whoever assumes nine a step is told the speed of five."""
     by_setting, _, _ = found
     assert by_setting[Setting("hd")].gamma == 4
-    hoped = dataclasses.replace(WORKLOAD, emitted=9.0)
+    hoped = dataclasses.replace(WORKLOAD, tokens_per_step=9.0)
     (most,) = choice.choices(plan, hoped, RATES, 10**12, settings=[Setting("hd")], acceptance=0.9)
     assert most.tokens_per_second == pytest.approx(by_setting[Setting("hd")].tokens_per_second * 5 / 3)
 
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_said_and_comes_last(plan, monkeypatch):
 
     monkeypatch.setattr(predict, "memory", larger)
     found = choice.choices(plan, WORKLOAD, RATES, 10**11, settings=SETTINGS[:3:2], acceptance=0.9)
-    table = choice.choice_table(found, 0.9, WORKLOAD.emitted)
+    table = choice.choice_table(found, 0.9, WORKLOAD.tokens_per_step)
     assert found[-1].setting == Setting("lc") and found[-1].tokens_per_second is None
     assert found[0].tokens_per_second and found[0].speed_up is None, "there is nothing to compare it with"
     assert table.rows[-1][-2:] == ("does not fit", "-") and table.rows[0][:3] == ("copy", "int4", "bfloat16")

@@ -210,7 +210,7 @@ def test_databases_are_planned_with_the_rows_of_their_candidates(mesh):
 @pytest.mark.parametrize("mesh", [(1, 1, 2), slow((2, 2, 2))], ids=str)
 def test_assisted_drafts_take_fewer_and_larger_forwards(mesh):
     """Two tokens a forward: three tokens take one and a half forwards, each over 29 rows of the passages."""
-    work = workload(LONG, emitted=2.0)
+    work = workload(LONG, tokens_per_step=2.0)
     both = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("sd+hd"), RATES)
     sd = predict.predict(Plan(CONFIG, make_mesh(mesh), jnp.float32), work, get_method("sd"), RATES)
     assert both.forwards == 1.5 and both.rows == sd.rows == 3
