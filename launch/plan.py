@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from models.config import ModelConfig
     from rapid_jax.evaluation.tables import Table
     from rapid_jax.planning.cost import Rates
-    from rapid_jax.planning.predict import Memory
+    from rapid_jax.planning.memory import Memory
     from rapid_jax.planning.shapes import Plan, Workload
     from rapid_jax.planning.topology import Slice
 
@@ -101,6 +101,8 @@ def _plan(method: Method) -> None:
     from launch.printing import print_line
     from models import sharding
     from rapid_jax.planning import predict, shapes, tables
+    from rapid_jax.planning.cost import Rates
+    from rapid_jax.planning.memory import memory
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: the slice's devices are descriptions
     mesh = sharding.make_mesh(shape, topology.devices(piece))
@@ -126,7 +128,7 @@ def _plan(method: Method) -> None:
     print_line(f"model     {name}{kept}")
     print_line(f"slice     {piece.name}, mesh (data, context, model) = {shape}")
     chip = piece.chip
-    rates = predict.Rates(chip.hbm_bandwidth, chip.flops, chip.link_bandwidth, topology.HOP_SECONDS)
+    rates = Rates(chip.hbm_bandwidth, chip.flops, chip.link_bandwidth, topology.HOP_SECONDS)
     if _COMPARE.value:
         _compare(plan, workload, rates, piece)
         return
@@ -134,7 +136,7 @@ def _plan(method: Method) -> None:
     passages = f", drafts read {workload.pages:,} of them" if method.drafting_model == OWN_PAGES else passages
     passages = ", drafts read four bits of eight" if method.drafting_model == OWN_PLANES else passages
     print_line(f"method    {method.name}, batch {workload.batch}, {workload.context:,} tokens of context{passages}")
-    held = predict.memory(plan, workload, method)
+    held = memory(plan, workload, method)
     if held.peak > fits.room(piece):
         _refuse(plan, workload, held, piece)
     try:

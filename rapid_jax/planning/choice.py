@@ -12,7 +12,9 @@ from models.progress import ProgressCallback
 from rapid_jax.config.methods import get_method
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning import predict
+from rapid_jax.planning.compiled import Compiled
 from rapid_jax.planning.cost import Rates
+from rapid_jax.planning.memory import memory
 from rapid_jax.planning.shapes import Plan, Workload
 from rapid_jax.speculation import choose_gamma, tokens_per_step
 
@@ -92,7 +94,7 @@ def choices(
     Raises:
       ValueError: a mesh that does not divide the model, or groups of its weights.
     """
-    known: dict[Hashable, predict.Compiled] = {}
+    known: dict[Hashable, Compiled] = {}
     found: list[Choice] = []
     for done, setting in enumerate(settings):
         if progress is not None:
@@ -114,12 +116,12 @@ def _choice(
     room: int,
     setting: Setting,
     acceptance: float,
-    known: dict[Hashable, predict.Compiled],
+    known: dict[Hashable, Compiled],
 ) -> Choice:
     """One setting, without its speed-up."""
     own = dataclasses.replace(plan, weights=setting.weights, drafter_weights=setting.drafter, kv=setting.kv)
     method = get_method(setting.method)
-    held = predict.memory(own, workload, method)
+    held = memory(own, workload, method)
     if held.peak > room:
         return Choice(setting, held.peak)
     try:

@@ -6,153 +6,25 @@ compiler keeps other arrays on the chip in a larger program, so that traffic doe
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 
-from models.attention import xla
-from models.attention.causal import BLOCK
 from models.progress import ProgressCallback
 from rapid_jax.config import HierarchyConfig, SpeculationConfig
 from rapid_jax.config.methods import NO_MODEL, OWN_CACHE, OWN_PAGES, OWN_PLANES, Method, get_method
 from rapid_jax.decoding.buckets import chunk_sizes
-from rapid_jax.planning import formulas, hlo
-from rapid_jax.planning.cost import Rates, Work, on_the_wire
-from rapid_jax.planning.drafters import (
-    check_planned,
-    copied_shape,
-    databases,
-    pages_drafter,
-    planned_drafter,
-    window_drafter,
-)
+from rapid_jax.planning import formulas
+from rapid_jax.planning.compiled import Compiled, compile_program, kernel_share, loop_trips, step_trips
+from rapid_jax.planning.cost import Rates, Work
+from rapid_jax.planning.drafters import check_planned, planned_drafter
+from rapid_jax.planning.memory import Memory, memory
 from rapid_jax.planning.programs import choosing_program, prefill_program, step_program, window_program
-from rapid_jax.planning.shapes import Plan, Workload, context_shape, tail_shape
+from rapid_jax.planning.shapes import Plan, Workload, context_shape
 from rapid_jax.speculation import StepSeconds
-
-Trips = Callable[[hlo.Instruction, int | None], float]
-Share = Callable[[hlo.Instruction, list[hlo.HloArray]], float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """One program, figures of one chip.
-
-    Attributes:
-      work: what it does.
-      collectives: (kind, chips in a group) -> (how many run, bytes of their results).
-      temporaries: bytes, the program's own code included.
-      aliased: bytes of arguments that results take over.
-      first: of a prefill with loops whose bound is data, the work of a document's first chunk; else None.
-    """
-
-    work: Work
-    collectives: dict[tuple[str, int], tuple[float, float]]
-    temporaries: int
-    aliased: int
-    first: Work | None = None
-
-
-def compile_program(
-    lowered: jax.stages.Lowered, trips: Trips | None = None, first: Trips | None = None, share: Share | None = None
-) -> Compiled:
-    """Compiles, and reads the text.
-
-    Args:
-      lowered: the program.
-      trips: of its loops, as in hlo.HloProgram.
-      first: the same for the first chunk of a document; None where no program of that kind is meant.
-      share: of the operations of its kernels, as in hlo.HloProgram.
-    """
-    compiled = lowered.compile()
-    program = dataclasses.replace(hlo.parse(compiled.as_text() or "", trips), share=share)
-    memory: Any = compiled.memory_analysis()
-    found = program.collectives()
-    wire = on_the_wire(found)
-    sums: dict[tuple[str, int], tuple[float, float]] = {}
-    for one in found:
-        times, size = sums.get((one.kind, one.group), (0.0, 0.0))
-        sums[one.kind, one.group] = times + one.times, size + one.times * one.bytes
-    begun = None
-    if first is not None and program.unknown_loops:
-        other = dataclasses.replace(program, trips=first)
-        begun = Work(other.traffic(), other.flops(), *wire)
-    return Compiled(
-        Work(program.traffic(), program.flops(), *wire),
-        sums,
-        memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        memory.alias_size_in_bytes,
-        begun,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes on a chip, the shapes' own.
-
-    Attributes:
-      weights: of the target, and of the drafter where it is another model; self-speculation holds them once.
-      document, passages: while decoding.
-      tails: of questions and answers, with what is searched for drafts.
-      pages: of the document, copied for drafts, or a window of it with what is said behind it.
-      unread: what the document takes beyond that while it is read, in the model's dtype.
-      temporaries: of the decoding program that needs the most.
-      reading: temporaries of a prefill chunk.
-    """
-
-    weights: int
-    document: int
-    passages: int
-    tails: int
-    unread: int = 0
-    pages: int = 0
-    temporaries: int = 0
-    reading: int = 0
-
-    @property
-    def prefill(self) -> int:
-        """While the document is read."""
-        return self.weights + self.document + self.unread + self.reading
-
-    @property
-    def decoding(self) -> int:
-        """While answers are decoded."""
-        return self.weights + self.document + self.passages + self.pages + self.tails + self.temporaries
-
-    @property
-    def peak(self) -> int:
-        """The larger of both."""
-        return max(self.prefill, self.decoding)
-
-
-def memory(plan: Plan, workload: Workload, method: Method) -> Memory:
-    """Without temporaries, which only compiling tells."""
-    document = passages = pages = unread = 0
-    weights = formulas.chip_bytes(plan.params)
-    if method.draws and plan.drafter is not plan:
-        weights += formulas.chip_bytes(plan.drafter.params)
-    if method.reads_document:
-        size = (workload.context, workload.chunk)
-        document = formulas.chip_bytes(context_shape(plan, *size))
-        unread = formulas.chip_bytes(context_shape(plan, *size, read=False)) - document
-    if method.retrieves:
-        passages = formulas.chip_bytes(context_shape(plan, workload.retrieved, workload.chunk, workload.batch))
-    if method.drafting_model == OWN_PAGES:
-        pages = formulas.chip_bytes(
-            pages_drafter(plan, workload, context_shape(plan, workload.context, workload.chunk))[1].chosen
-        )
-    window = method.drafting_model == OWN_CACHE
-    if window:
-        pages = formulas.chip_bytes(window_drafter(plan, workload)[1:])
-    tails = (2 if method.draws and not window else 1) * formulas.chip_bytes(tail_shape(plan, workload))
-    tails += formulas.chip_bytes(copied_shape(plan, workload)) if method.copies else 0
-    tails += formulas.chip_bytes(databases(plan, workload, method)[1]) if method.looks_up else 0
-    return Memory(weights, document, passages, tails, unread, pages)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -437,65 +309,3 @@ def predict(
         choosing=steps.get("choosing"),
         copied=steps.get("copied"),
     )
-
-
-def step_trips(plan: Plan, workload: Workload, method: Method) -> Trips:
-    """Iterations of the loops of a step.
-
-    Loops over a drafter's forwards carry the drafted keys and values of every layer. Where it tests candidates, behind
-    its first forward, their number is assumed. Other loops whose bound is data go over blocks of a context's keys.
-    """
-    emitted = min(workload.tokens_per_step, HierarchyConfig().length + 1.0)
-    more = max(workload.gamma / emitted, 1.0) - 1.0
-    blocks = dict(_blocks(plan, tokens, workload.chunk, tokens) for tokens in (workload.retrieved, workload.context))
-
-    def trips(loop: hlo.Instruction, told: int | None) -> float:
-        alike = collections.Counter(array.dims for array in loop.shape if len(array.dims) > 3)
-        if max(alike.values(), default=0) >= 2 * plan.config.num_layers:
-            return more if method.looks_up else told or 1
-        return told or next((blocks[n] for n in blocks if _carries(loop, n)), 1)
-
-    return trips
-
-
-def loop_trips(plan: Plan, workload: Workload, start: int) -> Trips:
-    """Iterations of the loops of models.attention.xla in a prefill chunk behind `start` tokens.
-
-    The loop over blocks of keys carries a shard's whole context; the causal one goes over the tiles before each tile.
-    """
-    slots, blocks = _blocks(plan, workload.context, workload.chunk, start)
-    tiles = -(-workload.chunk // BLOCK)
-
-    def trips(loop: hlo.Instruction, told: int | None) -> float:
-        if told is not None:
-            return told
-        return blocks if _carries(loop, slots) else (tiles - 1) / 2
-
-    return trips
-
-
-def _blocks(plan: Plan, tokens: int, chunk: int, seen: int) -> tuple[int, int]:
-    """Slots of a shard of a context for so many tokens, and the blocks of keys in which `seen` of them lie."""
-    shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
-    slots = context_shape(plan, tokens, chunk).capacity // shards
-    return slots, math.ceil(seen / shards / min(xla.KEY_BLOCK, slots))
-
-
-def _carries(loop: hlo.Instruction, slots: int) -> bool:
-    return any(slots in array.dims[-2:-1] for array in loop.shape)
-
-
-def kernel_share(plan: Plan, workload: Workload, start: int) -> Share:
-    """Of the operations of models.attention.tpu's kernel over a context, those that a chunk behind `start` tokens does.
-
-    What it says of itself is of a full context, because the program is compiled before the length is known.
-    """
-    shards = 1 if plan.mesh is None else plan.mesh.shape["context"]
-    slots = context_shape(plan, workload.context, workload.chunk).capacity // shards
-
-    def share(call: hlo.Instruction, operands: list[hlo.HloArray]) -> float:
-        reads_context = any(slots in array.dims[-2:] for array in operands)
-        causal = "flash_causal" in call.name + call.attributes
-        return start / shards / slots if reads_context and not causal else 1.0
-
-    return share

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from rapid_jax.evaluation.tables import Table
 from rapid_jax.planning import formulas
+from rapid_jax.planning.compiled import Compiled
 from rapid_jax.planning.cost import Work
-from rapid_jax.planning.predict import Compiled, Memory, Prediction
+from rapid_jax.planning.memory import Memory
+from rapid_jax.planning.predict import Prediction
 from rapid_jax.planning.shapes import context_shape
 from rapid_jax.speculation import choose_gamma, crossing_length, speed_up, tokens_per_step
 

@@ -92,13 +92,13 @@ def test_databases_draft_no_more_than_a_candidate_has(found, plan):
 
 def test_what_does_not_fit_is_said_and_comes_last(plan, monkeypatch):
     """A speed on a slice that cannot hold the model would be believed."""
-    original = predict.memory
+    original = choice.memory
 
     def larger(plan, *args):
         held = original(plan, *args)
         return held if plan.weights else dataclasses.replace(held, weights=10**12)
 
-    monkeypatch.setattr(predict, "memory", larger)
+    monkeypatch.setattr(choice, "memory", larger)
     found = choice.choices(plan, WORKLOAD, RATES, 10**11, settings=SETTINGS[:3:2], acceptance=0.9)
     table = choice.choice_table(found, 0.9, WORKLOAD.tokens_per_step)
     assert found[-1].setting == Setting("lc") and found[-1].tokens_per_second is None

@@ -12,8 +12,10 @@ from models import ModelConfig
 from models.sharding import make_mesh
 from rapid_jax.config.methods import METHODS, get_method
 from rapid_jax.planning import formulas, hlo, predict, tables
+from rapid_jax.planning.compiled import compile_program, loop_trips
 from rapid_jax.planning.cost import Rates
 from rapid_jax.planning.drafters import check_planned
+from rapid_jax.planning.memory import memory
 from rapid_jax.planning.programs import prefill_program, step_program
 from rapid_jax.planning.shapes import Plan, Workload, context_shape
 from tests.marks import slow
@@ -67,7 +69,7 @@ def test_the_cache_is_written_in_place_by_prefill_and_the_state_by_a_step(mesh):
     plan, work = Plan(CONFIG, make_mesh(mesh), jnp.float32), workload(LONG)
     kv = formulas.chip_bytes((context_shape(plan, LONG, 256).k, context_shape(plan, LONG, 256).v))
     assert compiled(mesh, LONG, "prefill").memory_analysis().alias_size_in_bytes >= kv
-    held = predict.memory(plan, work, get_method("rapid"))
+    held = memory(plan, work, get_method("rapid"))
     assert compiled(mesh, LONG, "rapid").memory_analysis().alias_size_in_bytes >= held.tails
 
 
@@ -152,14 +154,14 @@ def test_operations_of_a_chunk_are_those_of_the_formula(context):
     config = dataclasses.replace(CONFIG, num_heads=2, num_kv_heads=1, head_dim=128, width=256, ffn_width=1024)
     plan, work = Plan(config, None, jnp.float32), workload(context, chunk=2048)
     start = context - work.chunk
-    done = predict.compile_program(prefill_program(plan, work), predict.loop_trips(plan, work, start)).work.flops
+    done = compile_program(prefill_program(plan, work), loop_trips(plan, work, start)).work.flops
     tiles = formulas.attention_flops(config, work.chunk, work.chunk) * (10 / 16 - 1 / 2) / 2
     assert done == pytest.approx(formulas.chunk_flops(plan, start, work.chunk) + tiles, rel=0.02)
 
 
 @pytest.mark.slow
 def test_self_speculation_holds_the_weights_once(prediction):
-    lc = predict.memory(prediction.plan, prediction.workload, get_method("lc"))
+    lc = memory(prediction.plan, prediction.workload, get_method("lc"))
     assert prediction.memory.weights == lc.weights
     assert prediction.memory.passages > 0 == lc.passages
     assert prediction.memory.peak > prediction.memory.weights + prediction.memory.document
@@ -202,7 +204,7 @@ def test_databases_are_planned_with_the_rows_of_their_candidates(mesh):
     assert hd.draft is None and (hd.rows, hd.longest) == (55, 4) and (pld.rows, pld.longest) == (10, 10)
     assert hd.verify.flops > 3 * pld.verify.flops > 3 * hd.plain.work.flops
     assert hd.step_seconds == pytest.approx(hd.costs().step(55))
-    tables_held = hd.memory.tails - predict.memory(hd.plan, hd.workload, get_method("lc")).tails
+    tables_held = hd.memory.tails - memory(hd.plan, hd.workload, get_method("lc")).tails
     assert tables_held >= CONFIG.vocab_size * 7 * 4 * 4 * 2 / mesh[0], "the context database of each row"
     assert collectives(mesh, SHORT, "hd") == collectives(mesh, LONG, "hd")
 
@@ -267,18 +269,18 @@ def test_weights_read_leave_the_rows_of_the_embedding_out():
 def test_int8_is_held_as_such_and_the_document_is_read_in_full():
     """Keys and values are rounded once all is read, so that prefill needs their full size."""
     plan, work, rapid = Plan(CONFIG, make_mesh((1, 2, 2)), jnp.float32), workload(SHORT), get_method("rapid")
-    full = predict.memory(plan, work, rapid)
-    kept = predict.memory(dataclasses.replace(plan, kv="int8"), work, rapid)
+    full = memory(plan, work, rapid)
+    kept = memory(dataclasses.replace(plan, kv="int8"), work, rapid)
     per_slot = CONFIG.head_dim + 4  # bytes of int8 and a scale, for 4 * head_dim of float32
     assert kept.document == pytest.approx(full.document * per_slot / (4 * CONFIG.head_dim), rel=0.01)
     assert kept.document + kept.unread == full.document
-    rounded = predict.memory(dataclasses.replace(plan, weights="int8"), work, rapid)
+    rounded = memory(dataclasses.replace(plan, weights="int8"), work, rapid)
     assert rounded.weights < full.weights / 2  # the embedding is kept
 
 
 def test_a_drafter_of_other_weights_is_a_copy_and_reads_less():
     plan = Plan(CONFIG, make_mesh((1, 1, 2)), jnp.float32, drafter_weights="int8")
     rapid = get_method("rapid")
-    alone = predict.memory(dataclasses.replace(plan, drafter_weights=""), workload(SHORT), rapid)
-    assert alone.weights < predict.memory(plan, workload(SHORT), rapid).weights < 1.5 * alone.weights
+    alone = memory(dataclasses.replace(plan, drafter_weights=""), workload(SHORT), rapid)
+    assert alone.weights < memory(plan, workload(SHORT), rapid).weights < 1.5 * alone.weights
     assert step_program(plan, workload(SHORT), rapid)

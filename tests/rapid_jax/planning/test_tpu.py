@@ -10,7 +10,9 @@ import pytest
 from models.registry import preset
 from models.sharding import make_mesh
 from rapid_jax.config.methods import get_method
-from rapid_jax.planning import fits, formulas, hlo, predict, topology
+from rapid_jax.planning import compiled as compiling
+from rapid_jax.planning import fits, formulas, hlo, topology
+from rapid_jax.planning.memory import memory
 from rapid_jax.planning.programs import prefill_program, step_program
 from rapid_jax.planning.shapes import Plan, Workload, context_shape, tpu_backend
 
@@ -72,7 +74,7 @@ def test_traffic_between_chips_does_not_grow_with_the_context(name, mesh, what):
 @pytest.mark.parametrize("what", ["hd", "sd+hd", "auto"])
 def test_what_is_searched_takes_the_bytes_that_are_counted(what):
     """A context database has dimensions of 7 and 4, which a layout of tiles would fill up to 8 and 128."""
-    held = predict.memory(plan("llama31_8b"), workload(16_384), get_method(what))
+    held = memory(plan("llama31_8b"), workload(16_384), get_method(what))
     counted = held.weights + held.document + held.passages + held.pages + held.tails
     taken = compiled("llama31_8b", None, 16_384, what).memory_analysis().argument_size_in_bytes
     assert taken == pytest.approx(counted, rel=0.01)
@@ -82,7 +84,7 @@ def test_the_loop_over_assisted_forwards_is_found():
     """Another one taken for it, or none, would make a step's seconds those of another number of forwards."""
     planned, work = plan("llama31_8b"), workload(16_384)
     program = hlo.parse(compiled("llama31_8b", None, 16_384, "sd+hd").as_text())
-    trips = predict.step_trips(planned, work, get_method("sd+hd"))
+    trips = compiling.step_trips(planned, work, get_method("sd+hd"))
     loops = [one for name in program.runs for one in program.computations[name].values() if one.opcode == "while"]
     assert sum(trips(loop, 99) == work.gamma / work.tokens_per_step - 1 for loop in loops) == 1
 
@@ -94,7 +96,7 @@ def test_what_is_donated_is_written_in_place(name, mesh):
     assert compiled(name, mesh, 131_072, "prefill").memory_analysis().alias_size_in_bytes >= formulas.chip_bytes(
         (cache.k, cache.v)
     )
-    tails = predict.memory(planned, workload(131_072), get_method("rapid")).tails
+    tails = memory(planned, workload(131_072), get_method("rapid")).tails
     assert compiled(name, mesh, 131_072, "rapid").memory_analysis().alias_size_in_bytes >= tails
 
 
@@ -112,6 +114,6 @@ def test_operations_of_a_prefill_chunk_are_those_of_the_formula(context):
     """Within 5% of two a weight and token and the attention to what came before."""
     planned, work = plan("llama31_8b", layers=4), workload(context)
     start = context - work.chunk
-    read = predict.loop_trips(planned, work, start), None, predict.kernel_share(planned, work, start)
-    done = predict.compile_program(prefill_program(planned, work), *read).work.flops
+    read = compiling.loop_trips(planned, work, start), None, compiling.kernel_share(planned, work, start)
+    done = compiling.compile_program(prefill_program(planned, work), *read).work.flops
     assert done == pytest.approx(formulas.chunk_flops(planned, start, work.chunk) / SLICE.chips, rel=0.05)
