@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import sys
 import time
@@ -37,6 +38,12 @@ _CACHE = flags.DEFINE_string(
 
 class UsageError(Exception):
     """A bad flag or flag value; ends the program with status 2."""
+
+
+def check_finite(*names: str) -> None:
+    """Refuses what is no finite number as these flags' value: nan lies within every range that absl checks."""
+    for name in names:
+        flags.register_validator(name, math.isfinite, "must be a finite number")
 
 
 def fail(message: object, status: int) -> NoReturn:

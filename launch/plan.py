@@ -61,6 +61,7 @@ _EMITTED = flags.DEFINE_float(
     "With --compare, tokens of a step with a draft from a text; with sd+hd and rapid+hd, of a drafter's forward.",
     1,
 )
+cli.check_finite("acceptance", "tokens_per_step")
 _JSON = flags.DEFINE_string("json", None, "File for the figures as a JSON object.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Check the cost model on this machine instead.")
 

@@ -53,6 +53,7 @@ _DOCUMENT_TOKENS = flags.DEFINE_integer(
 _MEMORY_GB = flags.DEFINE_float(
     "memory_gb", _DEFAULT.memory_bytes / 1e9, "Gigabytes of documents' keys and values in memory.", 0.001
 )
+cli.check_finite("deadline_s", "grace_s", "max_request_mb", "memory_gb")
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(store_flags)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from launch import cli
+
 if TYPE_CHECKING:
     from rapid_jax.saving.store import DocumentStore
 
@@ -17,6 +19,7 @@ _STORE = flags.DEFINE_string(
     "Directory of documents that have been read, so that the same one is not read again; empty for none.",
 )
 _STORE_GB = flags.DEFINE_float("store_gb", 8.0, "Gigabytes that --store may take; what was used longest ago goes.", 0)
+cli.check_finite("store_gb")
 
 
 def store() -> DocumentStore | None:

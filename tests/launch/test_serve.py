@@ -95,6 +95,8 @@ def test_a_second_signal_ends_the_server_at_once(start, document_text):
         (["--method=magic"], "method must be one of"),
         (["--seats=0"], "seats"),
         (["--port=70000"], "port"),
+        (["--memory_gb=nan"], "flag --memory_gb=nan: must be a finite number"),
+        (["--store_gb=inf"], "flag --store_gb=inf: must be a finite number"),
         (["--api_key=\u00e9"], "api_key"),
         (["--config.mesh=2,1,1"], "first axis"),
     ],
