@@ -108,6 +108,11 @@ def engine_config(**given: str | None) -> EngineConfig:
         raise UsageError(str(e)) from e
 
 
+def is_overridden(field: str) -> bool:
+    """Whether the command line sets a field of the config, such as "sampling.seed"."""
+    return field in config_flags.get_override_values(flags.FLAGS["config"])
+
+
 def methods(flag: flags.FlagHolder) -> list[Method]:
     """The methods that a flag lists, each once.
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 
 GAMMAS = range(1, 17)
+_EXPECTED = 8  # tested tokens that what is expected counts for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,30 @@ class StepSeconds:
         """A speculative step of gamma drafted tokens."""
         drafts = max(gamma * self.draft, self.least) + self.start if gamma else 0.0
         return self.plain + gamma * self.row + drafts
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceptanceRecord:
+    """Drafted tokens that answers have tested and kept; with every answer, older ones count half.
+
+    Attributes:
+      accepted, tested: tokens, halved so.
+    """
+
+    accepted: float = 0.0
+    tested: float = 0.0
+
+    def after(self, accepted: int, tested: int) -> AcceptanceRecord:
+        """With one answer more; one without drafts, too, makes older ones count half."""
+        return AcceptanceRecord(self.accepted / 2 + accepted, self.tested / 2 + tested)
+
+    def share(self, expected: float) -> float:
+        """The share that was kept; what is expected counts as much as eight tokens.
+
+        >>> [round(AcceptanceRecord(*seen).share(0.8), 2) for seen in ((0, 0), (40, 100))]
+        [0.8, 0.43]
+        """
+        return (self.accepted + _EXPECTED * expected) / (self.tested + _EXPECTED)
 
 
 def tokens_per_step(acceptance: float, gamma: int) -> float:

@@ -22,7 +22,7 @@ class Overrides(TypedDict, total=False):
     page_size: int
     page_budget: int
     page_renewal: int
-    length_rule: bool
+    length_rule: str
     choose_gamma: bool
     expected_acceptance: float
     temperature: float

@@ -9,6 +9,7 @@ from rapid_jax.config.checks import MOST_LOOPS, MOST_ROWS, MOST_TOKENS, check_mo
 
 TAIL_RULES = ("teacher", "augmented")  # see verification.target_mixing
 RESIDUALS = ("rapid", "exact")  # see verification.chain
+LENGTH_RULES = ("lossless", "all", "none")  # see rapid_jax.engine.length_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,8 @@ class SpeculationConfig(AcceptanceRule):
       page_size, page_budget, page_renewal: what the target drafts from in "pages" and "auto" (see drafting.pages):
         tokens of a page of its own cache, lowered to what divides the slots of a shard; tokens of the context that are
         read, about; steps from one choice of pages to the next.
-      length_rule: nothing is drafted where the measured costs of a step say that drafts would lose, and that is said
-        (see rapid_jax.engine.length_rule); of methods whose drafts are a model's.
+      length_rule: which methods draft nothing where the measured costs of a step say that drafts would lose (see
+        rapid_jax.engine.length_rule): of those whose drafts are a model's "lossless" ones, "all" or "none".
       choose_gamma: gamma is the draft length in 1..16 that is fastest by the same costs.
       expected_acceptance: of each drafted token, for both, until the Engine has seen an answer of the method. In "auto"
         it is that of the target's own drafts before the first ones.
@@ -75,7 +76,7 @@ class SpeculationConfig(AcceptanceRule):
     page_size: int = 16
     page_budget: int = 1024
     page_renewal: int = 8
-    length_rule: bool = False
+    length_rule: str = "lossless"
     choose_gamma: bool = False
     expected_acceptance: float = 0.8
 
@@ -90,7 +91,11 @@ class SpeculationConfig(AcceptanceRule):
         check_most("gamma", self.gamma, MOST_ROWS, "tokens (a verification reads all of them)")
         limit = "the paper's largest value is 50"
         check_number("eta", self.eta, 0, 1e6, "a number of at least 0", limit=limit)
-        for name in ("early_stop", "length_rule", "choose_gamma"):
+        require(
+            self.length_rule in LENGTH_RULES,
+            f"length_rule must be one of {', '.join(LENGTH_RULES)}, got {shown(self.length_rule)}",
+        )
+        for name in ("early_stop", "choose_gamma"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} must be True or False, got {shown(value)}")
         for name in ("expected_acceptance", "stop_threshold", "stop_confidence"):

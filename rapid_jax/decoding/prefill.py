@@ -101,11 +101,14 @@ def prefill_context(
         if progress is not None and programs.runs:
             jax.block_until_ready(context.length)
             progress(min(start, total), total)
-    return _rounded(programs, context, kv_format(kv).quantize_layer) if kv else context
+    return rounded(programs, context, kv)
 
 
-def _rounded(programs: Programs, context: ContextCache, quantize_layer: Callable) -> ContextCache:
-    specs = context_specs(len(context.length))
+def rounded(programs: Programs, context: ContextCache, kv: str) -> ContextCache:
+    """A context in a format of models.formats, which takes its arrays over; "" leaves it as it is."""
+    if not kv:
+        return context
+    specs, quantize_layer = context_specs(len(context.length)), kv_format(kv).quantize_layer
 
     def place(like: jax.sharding.Sharding, x: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
         return NamedSharding(like.mesh, specs[x.ndim]) if isinstance(like, NamedSharding) else like

@@ -42,6 +42,11 @@ class Programs:
     _lock: threading.RLock = dataclasses.field(default_factory=threading.RLock, repr=False)
     _turns: dict[Hashable, threading.Lock] = dataclasses.field(default_factory=dict, repr=False)
 
+    @property
+    def running(self) -> Programs:
+        """Those whose programs run: these, unless they are only compiled."""
+        return self
+
     @contextlib.contextmanager
     def spending(self) -> Iterator[None]:
         """Counts the seconds of a block as compiling."""

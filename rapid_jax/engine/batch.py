@@ -30,7 +30,7 @@ from rapid_jax.decoding.state import BurstReport, DecodeState
 from rapid_jax.drafting.inputs import Drafting, DraftingInputs, ModelCaches
 from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.contexts import KeptTail, PrefilledContext, prefill_questions
-from rapid_jax.engine.length_rule import Decision, decide
+from rapid_jax.engine.length_rule import Decision, decide, decides
 from rapid_jax.engine.prompt import Prompt
 from rapid_jax.engine.request import Request, check_room
 from rapid_jax.engine.session import Session
@@ -199,15 +199,14 @@ def plan_batch(session: Session, request: Request) -> Batch:
         target = ModelInput(session.target, _documents(session, request), questions)
     else:
         target = _passages(session, request, session.target, retrieved)
-    start, compiled = time.perf_counter(), session.programs.compile_seconds
-    decision = None
-    if speculation.length_rule or speculation.choose_gamma:
+    seconds, decision = target.context.seconds, None
+    if decides(method, speculation):
         encode = session.drafter.tokenizer.encode
         passages = max((len(encode(one.text)) for one in retrieved), default=0)
-        decision = decide(session, method, speculation, target.context, passages, len(target.questions))
-    if decision is not None:
+        rows = len(target.questions)
+        decision, measuring = decide(session, method, speculation, target.context, passages, rows)
         method, speculation = decision.applied_to(method, speculation)
-    seconds = time.perf_counter() - start - (session.programs.compile_seconds - compiled) + target.context.seconds
+        seconds += measuring
     drafter = _passages(session, request, session.drafter, retrieved) if method.drafts_from_passages else None
     tokenizer = session.target.tokenizer
     return Batch(

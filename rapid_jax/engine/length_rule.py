@@ -8,11 +8,13 @@ from typing import Any
 from absl import logging
 
 from rapid_jax.config import Method, SpeculationConfig
+from rapid_jax.config.methods import OWN_CACHE, OWN_PAGES, OWN_PLANES
 from rapid_jax.decoding.buckets import context_bucket
+from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.session import Session
-from rapid_jax.engine.step_costs import measure_step_seconds
-from rapid_jax.speculation import StepSeconds, choose_gamma, speed_up
+from rapid_jax.engine.step_costs import blank_context, measure_step_seconds
+from rapid_jax.speculation import AcceptanceRecord, StepSeconds, choose_gamma, speed_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +23,14 @@ class Decision:
 
     Attributes:
       gamma: tokens to draft in a step; 0 where drafts would lose.
+      tried: tokens of the best draft that is allowed.
       acceptance: that was expected of each drafted token.
-      speed_up: that is predicted for the best draft length allowed, over no drafts.
+      speed_up: that is predicted for that draft, over no drafts.
       costs: of a step.
     """
 
     gamma: int
+    tried: int
     acceptance: float
     speed_up: float
     costs: StepSeconds
@@ -37,9 +41,39 @@ class Decision:
             return method.without_drafts, speculation
         return method, dataclasses.replace(speculation, gamma=self.gamma)
 
+    def warn(self, method: str, tokens: int) -> None:
+        """Says of a method that it drafts nothing at this length of context, where that was decided."""
+        if not self.gamma:
+            logging.warning(
+                "%s drafts nothing at %s tokens of context: %d drafted tokens a step, each accepted with probability "
+                "%.2f, would decode at %.2f times the speed of none",
+                method,
+                f"{tokens:,}",
+                self.tried,
+                self.acceptance,
+                self.speed_up,
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
         return dataclasses.asdict(self)
+
+
+def may_drop(method: Method, speculation: SpeculationConfig) -> bool:
+    """Whether the rule may leave a method without drafts."""
+    if not method.draws or method.searches:  # copies decide in every step, and of databases nothing is expected
+        return False
+    lossless = not (method.transfers and speculation.eta)
+    return speculation.length_rule == "all" or (speculation.length_rule == "lossless" and lossless)
+
+
+def decides(method: Method, speculation: SpeculationConfig) -> bool:
+    """Whether there is something to decide of a method."""
+    return may_drop(method, speculation) or _may_choose(method, speculation)
+
+
+def _may_choose(method: Method, speculation: SpeculationConfig) -> bool:
+    return speculation.choose_gamma and method.drafts_from_passages and not method.looks_up
 
 
 def decide(
@@ -49,41 +83,57 @@ def decide(
     context: PrefilledContext,
     passages: int,
     rows: int,
-) -> Decision | None:
-    """Decides for one batch; None where no model alone drafts for the method.
+) -> tuple[Decision, float]:
+    """Decides for one batch, where there is something to decide.
 
-    Costs are measured once for each size of caches and batch, acceptance is that of the last answers by this
-    method, or what is expected before there is any.
+    Costs are measured once for each size of caches and batch, acceptance is that of the answers by this method so far
+    (`AcceptanceRecord`).
 
     Args:
       session: models, programs, and what was measured and seen before.
       method, speculation: who would draft, and what is asked.
       context: what the target has read.
-      passages: tokens that the drafter would read.
+      passages: tokens that a drafter of passages would read.
       rows: of the batch.
+
+    Returns:
+      (what was decided, the seconds that measuring took).
     """
-    if not method.drafts_from_passages or method.looks_up:
-        return None
-    cache = context.cache
-    size = context_bucket(passages, session.config.prefill_chunk)
-    key = (cache.capacity, cache.k[0].shape[0], size, rows, id(session.drafter))
     with session.lock:
-        if key not in session.step_costs:
-            models, chunk = (session.target, cache, session.drafter), session.config.prefill_chunk
-            session.step_costs[key] = measure_step_seconds(session.programs, *models, passages, rows, chunk=chunk)
-        costs = session.step_costs[key]
-    acceptance = session.acceptance_seen.get(method.name, speculation.expected_acceptance)
-    gamma = choose_gamma(costs, acceptance) if speculation.choose_gamma else speculation.gamma
+        costs, seconds = _costs(session, method, speculation, context, passages, rows)
+        acceptance = session.acceptance_seen.get(method.name, AcceptanceRecord()).share(speculation.expected_acceptance)
+    gamma = choose_gamma(costs, acceptance) if _may_choose(method, speculation) else speculation.gamma
     gain = speed_up(costs, acceptance, gamma)
-    if speculation.length_rule and gain <= 1:
-        logging.warning(
-            "%s drafts nothing at %s tokens of context: %d drafted tokens a step, each accepted with probability %.2f, "
-            "would decode at %.2f times the speed of none",
-            method.name,
-            f"{max(context.lengths):,}",
-            gamma,
-            acceptance,
-            gain,
-        )
-        gamma = 0
-    return Decision(gamma, acceptance, gain, costs)
+    drops = gain <= 1 and may_drop(method, speculation)
+    return Decision(0 if drops else gamma, gamma, acceptance, gain, costs), seconds
+
+
+def _costs(
+    session: Session,
+    method: Method,
+    speculation: SpeculationConfig,
+    context: PrefilledContext,
+    passages: int,
+    rows: int,
+) -> tuple[StepSeconds, float]:
+    """The costs of a step, and the seconds that measuring took."""
+    cache, programs, chunk = context.cache, session.programs.running, session.config.prefill_chunk
+    drafter = session.drafter if method.drafts_from_passages else session.own_drafter
+    prompt = passages if method.drafts_from_passages else max(context.lengths)
+    tokens = maker_of(method).tokens_read(speculation, prompt)
+    size = context_bucket(tokens, chunk)
+    key = (method.drafting_model, cache.capacity, cache.k[0].shape[0], size, rows, id(drafter))
+    seconds = 0.0
+    if key not in session.step_costs:
+        if method.drafting_model == OWN_PLANES:
+            read = cache.upper
+        else:
+            kv = "" if method.drafting_model == OWN_CACHE else session.config.kv  # a window is a tail
+            read = blank_context(programs, drafter, rows, tokens, chunk=chunk, kv=kv)
+        costs, seconds = measure_step_seconds(programs, session.target, cache, drafter, read, rows)
+        session.step_costs[key] = costs
+    costs = session.step_costs[key]
+    if method.drafting_model == OWN_PAGES:  # the forward that chooses reads all, in the place of one that drafts
+        start = max(costs.plain - costs.draft, 0.0) / speculation.page_renewal
+        costs = dataclasses.replace(costs, start=start)
+    return costs, seconds

@@ -17,9 +17,11 @@ from rapid_jax.config import Method
 from rapid_jax.decoding.programs import Program, Programs
 from rapid_jax.decoding.step import burst
 from rapid_jax.engine.batch import plan_batch, start_batch
+from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.document import Document
 from rapid_jax.engine.request import check_request
 from rapid_jax.engine.session import Session
+from rapid_jax.engine.step_costs import as_read
 
 
 class _Ahead(Programs):
@@ -37,6 +39,10 @@ class _Ahead(Programs):
         self._programs, self._pool = programs, pool
         self._asked: dict[Hashable, functools.partial[Program]] = {}
         self._begun: dict[Hashable, concurrent.futures.Future[Program]] = {}
+
+    @property
+    def running(self) -> Programs:
+        return self._programs
 
     def get(self, function: Callable, static: tuple, args: tuple, *, donate: tuple = (), out_shardings: Any = None):
         key = self._programs.key(function, static, args, donate=donate)
@@ -60,7 +66,8 @@ class _Ahead(Programs):
 def rehearse(session: Session, document: Document, question: str, methods: Sequence[Method]) -> None:
     """Compiles all that answering a question with these methods will run.
 
-    Left to the answer are methods whose length rule measures before it decides, and drafters on devices of their own.
+    What the length rule measures is measured here, before other threads compile, and decides for the answers too. Left
+    to the answer are drafters on devices of their own.
 
     Args:
       session, document: the document need not have been read.
@@ -78,21 +85,29 @@ def rehearse(session: Session, document: Document, question: str, methods: Seque
         try:
             rehearsed = document
             if any(method.reads_document for method in methods):
-                read = document.prefilled if document.is_read else own.prefill(own.target, [document.token_ids])
+                read = document.prefilled if document.is_read else _blank(own, document)
                 rehearsed = document.rehearsed_in(own, read)
             for method in sorted(methods, key=lambda method: not method.draws):  # those that take longest first
                 request = rehearsed.request([question], method.name)
-                decides = request.speculation.length_rule or request.speculation.choose_gamma
-                if not decides and not (method.drafts_from_passages and session.drafter_mesh is not None):
+                if not (method.drafts_from_passages and session.drafter_mesh is not None):
                     next(start_batch(own, plan_batch(own, request)).decode(own), None)
             ahead.finish()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+def _blank(own: Session, document: Document) -> PrefilledContext:
+    """A document that nobody has read, in a cache of zeros that is as full as if somebody had."""
+    blank = own.prefill(own.target, [document.token_ids])
+    return dataclasses.replace(blank, cache=as_read(blank.cache, blank.lengths))
+
+
 def _empty_handed(session: Session, programs: Programs) -> Session:
-    """A session with the same models, settings and databases and other programs, in which nothing has been read."""
-    fresh: dict[str, Any] = dict(programs=programs, passages={}, together={}, step_costs={}, acceptance_seen={})
+    """A session with the same models, settings and databases and other programs, in which nothing has been read.
+
+    What was measured and seen is the same.
+    """
+    fresh: dict[str, Any] = dict(programs=programs, passages={}, together={})
     own = dataclasses.replace(session, **fresh)
     vars(own).update({name: vars(session)[name] for name in ("retriever", "databases") if name in vars(session)})
     return own

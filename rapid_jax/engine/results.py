@@ -15,6 +15,7 @@ from rapid_jax.engine.batch import Batch, Started
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import TextRow
+from rapid_jax.speculation import AcceptanceRecord
 from rapid_jax.tracing import trace_of
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ def make_answers(
     """The answers of a batch that is done; the session learns how many drafted tokens were kept."""
     counters = report.counters
     tested, accepted = (int(x[: len(rows)].sum()) for x in (counters.tested, counters.accepted))
-    if tested and batch.method.draws:
+    if batch.decision is not None or (tested and batch.method.draws):
+        name = batch.method.name
         with session.lock:
-            session.acceptance_seen[batch.method.name] = accepted / tested
+            seen = session.acceptance_seen.get(name, AcceptanceRecord())
+            session.acceptance_seen[name] = seen.after(accepted, tested)
     prefill = batch.prefill_seconds + started.prefill_seconds
     seconds = Seconds(
         load=session.load_seconds,

@@ -84,6 +84,8 @@ class Run:
         """
         session = self._session
         batch = plan_batch(session, self._request)
+        if batch.decision is not None:
+            batch.decision.warn(batch.method.name, max(batch.target.context.lengths))
         started = start_batch(session, batch)
         bursts = started.decode(session)
         next(bursts)

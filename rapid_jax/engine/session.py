@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -20,7 +20,7 @@ from rapid_jax.engine.contexts import PrefilledContext, prefill
 from rapid_jax.hierarchy.setup import StaticDatabases, make_hierarchy
 from rapid_jax.retrieval import Retriever, make_embedder
 from rapid_jax.saving.checksums import weights_fingerprint
-from rapid_jax.speculation import StepSeconds
+from rapid_jax.speculation import AcceptanceRecord, StepSeconds
 
 
 @dataclasses.dataclass(eq=False)
@@ -39,7 +39,7 @@ class Session:
       together: by a model's id, the contexts of several documents that it has read last for one batch. They stay until
         others are read; engines with other drafters share them.
       step_costs: what the length rule has measured, by sizes.
-      acceptance_seen: by method, the share of tested draft tokens that its last answers kept.
+      acceptance_seen: by method, what its answers so far have kept of their drafts.
       lock: held while the fields above change.
     """
 
@@ -51,8 +51,8 @@ class Session:
     programs: Programs = dataclasses.field(default_factory=Programs)
     passages: dict[int, PrefilledContext] = dataclasses.field(default_factory=dict)
     together: dict[int, PrefilledContext] = dataclasses.field(default_factory=dict)
-    step_costs: dict[tuple[int, ...], StepSeconds] = dataclasses.field(default_factory=dict)
-    acceptance_seen: dict[str, float] = dataclasses.field(default_factory=dict)
+    step_costs: dict[tuple[Hashable, ...], StepSeconds] = dataclasses.field(default_factory=dict)
+    acceptance_seen: dict[str, AcceptanceRecord] = dataclasses.field(default_factory=dict)
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
 
     @functools.cached_property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from models.cache import ContextCache, TailCache, empty_context, empty_tail
 from models.decoder import Decoder, hidden_states, output_logits
 from models.language_model import LanguageModel
 from rapid_jax.decoding.buckets import context_bucket, token_bucket
-from rapid_jax.decoding.prefill import next_positions
+from rapid_jax.decoding.prefill import next_positions, rounded
 from rapid_jax.decoding.programs import Programs
 from rapid_jax.speculation import GAMMAS, StepSeconds
 
@@ -31,46 +32,67 @@ def measure_step_seconds(
     target: LanguageModel,
     context: ContextCache,
     drafter: LanguageModel,
-    passages: int,
+    read: ContextCache,
     rows: int,
     *,
-    chunk: int,
     longest: int = max(GAMMAS),
-) -> StepSeconds:
-    """Times forwards of the target over its context and of the drafter over passages of a given length.
+) -> tuple[StepSeconds, float]:
+    """Times forwards of the target over its context and of the drafter over what it reads.
 
     Three forwards, the best of five each: the target's over one token and over longest + 1, the drafter's over one.
-    Keys and values of passages and tails are zeros, which take as long to read.
+    Their programs are compiled at the same time. Keys and values of tails are zeros, which take as long to read.
 
     Args:
       programs: compiles, so that the same sizes are compiled once.
       target, context: the long-context model and what it has read.
-      drafter: may be the target.
-      passages: tokens that the drafter reads.
+      drafter, read: the drafting model, which may be the target, and what it reads.
       rows: of the batch.
-      chunk: tokens of a prefill chunk, which decides the size of the drafter's cache.
       longest: drafted tokens of the wide forward; what lies between is taken as linear.
+
+    Returns:
+      (the costs, the seconds that the trials took).
     """
-    own = empty_context(
-        drafter.config, rows, context_bucket(passages, chunk), drafter.decoder.dtype, drafter.decoder.mesh
-    )
-    filled = -(-passages // own.filled.shape[1])
-    full = dataclasses.replace(
-        own, length=jnp.full_like(own.length, passages), filled=jnp.full_like(own.filled, filled)
-    )
-    plain = _seconds(programs, target, context, rows, 1)
-    wide = _seconds(programs, target, context, rows, longest + 1)
-    draft = _seconds(programs, drafter, full, rows, 1)
-    return StepSeconds(plain, draft, max(wide - plain, 0.0) / longest)
+    trials = [
+        _arguments(target, context, rows, 1),
+        _arguments(target, context, rows, longest + 1),
+        _arguments(drafter, read, rows, 1),
+    ]
+    with concurrent.futures.ThreadPoolExecutor(len(trials)) as pool:
+        models = (target, target, drafter)
+        runs = list(pool.map(lambda model, args: programs.get(_forward, (model.decoder,), args), models, trials))
+    start = time.perf_counter()
+    plain, wide, draft = (_seconds(run, args) for run, args in zip(runs, trials, strict=True))
+    return StepSeconds(plain, draft, max(wide - plain, 0.0) / longest), time.perf_counter() - start
 
 
-def _seconds(programs: Programs, model: LanguageModel, context: ContextCache, rows: int, tokens: int) -> float:
+def blank_context(
+    programs: Programs, model: LanguageModel, rows: int, tokens: int, *, chunk: int, kv: str = ""
+) -> ContextCache:
+    """A context of zeros, as large as if a model had read so many tokens a row in such chunks; kv is its format."""
+    decoder = model.decoder
+    blank = empty_context(model.config, rows, context_bucket(tokens, chunk), decoder.dtype, decoder.mesh)
+    return as_read(rounded(programs, blank, kv), [tokens] * rows)
+
+
+def as_read(context: ContextCache, tokens: Sequence[int]) -> ContextCache:
+    """A context whose slots are in use as if so many tokens of each of its documents had been read."""
+    length, filled = (np.zeros(x.shape, np.int32) for x in (context.length, context.filled))
+    length[:] = tokens
+    filled[:] = -(-length // filled.shape[1])[:, None]
+    put = (hosts.put(new, old.sharding) for new, old in ((length, context.length), (filled, context.filled)))
+    return dataclasses.replace(context, **dict(zip(("length", "filled"), put, strict=True)))
+
+
+def _arguments(model: LanguageModel, context: ContextCache, rows: int, tokens: int) -> tuple[Any, ...]:
+    """Of `_forward`, behind the decoder."""
     mesh, config = model.decoder.mesh, model.config
     tail = empty_tail(config, rows, token_bucket(_TAIL + tokens), model.decoder.dtype, mesh)
     tail = TailCache(tail.k, tail.v, jnp.full_like(tail.length, _TAIL))
     place = None if mesh is None else NamedSharding(mesh, P())
-    args = (model.params, context, tail, hosts.put(np.zeros((rows, tokens), np.int32), place))
-    run = programs.get(_forward, (model.decoder,), args)
+    return model.params, context, tail, hosts.put(np.zeros((rows, tokens), np.int32), place)
+
+
+def _seconds(run: Callable, args: tuple[Any, ...]) -> float:
     jax.block_until_ready(run(*args))
     best = min(_timed(run, args) for _ in range(_TRIALS))
     return hosts.from_main(lambda: best)  # clocks differ, and all hosts must decide alike

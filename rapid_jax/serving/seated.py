@@ -88,7 +88,7 @@ class SeatedGroup:
         compiled = session.programs.compile_seconds
         cached = self._library.read(self.held)
         request = plan.request()
-        batch = dataclasses.replace(plan_batch(session, request), room=self.room)
+        batch = dataclasses.replace(plan_batch(session, _as_asked(request)), room=self.room)
         started = start_batch(session, batch)
         if self._seats is None:
             self._seats = self._around(batch, started)
@@ -168,6 +168,12 @@ class SeatedGroup:
         assert self._seats is not None
         if guest in self._seats.guests:
             self._seats.leave(guest)
+
+
+def _as_asked(request: Request) -> Request:
+    """A request that always drafts as it asks to: those in seats share a step, whatever each one's length rule says."""
+    speculation = dataclasses.replace(request.speculation, length_rule="none", choose_gamma=False)
+    return dataclasses.replace(request, speculation=speculation)
 
 
 def _without_arrays(started: Started) -> Started:

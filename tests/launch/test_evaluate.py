@@ -120,6 +120,20 @@ def test_one_bad_record_does_not_end_an_evaluation(evaluate, launch, tmp_path):
     assert "; failed: 4; " in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("flags, rule", [((), "none"), (("--config.speculation.length_rule=lossless",), "lossless")])
+def test_methods_are_compared_with_their_drafts(evaluate, tmp_path, flags, rule):
+    """A figure of `sd` that has drafted nothing would be one of `lc`, unless that is what is measured."""
+    data = tmp_path / "longbook_qa_eng.jsonl"
+    item = {"context": "A lamp is in house 7. " * 9, "input": "Where is the lamp?", "answer": ["house 7"]}
+    data.write_text(json.dumps(item) + "\n")
+    outcome = evaluate(
+        "out", "--benchmark=infinitebench", f"--data={data}", "--methods=lc", "--max_new_tokens=2", *flags
+    )
+    assert outcome.status == 0, outcome.err
+    config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
+    assert config["speculation"]["length_rule"] == rule
+
+
 def test_a_run_goes_on_on_another_day_with_the_date_of_its_prompts(evaluate, tmp_path):
     """A chat template that writes the date would give half of the questions other prompts, or refuse the rest of them."""
     data = tmp_path / "longbook_qa_eng.jsonl"

@@ -37,6 +37,7 @@ def ask(generate, compiled, tiny_checkpoint, document_text, tmp_path_factory):
             f"--context_file={context or directory / 'document.txt'}",
             f"--query={QUESTION}",
             "--max_new_tokens=8",
+            "--config.speculation.length_rule=none",
             f"--compilation_cache_dir={compiled}",
             f"--output={output}",
             *flags,
@@ -218,7 +219,7 @@ def test_a_flag_wins_over_an_override_and_that_over_the_config_file(ask, tmp_pat
     expected = dict(gamma=3, eta=4, tail="augmented", residual="exact", alpha=0.3, max_new_tokens=8, temperature=0.7)
     expected |= dict(early_stop=False, stop_threshold=0.4, stop_confidence=0.0, first_candidates=1)
     expected |= dict(top_p=0.9, top_k=40, seed=5, stop=["zzz"], from_checkpoint=[], mesh=[1, 1, 1], dtype="float32")
-    expected |= dict(length_rule=False, choose_gamma=False, expected_acceptance=0.8, drafter_mesh=[])
+    expected |= dict(length_rule="none", choose_gamma=False, expected_acceptance=0.8, drafter_mesh=[])
     expected |= dict(weights="", drafter_weights="", kv="")
     settings = answer["settings"]
     assert set(settings.pop("chat")) == {"arguments", "date", "special_tokens_in_text"}

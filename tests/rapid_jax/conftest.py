@@ -188,7 +188,7 @@ def engine_config(tiny_checkpoint):
         prefill_chunk=512,
         burst_steps=4,
         retrieval=RetrievalConfig(chunk_tokens=250, max_chunks=1),
-        speculation=SpeculationConfig(gamma=4),
+        speculation=SpeculationConfig(gamma=4, length_rule="none"),  # clocks must not decide what is drafted
         sampling=SamplingConfig(max_new_tokens=24),
     )
 

@@ -36,7 +36,7 @@ def engine():
     config = EngineConfig(
         target=needed(CHAT),
         sampling=SamplingConfig(max_new_tokens=32),
-        speculation=SpeculationConfig(gamma=6),
+        speculation=SpeculationConfig(gamma=6, length_rule="none"),
         max_context_tokens=6000,
     )
     return Engine.load(config=config)

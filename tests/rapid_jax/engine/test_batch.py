@@ -12,7 +12,9 @@ from rapid_jax.decoding.state import NotFinite
 from rapid_jax.engine import batch as batches
 from rapid_jax.engine.batch import ModelInput, Started, controls_of, plan_batch, start_batch
 from rapid_jax.engine.engine import Engine
+from rapid_jax.engine.length_rule import Decision
 from rapid_jax.engine.request import check_request, check_room, longest_draft
+from rapid_jax.speculation import StepSeconds
 from tests.marks import slow
 
 # Tokens of a draft: of this engine, of the databases, of prompt lookup, of a gamma that is chosen, of a copy.
@@ -205,9 +207,9 @@ def test_every_part_of_the_prefill_is_counted_once(engine, document, questions, 
     (passages,) = session.passages.items()
     monkeypatch.setitem(session.passages, passages[0], dataclasses.replace(passages[1], seconds=2.0))
 
-    def decide(*_):
+    def decide(*args):
         clock.now += 4.0 + 10.0
-        session.programs.compile_seconds += 10.0
+        return Decision(4, 4, 0.8, 2.0, StepSeconds(1.0, 0.1)), 4.0
 
     retrieve = document.index.retrieve
 
@@ -221,7 +223,7 @@ def test_every_part_of_the_prefill_is_counted_once(engine, document, questions, 
     for method, (prefill, retrieval) in expected.items():
         batch = planned(method)
         assert (batch.prefill_seconds, batch.retrieval_seconds) == (prefill, retrieval), method
-    assert planned("sd", length_rule=True).prefill_seconds == 7.0, "what the length rule takes, without compilation"
+    assert planned("sd", length_rule="all").prefill_seconds == 7.0, "what the length rule takes, without compilation"
     assert planned("sd", choose_gamma=True).prefill_seconds == 7.0
     assert planned("sd", rows=2).retrieval_seconds == 5000.0
 

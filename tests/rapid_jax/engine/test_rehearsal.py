@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from rapid_jax.decoding.programs import Programs
+from rapid_jax.engine import length_rule
 from rapid_jax.engine.engine import Engine
 from tests.marks import slow
 
@@ -62,11 +63,25 @@ def test_narrow_keys_and_a_document_that_has_been_read(fresh, document_text, que
     assert engine.session.programs.count == count + 2
 
 
-def test_settings_that_measure_before_they_decide_are_left_to_the_answer(fresh, document_text, questions):
-    """A measurement beside other programs would be of both."""
-    engine = fresh(speculation=dataclasses.replace(fresh().config.speculation, length_rule=True))
-    engine.compile(engine.read(document_text, prefill=False), questions[0], ["sd"])
-    assert not engine.session.step_costs
+def test_what_decides_about_drafts_is_measured_ahead_too(fresh, document_text, questions, monkeypatch):
+    """Before other threads compile, over caches as full as they will be; only what was decided is compiled."""
+    measure, seen = length_rule.measure_step_seconds, []
+    for price, drafts in ((5.0, False), (0.01, True)):
+
+        def measured(programs, target, context, *args, price=price):
+            seen.append((programs.count, int(context.filled[0, 0])))
+            costs, seconds = measure(programs, target, context, *args)
+            return dataclasses.replace(costs, plain=1.0, draft=price), seconds
+
+        monkeypatch.setattr(length_rule, "measure_step_seconds", measured)
+        engine = fresh(speculation=dataclasses.replace(fresh().config.speculation, length_rule="lossless"))
+        own, programs = engine.read(document_text, prefill=False), engine.session.programs
+        engine.compile(own, questions[0], ["sd"])
+        assert not own.is_read and seen.pop() == (0, own.num_tokens)
+        count = programs.count
+        answer = own.ask(questions[0], "sd")
+        assert programs.count == count and not seen, "nothing is left to compile or to measure"
+        assert bool(answer.acceptance.proposed) == drafts
 
 
 @pytest.mark.slow

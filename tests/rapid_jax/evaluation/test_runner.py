@@ -57,7 +57,7 @@ def engine(tiny_checkpoint):
         target=str(tiny_checkpoint),
         prefill_chunk=256,
         retrieval=RetrievalConfig(chunk_tokens=128, threshold=-1.0),
-        speculation=SpeculationConfig(gamma=3),
+        speculation=SpeculationConfig(gamma=3, length_rule="none"),
         hierarchy=HierarchyConfig(candidates=2, length=3, ngram=3, window=2),
         sampling=SamplingConfig(max_new_tokens=6),
     )

@@ -1,5 +1,6 @@
 """The worker: who joins, who waits, who is ended, and what becomes of the others."""
 
+import dataclasses
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from rapid_jax.decoding import loop
 from rapid_jax.decoding.drafter import Pace
+from rapid_jax.engine import batch
 from rapid_jax.saving.store import DocumentStore
 from rapid_jax.serving.errors import ApiError
 from rapid_jax.serving.jobs import Answered, Failed, Job
@@ -301,6 +303,17 @@ def test_earlier_answers_are_left_to_be_copied(work, upload, questions, monkeypa
     assert worker.library.get(document).document.copied_before.tokens[: len(first.token_ids)] == first.token_ids
     assert again.acceptance.by_source["earlier answers"] > 0
     assert again.acceptance.steps < first.acceptance.steps
+
+
+def test_those_who_share_a_step_draft_as_they_ask_to(work, upload, serving_engine, questions, monkeypatch):
+    """The length rule is one answer's: rows that join a batch could not have steps of their own."""
+    monkeypatch.setattr(batch, "decide", lambda *_: pytest.fail("nothing may be decided for a batch that others join"))
+    config = serving_engine.session.config
+    rule = dataclasses.replace(config.speculation, length_rule="all", choose_gamma=True)
+    monkeypatch.setattr(serving_engine.session, "config", dataclasses.replace(config, speculation=rule))
+    worker = work(method="pages")
+    answer = Client(worker, question(questions[0], upload(worker), max_tokens=24)).end().answer
+    assert answer.acceptance.proposed and answer.settings["length_rule"] == "none"
 
 
 def test_memory_does_not_grow_with_requests(work, upload, questions):
