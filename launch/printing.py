@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.language_model import LanguageModel
 from rapid_jax.engine import Document, Engine, Stream
 from rapid_jax.engine.answer import Answer
 from rapid_jax.evaluation.tables import Table as ReportTable
@@ -55,9 +54,10 @@ def print_document(engine: Engine, document: Document, name: str = "") -> None:
       engine, document: of the run.
       name: of a document that nobody named; "" for one that a user knows.
     """
-    print_line(f"target    {engine.config.target or 'the embedded model'}{_kind(engine.target)}")
+    print_line(f"target    {engine.config.target or 'the embedded model'}{_kind(engine.config.weights)}")
     if engine.drafter is not engine.target:
-        print_line(f"drafter   {engine.config.drafter or 'the target'}{_kind(engine.drafter)}")
+        weights = engine.config.drafter_weights or engine.config.weights
+        print_line(f"drafter   {engine.config.drafter or 'the target'}{_kind(weights)}")
     cut = document.tokenized.truncated_tokens
     left_out = f", {cut:,} more left out of its middle" if cut else ""
     opened = ""
@@ -66,8 +66,7 @@ def print_document(engine: Engine, document: Document, name: str = "") -> None:
     print_line(f"document  {name and name + ', '}{document.num_tokens:,} tokens{left_out}{opened}")
 
 
-def _kind(model: LanguageModel) -> str:
-    weights = model.decoder.weights
+def _kind(weights: str) -> str:
     return f", {weights} weights" if weights else ""
 
 

@@ -16,6 +16,7 @@ from models import checkpoint
 from models.attention.api import check_backend
 from models.config import ModelConfig
 from models.decoder import Decoder
+from models.formats import LAYOUTS
 from models.params import Params, resolve_dtype
 from models.progress import ProgressCallback
 from models.sources import open_source
@@ -43,7 +44,7 @@ class LanguageModel:
         decoder, count = self.decoder, self.config.num_parameters
         size = f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
         parts = [self.config.family, f"{size} parameters", np.dtype(decoder.dtype).name]
-        parts += [f"{decoder.weights} weights"] if decoder.weights else []
+        parts += [f"{decoder.weights} weights"] if decoder.weights not in ("", *LAYOUTS) else []
         if decoder.mesh is not None:
             parts.append("mesh " + " ".join(f"{axis}={n}" for axis, n in decoder.mesh.shape.items()))
         return f"LanguageModel({', '.join(parts)}, path={str(self.path)!r})"

@@ -32,6 +32,11 @@ class Weight:
     shape: tuple[int, ...]
     axes: tuple[str, ...]
 
+    @property
+    def outputs(self) -> int:
+        """Of a matrix, how many of its first axes products write: "embed" alone, or all axes before it."""
+        return 1 if self.axes[0] == "embed" else len(self.axes) - 1
+
     def placed(self, mesh: Mesh | None, dtype: np.dtype) -> jax.ShapeDtypeStruct:
         """Its shape and where it lies."""
         split = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec(self.axes))
@@ -116,7 +121,7 @@ def load_tensors(
         array = _read_array(tensors, weight, weight.placed(mesh, resolved)).block_until_ready()
         *parents, name = weight.path
         module = lookup(targets, tuple(parents))
-        kept = {name: array} if name == "bias" else format_of(module).keep(array, module)
+        kept = {name: array} if name == "bias" else format_of(module).keep(array, module, weight.outputs)
         flat |= {(*parents, part): value for part, value in kept.items()}
         del array, kept
         done += tensors.headers[weight.name].nbytes

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"": "plain", "int8": "int8", "int4": "int4"}  # name -> the module whose WEIGHTS is the format
 KV = {"": "plain", "int8": "int8", "int4": "int4_kv", "planes": "planes"}  # name -> the module whose KV is the format
+LAYOUTS = {"transposed": "transposed"}  # as WEIGHTS, of the model's dtype in another order, which no setting asks for
 KV_FIELDS = ("k", "v", "k_scale", "v_scale", "k_rest", "v_rest")  # of a ContextCache; see there
 PLANE = 16  # steps of a lower plane in one of the upper plane
 
@@ -30,7 +31,7 @@ def weight_format(name: str) -> WeightFormat:
     Raises:
       ValueError: an unknown name.
     """
-    return _module("weights", name, WEIGHTS).WEIGHTS
+    return _module("weights", name, WEIGHTS | LAYOUTS).WEIGHTS
 
 
 def kv_format(name: str) -> KVFormat:
@@ -50,5 +51,5 @@ def _module(setting: str, name: str, known: Mapping[str, str]) -> Any:
 
 def format_of(module: Mapping[str, Any]) -> WeightFormat:
     """The format in which the weights of a module are, told from its arrays (or their shapes and dtypes)."""
-    narrow = (weight_format(name) for name in WEIGHTS if name)
-    return next((one for one in narrow if one.holds(module)), weight_format(""))
+    others = (weight_format(name) for name in (WEIGHTS | LAYOUTS) if name)
+    return next((one for one in others if one.holds(module)), weight_format(""))

@@ -62,7 +62,7 @@ class WeightFormat(Protocol):
         """Raises ValueError where the format does not go with a model of this dtype."""
 
     def arrays(self, matrix: Matrix, dtype: Any) -> dict[str, Array]:
-        """The arrays of a matrix of a model of `dtype`, by their names in its module; the first is "weight"."""
+        """The arrays of a matrix of a model of `dtype`, by their names in its module."""
         ...
 
     def holds(self, module: Mapping[str, Any]) -> bool:
@@ -73,8 +73,11 @@ class WeightFormat(Protocol):
         """X [..., in...] times the matrix -> [..., out...] in `dtype`, which is x's or float32."""
         ...
 
-    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        """A matrix of floats on its devices -> its arrays with the targets' shardings; frees x unless it is kept."""
+    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct], outputs: int) -> dict[str, jax.Array]:
+        """A matrix of floats on its devices -> its arrays with the targets' shardings; frees x unless it is kept.
+
+        The first `outputs` axes of x are those that products write.
+        """
         ...
 
     def bytes_per_weight(self, itemsize: int) -> float:

@@ -83,7 +83,7 @@ class Int4Weights:
             y = jnp.dot(x.reshape(*rows, -1), restored, preferred_element_type=jnp.float32)
         return y.astype(dtype).reshape(*rows, *matrix.out_shape)
 
-    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct], outputs: int) -> dict[str, jax.Array]:
         weight, scale = targets["weight"], targets["scale"]
         quantize = _quantizer(weight.shape, weight.sharding, scale.sharding)
         rounded, steps = jax.block_until_ready(quantize(x))

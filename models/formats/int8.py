@@ -53,9 +53,9 @@ class Int8Weights:
         scaled = y.astype(jnp.float32) * jnp.reshape(scale, (1,) * (y.ndim - scale.ndim) + scale.shape)
         return scaled.astype(dtype)
 
-    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct], outputs: int) -> dict[str, jax.Array]:
         weight, scale = targets["weight"], targets["scale"]
-        quantize = _weight_quantizer(len(scale.shape), weight.sharding, scale.sharding)
+        quantize = _weight_quantizer(outputs, weight.sharding, scale.sharding)
         rounded, steps = jax.block_until_ready(quantize(x))
         x.delete()
         return {"weight": rounded, "scale": steps}

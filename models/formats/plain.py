@@ -29,7 +29,7 @@ class PlainWeights:
     def product(self, x: jax.Array, arrays: Mapping[str, jax.Array], matrix: Matrix, dtype: Any) -> jax.Array:
         return dot(x, arrays["weight"], matrix, dtype)
 
-    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    def keep(self, x: jax.Array, targets: Mapping[str, jax.ShapeDtypeStruct], outputs: int) -> dict[str, jax.Array]:
         return {"weight": x}
 
     def bytes_per_weight(self, itemsize: int) -> float:

@@ -12,6 +12,7 @@ from models import registry, sharding
 from models.decoder import Decoder
 from models.language_model import LanguageModel
 from models.params import init_params, resolve_dtype
+from models.transposition import for_few_rows
 from rapid_jax.config import EngineConfig
 from rapid_jax.engine.engine import Engine
 from rapid_jax.engine.loading import make_drafter_mesh
@@ -35,7 +36,8 @@ def random_engine(config: EngineConfig, preset: str, seed: int = 0) -> Engine:
 
     def make(mesh: Mesh | None, weights: str) -> LanguageModel:
         params = jax.block_until_ready(init_params(numbers, seed=seed, dtype=dtype, mesh=mesh, weights=weights))
-        return LanguageModel(numbers, params, Decoder(numbers, dtype, mesh, config.attention or None, weights), Path())
+        decoder = Decoder(numbers, dtype, mesh, config.attention or None, weights)
+        return for_few_rows(LanguageModel(numbers, params, decoder, Path()))
 
     mesh = sharding.mesh_of(config.mesh)
     target = drafter = make(mesh, config.weights)

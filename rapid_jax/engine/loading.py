@@ -18,6 +18,7 @@ from models.language_model import LanguageModel
 from models.progress import ProgressCallback
 from models.sources import open_source
 from models.tokenizer import load_tokenizer, same_vocabulary
+from models.transposition import for_few_rows
 from models.vocabulary import check_vocabulary
 from rapid_jax.config import EngineConfig, embedded
 from rapid_jax.engine.generation_config import with_checkpoint_sampling
@@ -70,7 +71,7 @@ def with_drafter(session: Session, drafter: str) -> Session:
 def _load(
     path: Any, config: EngineConfig, mesh: Mesh | None, weights: str, progress: ProgressCallback | None = None
 ) -> LanguageModel:
-    return models.load(
+    loaded = models.load(
         path,
         dtype=config.dtype or None,
         mesh=mesh,
@@ -78,6 +79,7 @@ def _load(
         backend=config.attention or None,
         progress=progress,
     )
+    return for_few_rows(loaded)
 
 
 def _load_drafter(

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import hosts
+from models.formats import LAYOUTS
 from models.language_model import LanguageModel
+from models.transposition import as_loaded
 
 _STEP, _SPREAD = 16_777_619, 2_654_435_761  # odd, so that no place is lost modulo 2**32
 
@@ -39,11 +41,15 @@ def _sums(x: jax.Array) -> jax.Array:
 
 
 def weights_fingerprint(model: LanguageModel) -> str:
-    """SHA-256, in hex digits, of a model's configuration, its formats and the checksums of all of its weights."""
+    """SHA-256, in hex digits, of a model's configuration, its formats and the checksums of all of its weights.
+
+    It does not depend on the order in which their numbers lie.
+    """
     decoder = model.decoder
-    told = dict(config=dataclasses.asdict(model.config), dtype=np.dtype(decoder.dtype).name, weights=decoder.weights)
+    weights = "" if decoder.weights in LAYOUTS else decoder.weights
+    told = dict(config=dataclasses.asdict(model.config), dtype=np.dtype(decoder.dtype).name, weights=weights)
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for path, weight in jax.tree_util.tree_leaves_with_path(model.params):
-        name = jax.tree_util.keystr(path)
+    for path, weight in as_loaded(model):
+        name = "".join(f"[{part!r}]" for part in path)
         digest.update(f"{name} {weight.shape} {weight.dtype} {checksum(weight)}\n".encode())
     return digest.hexdigest()

@@ -119,10 +119,10 @@ def test_float_weights_are_freed_one_by_one(checkpoint, monkeypatch):
     config, before = read_config(checkpoint), jax.live_arrays()
     held, original, most = {id(array) for array in before}, Int8Weights.keep, []
 
-    def watched(self, x, targets):
+    def watched(self, x, targets, outputs):
         new = [a for a in jax.live_arrays() if id(a) not in held and a.dtype == jnp.float32]
         most.append(len([a for a in new if a.size >= x.size and a.shape[0] != config.vocab_size]))  # not the embedding
-        return original(self, x, targets)
+        return original(self, x, targets, outputs)
 
     monkeypatch.setattr(Int8Weights, "keep", watched)
     load_params(checkpoint, config, dtype="float32", quantize="int8")

@@ -123,7 +123,7 @@ class Halves(PlainWeights):
     def product(self, x, arrays, matrix, dtype):
         return (dot(x, arrays["weight"], matrix, dtype) * jnp.expand_dims(arrays["factor"], (0, 1))).astype(dtype)
 
-    def keep(self, x, targets):
+    def keep(self, x, targets, outputs):
         halved = {"weight": (x / 2).astype(jnp.float16), "factor": jnp.full(targets["factor"].shape, 2.0)}
         return {name: jax.device_put(array, targets[name].sharding) for name, array in halved.items()}
 

@@ -17,7 +17,8 @@ def loaded(engine_config, engine, **changes):
 
 
 def matrix(model):
-    return model.params["layers_0"]["mlp"]["up_proj"]["weight"].dtype
+    module = model.params["layers_0"]["mlp"]["up_proj"]
+    return next(module[name].dtype for name in ("weight", "kernel") if name in module)
 
 
 def test_who_is_int8(engine_config, engine):

@@ -117,7 +117,7 @@ def test_who_may_open_it(engine_config, engine, saved, tmp_path, monkeypatch):
 
 def test_one_number_of_the_weights_is_another_model(engine):
     """A fine-tuned model has the same shapes and names."""
-    weight = engine.target.params["layers_0"]["mlp"]["up_proj"]["weight"]
+    weight = engine.target.params["layers_0"]["mlp"]["up_proj"]["kernel"]
     other, turned = weight.at[1, 2].add(1e-3), weight[:, ::-1]
     assert len({checksum(weight), checksum(other), checksum(turned)}) == 3
     assert checksum(weight) == checksum(weight + 0)
