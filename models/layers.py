@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from models.config import ModelConfig
 from models.formats import weight_format
-from models.formats.base import Array, Matrix, dot
+from models.formats.base import Array, Matrix
 
 
 def weight(
@@ -99,23 +99,29 @@ class GatedMLP(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token embedding [V,D] in the model's dtype, `logits` is the tied output projection."""
+    """Token embedding [V,D] in the model's dtype, `logits` is the tied output projection.
+
+    The parameters decide whether it is transposed, [D,V].
+    """
 
     vocab_size: int
     width: int
     dtype: jnp.dtype
 
     def setup(self) -> None:
-        a = weight_format("").arrays(_vocabulary(self.vocab_size, self.width), self.dtype)["weight"]
-        self.weight = weight(self, "weight", a.init, a.axes, a.shape, a.dtype)
+        self.form = weight_format("transposed" if self.has_variable("params", "kernel") else "")
+        self.matrix = _vocabulary(self.vocab_size, self.width)
+        self.arrays = declare(self, self.form.arrays(self.matrix, self.dtype))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """int32 [B,T] -> [B,T,D]."""
-        return jnp.take(self.weight, tokens, axis=0)
+        if "kernel" in self.arrays:
+            return jnp.moveaxis(jnp.take(self.arrays["kernel"], tokens, axis=1), 0, -1)
+        return jnp.take(self.arrays["weight"], tokens, axis=0)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
-        return dot(x, self.weight, _vocabulary(self.vocab_size, self.width), jnp.float32)
+        return self.form.product(x, self.arrays, self.matrix, jnp.float32)
 
 
 class OutputHead(nn.Module):

@@ -9,30 +9,36 @@ from typing import Any
 import jax
 import numpy as np
 
-from models.formats import weight_format
+from models.formats import format_of, weight_format
 from models.formats.transposed import transposed
 from models.language_model import LanguageModel
 from models.loading import lookup, weights_of
-from models.params import abstract_params
 
 
 def for_few_rows(model: LanguageModel) -> LanguageModel:
     """The model as products of a few rows are fastest: on a CPU, float32 matrices transposed; else as it is.
 
-    Its arrays are taken over one by one, so that memory holds one matrix twice.
+    Those are all matrices that products read: not an embedding that is no output projection, nor narrow ones. Arrays
+    are taken over one by one, so that memory holds one matrix twice.
     """
-    decoder = model.decoder
-    if jax.default_backend() != "cpu" or np.dtype(decoder.dtype) != np.float32 or decoder.weights:
+    decoder, config = model.decoder, model.config
+    if jax.default_backend() != "cpu" or np.dtype(decoder.dtype) != np.float32:
         return model
-    form = weight_format("transposed")
-    targets = abstract_params(model.config, np.dtype(decoder.dtype), decoder.mesh, form.name)
-    params = jax.tree.map(lambda x: x, model.params)  # nested dicts of its own
-    for weight in weights_of(model.config):
+    form, params = weight_format("transposed"), jax.tree.map(lambda x: x, model.params)  # nested dicts of its own
+    for weight in weights_of(config):
         *parents, name = weight.path
-        module, target = lookup(params, tuple(parents)), lookup(targets, tuple(parents))
-        if form.holds(target) and name != "bias":
-            module |= form.keep(module.pop(name), target, weight.outputs)
-    return dataclasses.replace(model, params=params, decoder=dataclasses.replace(decoder, weights=form.name))
+        module = lookup(params, tuple(parents))
+        read = config.tie_embeddings or parents != ["embed"]
+        if read and name == "weight" and len(weight.axes) > 1 and not format_of(module).name:
+            last_first = dataclasses.replace(
+                weight,
+                axes=weight.axes[weight.outputs :] + weight.axes[: weight.outputs],
+                shape=weight.shape[weight.outputs :] + weight.shape[: weight.outputs],
+            )
+            target = last_first.placed(decoder.mesh, np.dtype(decoder.dtype))
+            module |= form.keep(module.pop(name), {"kernel": target}, weight.outputs)
+    whole = decoder if decoder.weights else dataclasses.replace(decoder, weights=form.name)
+    return dataclasses.replace(model, params=params, decoder=whole)
 
 
 def as_loaded(model: LanguageModel) -> Iterator[tuple[tuple[str, ...], Any]]:
