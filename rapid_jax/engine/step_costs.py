@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,16 +53,11 @@ def measure_step_seconds(
     Returns:
       (the costs, the seconds that the trials took).
     """
-    trials = [
-        _arguments(target, context, rows, 1),
-        _arguments(target, context, rows, longest + 1),
-        _arguments(drafter, read, rows, 1),
-    ]
+    trials = ((target, context, 1), (target, context, longest + 1), (drafter, read, 1))
     with concurrent.futures.ThreadPoolExecutor(len(trials)) as pool:
-        models = (target, target, drafter)
-        runs = list(pool.map(lambda model, args: programs.get(_forward, (model.decoder,), args), models, trials))
+        runs = list(pool.map(lambda trial: verification(programs, *trial[:2], rows, trial[2]), trials))
     start = time.perf_counter()
-    plain, wide, draft = (_seconds(run, args) for run, args in zip(runs, trials, strict=True))
+    plain, wide, draft = map(_seconds, runs)
     return StepSeconds(plain, draft, max(wide - plain, 0.0) / longest), time.perf_counter() - start
 
 
@@ -83,24 +79,27 @@ def as_read(context: ContextCache, tokens: Sequence[int]) -> ContextCache:
     return dataclasses.replace(context, **dict(zip(("length", "filled"), put, strict=True)))
 
 
-def _arguments(model: LanguageModel, context: ContextCache, rows: int, tokens: int) -> tuple[Any, ...]:
-    """Of `_forward`, behind the decoder."""
+def verification(
+    programs: Programs, model: LanguageModel, context: ContextCache, rows: int, tokens: int
+) -> Callable[[], Any]:
+    """A compiled forward over so many tokens of each row, behind a context and a tail of zeros, as in a step."""
     mesh, config = model.decoder.mesh, model.config
     tail = empty_tail(config, rows, token_bucket(_TAIL + tokens), model.decoder.dtype, mesh)
     tail = TailCache(tail.k, tail.v, jnp.full_like(tail.length, _TAIL))
     place = None if mesh is None else NamedSharding(mesh, P())
-    return model.params, context, tail, hosts.put(np.zeros((rows, tokens), np.int32), place)
+    args = model.params, context, tail, hosts.put(np.zeros((rows, tokens), np.int32), place)
+    return functools.partial(programs.get(_forward, (model.decoder,), args), *args)
 
 
-def _seconds(run: Callable, args: tuple[Any, ...]) -> float:
-    jax.block_until_ready(run(*args))
-    best = min(_timed(run, args) for _ in range(_TRIALS))
+def _seconds(run: Callable[[], Any]) -> float:
+    jax.block_until_ready(run())
+    best = min(_timed(run) for _ in range(_TRIALS))
     return hosts.from_main(lambda: best)  # clocks differ, and all hosts must decide alike
 
 
-def _timed(run: Callable, args: tuple[Any, ...]) -> float:
+def _timed(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(run(*args))
+    jax.block_until_ready(run())
     return time.perf_counter() - start
 
 
