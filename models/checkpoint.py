@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from models import hosts, orbax_io, registry
 from models.config import ModelConfig
 from models.formats import format_of
-from models.loading import Weight, lookup, weights_of
+from models.loading import Weight, as_loaded, lookup, nested, weights_of
 from models.params import Params, resolve_dtype
 from models.progress import ProgressCallback
 from models.safetensors_io import naming, replacing, write_json, write_tensors
@@ -97,6 +97,7 @@ def export_hf(
     """
     written = registry.config_to_hf(config)
     weights = weights_of(config)
+    params = nested(as_loaded(params, config))
     narrow = next(filter(None, (format_of(lookup(params, w.path[:-1])).name for w in weights)), "")
     if narrow:
         raise ValueError(f"{narrow} weights are not written as safetensors; export the weights that they were made of")
@@ -140,7 +141,7 @@ def save_orbax(path: str | Path, params: Params, config: ModelConfig, *, tokeniz
     written = registry.config_to_hf(config)
     with naming(path):
         path.mkdir(parents=True, exist_ok=True)
-    orbax_io.save(path / orbax.FOLDER, params)
+    orbax_io.save(path / orbax.FOLDER, nested(as_loaded(params, config)))
     if not hosts.is_main():
         return
     write_json(path / "config.json", written)

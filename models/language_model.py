@@ -49,6 +49,13 @@ class LanguageModel:
             parts.append("mesh " + " ".join(f"{axis}={n}" for axis, n in decoder.mesh.shape.items()))
         return f"LanguageModel({', '.join(parts)}, path={str(self.path)!r})"
 
+    def with_params(self, params: Params, decoder: Decoder | None = None) -> LanguageModel:
+        """The same checkpoint with other arrays, and the decoder that they belong to where it is another one."""
+        other = dataclasses.replace(self, params=params, decoder=decoder or self.decoder)
+        if "tokenizer" in vars(self):
+            vars(other)["tokenizer"] = self.tokenizer  # what the cached property would read again
+        return other
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, read at first use; raises FileNotFoundError where the directory has none."""

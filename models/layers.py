@@ -52,7 +52,7 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """Linear map from the last axes of x to new axes; the weight is stored as Hugging Face stores it, [out, in].
+    """Linear map from the last axes of x to new axes; the weight is [out, in], as in checkpoints, or transposed.
 
     Attributes:
       out_shape, in_shape: sizes of the axes written and contracted.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from models import llama
 from models.config import ModelConfig
 from models.formats import format_of
+from models.formats.transposed import transposed
 from models.params import Params, abstract_params, logical_params, resolve_dtype
 from models.progress import ProgressCallback
 from models.sharding import spec
@@ -73,14 +75,26 @@ def weights_of(config: ModelConfig) -> list[Weight]:
     return weights
 
 
-def _nest(flat: dict[tuple[str, ...], jax.Array]) -> Params:
+def nested(flat: Iterable[tuple[tuple[str, ...], jax.Array]]) -> Params:
+    """The nested dict of arrays with their paths."""
     tree: Params = {}
-    for path, value in flat.items():
+    for path, value in flat:
         node = tree
         for part in path[:-1]:
             node = node.setdefault(part, {})
         node[path[-1]] = value
     return tree
+
+
+def as_loaded(params: Params, config: ModelConfig) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
+    """Path and array of each weight as it was loaded, one by one: [out, in] where they lie [in, out]."""
+    outputs = {weight.path: weight.outputs for weight in weights_of(config)}
+    for keys, array in jax.tree_util.tree_leaves_with_path(params):
+        *parents, name = (key.key for key in keys)
+        if name == "kernel":
+            name = "weight"
+            array = transposed(array, array.ndim - outputs[*parents, name])
+        yield (*parents, name), array
 
 
 def lookup(tree: Params, path: tuple[str, ...]) -> Any:
@@ -127,7 +141,7 @@ def load_tensors(
         done += tensors.headers[weight.name].nbytes
         if progress is not None:
             progress(done, total)
-    return _nest(flat)
+    return nested(flat.items())
 
 
 def _read_array(tensors: Tensors, weight: Weight, target: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,16 +1,13 @@
-"""A loaded model with its matrices stored [in, out], and the way back (models.formats.transposed)."""
+"""A loaded model with its matrices stored [in, out] (models.formats.transposed); models.loading has the way back."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
 from models.formats import format_of, weight_format
-from models.formats.transposed import transposed
 from models.language_model import LanguageModel
 from models.loading import lookup, weights_of
 
@@ -38,15 +35,4 @@ def for_few_rows(model: LanguageModel) -> LanguageModel:
             target = last_first.placed(decoder.mesh, np.dtype(decoder.dtype))
             module |= form.keep(module.pop(name), {"kernel": target}, weight.outputs)
     whole = decoder if decoder.weights else dataclasses.replace(decoder, weights=form.name)
-    return dataclasses.replace(model, params=params, decoder=whole)
-
-
-def as_loaded(model: LanguageModel) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Path and array of each weight as models.load gives it, one by one; of narrow formats, as they are."""
-    outputs = {weight.path: weight.outputs for weight in weights_of(model.config)}
-    for keys, array in jax.tree_util.tree_leaves_with_path(model.params):
-        *parents, name = (key.key for key in keys)
-        if name == "kernel":
-            name = "weight"
-            array = transposed(array, array.ndim - outputs[*parents, name])
-        yield (*parents, name), array
+    return model.with_params(params, whole)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"": "plain", "int8": "int8", "int4": "int4"}  # name -> the module whose WEIGHTS is the format
 KV = {"": "plain", "int8": "int8", "int4": "int4_kv", "planes": "planes"}  # name -> the module whose KV is the format
-LAYOUTS = {"transposed": "transposed"}  # as WEIGHTS, of the model's dtype in another order, which no setting asks for
+LAYOUTS = {"transposed": "transposed"}  # as WEIGHTS, of the model's dtype in another order; no setting of an engine
 KV_FIELDS = ("k", "v", "k_scale", "v_scale", "k_rest", "v_rest")  # of a ContextCache; see there
 PLANE = 16  # steps of a lower plane in one of the upper plane
 

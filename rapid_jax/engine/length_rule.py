@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 from absl import logging
@@ -14,7 +15,7 @@ from rapid_jax.drafting.makers import maker_of
 from rapid_jax.engine.contexts import PrefilledContext
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.step_costs import blank_context, measure_step_seconds
-from rapid_jax.speculation import AcceptanceRecord, StepSeconds, choose_gamma, speed_up
+from rapid_jax.speculation import GAMMAS, AcceptanceRecord, StepSeconds, choose_gamma, speed_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,12 @@ def may_drop(method: Method, speculation: SpeculationConfig) -> bool:
     return speculation.length_rule == "all" or (speculation.length_rule == "lossless" and lossless)
 
 
+def record_key(method: Method, speculation: SpeculationConfig) -> Hashable:
+    """What answers must have in common for the acceptance of one to say something of another's."""
+    own = tuple(getattr(speculation, name) for name in method.own_settings)
+    return method.name, speculation.eta if method.transfers else 0.0, own
+
+
 def decides(method: Method, speculation: SpeculationConfig) -> bool:
     """Whether there is something to decide of a method."""
     return may_drop(method, speculation) or _may_choose(method, speculation)
@@ -101,8 +108,10 @@ def decide(
     """
     with session.lock:
         costs, seconds = _costs(session, method, speculation, context, passages, rows)
-        acceptance = session.acceptance_seen.get(method.name, AcceptanceRecord()).share(speculation.expected_acceptance)
-    gamma = choose_gamma(costs, acceptance) if _may_choose(method, speculation) else speculation.gamma
+        record = session.acceptance_seen.get(record_key(method, speculation), AcceptanceRecord())
+    acceptance, gamma = record.share(speculation.expected_acceptance), speculation.gamma
+    if _may_choose(method, speculation):
+        gamma = choose_gamma(costs, acceptance, [n for n in GAMMAS if n < speculation.window])
     gain = speed_up(costs, acceptance, gamma)
     drops = gain <= 1 and may_drop(method, speculation)
     return Decision(0 if drops else gamma, gamma, acceptance, gain, costs), seconds

@@ -96,7 +96,7 @@ def _load_drafter(
     elif same is not None and weights == config.weights:
         return same
     model = _load(path, config, mesh, weights, progress)
-    return model if same is None else dataclasses.replace(model, params=_sharing(model.params, same.params))
+    return model if same is None else model.with_params(_sharing(model.params, same.params))
 
 
 def _sharing(params: dict, target: dict) -> dict:

@@ -66,8 +66,8 @@ class _Ahead(Programs):
 def rehearse(session: Session, document: Document, question: str, methods: Sequence[Method]) -> None:
     """Compiles all that answering a question with these methods will run.
 
-    What the length rule measures is measured here, before other threads compile, and decides for the answers too. Left
-    to the answer are drafters on devices of their own.
+    What the length rule measures is measured here, before other threads compile, and decides for the answers too, until
+    one of them changes the record. Left to the answer are drafters on devices of their own.
 
     Args:
       session, document: the document need not have been read.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rapid_jax.config.methods import OWN_SETTINGS
+from rapid_jax.config.methods import OWN_SETTINGS, get_method
 from rapid_jax.decoding.state import BurstReport
 from rapid_jax.engine.answer import Acceptance, Answer, Seconds
 from rapid_jax.engine.batch import Batch, Started
+from rapid_jax.engine.length_rule import record_key
 from rapid_jax.engine.request import Request
 from rapid_jax.engine.session import Session
 from rapid_jax.engine.text import TextRow
@@ -54,10 +55,10 @@ def make_answers(
     counters = report.counters
     tested, accepted = (int(x[: len(rows)].sum()) for x in (counters.tested, counters.accepted))
     if batch.decision is not None or (tested and batch.method.draws):
-        name = batch.method.name
+        key = record_key(get_method(batch.method.name), batch.speculation)
         with session.lock:
-            seen = session.acceptance_seen.get(name, AcceptanceRecord())
-            session.acceptance_seen[name] = seen.after(accepted, tested)
+            seen = session.acceptance_seen.get(key, AcceptanceRecord())
+            session.acceptance_seen[key] = seen.after(accepted, tested)
     prefill = batch.prefill_seconds + started.prefill_seconds
     seconds = Seconds(
         load=session.load_seconds,

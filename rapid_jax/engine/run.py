@@ -71,6 +71,7 @@ class Run:
         self._compiled_before = session.programs.compile_seconds
         self._decoded: tuple[Batch, Started, BurstReport, Clock] | None = None
         self._ending: set[int] = set()
+        self._answers: list[Answer] | None = None
 
     def stop(self, row: int | None = None) -> None:
         """Ends a row, or all of them, at the next burst, with what they have by then."""
@@ -121,10 +122,14 @@ class Run:
         Raises:
           RuntimeError: `texts` has not been read to its end.
         """
+        if self._answers is not None:
+            return self._answers
         if self._decoded is not None:
             batch, started, report, clock = self._decoded
             if all(row.stopped or report.done[index] for index, row in enumerate(self._rows)):
-                return make_answers(self._session, self._request, batch, started, report, self._rows, clock)
+                given = self._session, self._request, batch, started, report, self._rows, clock
+                self._answers = make_answers(*given)  # once: the session learns from it
+                return self._answers
         raise RuntimeError("the answer is not there before its stream has been read to the end")
 
     def _remember(self, batch: Batch, state: DecodeState) -> None:

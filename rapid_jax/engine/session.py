@@ -39,7 +39,8 @@ class Session:
       together: by a model's id, the contexts of several documents that it has read last for one batch. They stay until
         others are read; engines with other drafters share them.
       step_costs: what the length rule has measured, by sizes.
-      acceptance_seen: by method, what its answers so far have kept of their drafts.
+      acceptance_seen: by method and what moves acceptance (length_rule.record_key), what answers have kept of their
+        drafts so far.
       lock: held while the fields above change.
     """
 
@@ -52,7 +53,7 @@ class Session:
     passages: dict[int, PrefilledContext] = dataclasses.field(default_factory=dict)
     together: dict[int, PrefilledContext] = dataclasses.field(default_factory=dict)
     step_costs: dict[tuple[Hashable, ...], StepSeconds] = dataclasses.field(default_factory=dict)
-    acceptance_seen: dict[str, AcceptanceRecord] = dataclasses.field(default_factory=dict)
+    acceptance_seen: dict[Hashable, AcceptanceRecord] = dataclasses.field(default_factory=dict)
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
 
     @functools.cached_property

@@ -53,11 +53,21 @@ def measure_step_seconds(
     Returns:
       (the costs, the seconds that the trials took).
     """
-    trials = ((target, context, 1), (target, context, longest + 1), (drafter, read, 1))
-    with concurrent.futures.ThreadPoolExecutor(len(trials)) as pool:
-        runs = list(pool.map(lambda trial: verification(programs, *trial[:2], rows, trial[2]), trials))
+    models = (target, target, drafter)
+    args = [  # made in this thread: only compiling is left to others, so that several devices start alike
+        _arguments(target, context, rows, 1),
+        _arguments(target, context, rows, longest + 1),
+        _arguments(drafter, read, rows, 1),
+    ]
+    with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
+        compiled = pool.map(lambda model, own: programs.get(_forward, (model.decoder,), own), models, args)
+        runs = [functools.partial(program, *own) for program, own in zip(compiled, args, strict=True)]
+    with programs.spending():  # programs of int4 compile in their first call on a CPU
+        for run in runs:
+            jax.block_until_ready(run())
     start = time.perf_counter()
-    plain, wide, draft = map(_seconds, runs)
+    trials = [[_timed(run) for run in runs] for _ in range(_TRIALS)]  # in turns: what disturbs one disturbs all
+    plain, wide, draft = hosts.from_main(lambda: np.min(trials, axis=0).tolist())  # all hosts must decide alike
     return StepSeconds(plain, draft, max(wide - plain, 0.0) / longest), time.perf_counter() - start
 
 
@@ -83,18 +93,17 @@ def verification(
     programs: Programs, model: LanguageModel, context: ContextCache, rows: int, tokens: int
 ) -> Callable[[], Any]:
     """A compiled forward over so many tokens of each row, behind a context and a tail of zeros, as in a step."""
+    args = _arguments(model, context, rows, tokens)
+    return functools.partial(programs.get(_forward, (model.decoder,), args), *args)
+
+
+def _arguments(model: LanguageModel, context: ContextCache, rows: int, tokens: int) -> tuple[Any, ...]:
+    """Of `_forward`, behind the decoder."""
     mesh, config = model.decoder.mesh, model.config
     tail = empty_tail(config, rows, token_bucket(_TAIL + tokens), model.decoder.dtype, mesh)
     tail = TailCache(tail.k, tail.v, jnp.full_like(tail.length, _TAIL))
     place = None if mesh is None else NamedSharding(mesh, P())
-    args = model.params, context, tail, hosts.put(np.zeros((rows, tokens), np.int32), place)
-    return functools.partial(programs.get(_forward, (model.decoder,), args), *args)
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    jax.block_until_ready(run())
-    best = min(_timed(run) for _ in range(_TRIALS))
-    return hosts.from_main(lambda: best)  # clocks differ, and all hosts must decide alike
+    return model.params, context, tail, hosts.put(np.zeros((rows, tokens), np.int32), place)
 
 
 def _timed(run: Callable[[], Any]) -> float:

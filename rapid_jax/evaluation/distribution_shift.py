@@ -83,7 +83,7 @@ def measure(engine: Engine, document: Document, item: Item, where: dict[str, Any
     temperature = engine.config.sampling.temperature or 1.0
     eta, alpha = engine.config.speculation.eta, engine.config.speculation.alpha
     answer = document.ask(item.question, "lc", max_new_tokens=item.max_new_tokens).token_ids
-    limit = {"max_new_tokens": item.max_new_tokens}
+    limit = {"max_new_tokens": item.max_new_tokens, "length_rule": "none"}
     batch = plan_batch(engine.session, document.request([item.question], "rapid", [item.retrieval_query], limit))
     started = start_batch(engine.session, batch)
     state, (draft_params, draft_context) = started.state, started.drafting.model

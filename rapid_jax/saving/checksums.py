@@ -13,7 +13,7 @@ import numpy as np
 from models import hosts
 from models.formats import LAYOUTS
 from models.language_model import LanguageModel
-from models.transposition import as_loaded
+from models.loading import as_loaded
 
 _STEP, _SPREAD = 16_777_619, 2_654_435_761  # odd, so that no place is lost modulo 2**32
 
@@ -49,7 +49,7 @@ def weights_fingerprint(model: LanguageModel) -> str:
     weights = "" if decoder.weights in LAYOUTS else decoder.weights
     told = dict(config=dataclasses.asdict(model.config), dtype=np.dtype(decoder.dtype).name, weights=weights)
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for path, weight in as_loaded(model):
+    for path, weight in as_loaded(model.params, model.config):
         name = "".join(f"[{part!r}]" for part in path)
         digest.update(f"{name} {weight.shape} {weight.dtype} {checksum(weight)}\n".encode())
     return digest.hexdigest()

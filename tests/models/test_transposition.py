@@ -8,8 +8,9 @@ import pytest
 import models
 from models.checkpoint import export_hf, save_orbax
 from models.formats import format_of
+from models.loading import as_loaded
 from models.sharding import make_mesh
-from models.transposition import as_loaded, for_few_rows
+from models.transposition import for_few_rows
 from rapid_jax.saving.checksums import weights_fingerprint
 
 TOKENS = np.arange(2, 26).reshape(2, 12)
@@ -28,7 +29,7 @@ def test_the_model_is_the_same(checkpoint, mesh):
     """Logits, and every weight by its name, on one device and on several; the arrays are taken over."""
     split = mesh and make_mesh(mesh)
     plain, given = models.load(checkpoint, mesh=split), models.load(checkpoint, mesh=split)
-    before = {keys: np.asarray(x) for keys, x in as_loaded(plain)}
+    before = {keys: np.asarray(x) for keys, x in as_loaded(plain.params, plain.config)}
     wanted, fingerprint = plain.logits(TOKENS), weights_fingerprint(plain)
     model = for_few_rows(given)
     query, out, down = (model.params["layers_1"][part][name] for part, name in NAMED)
@@ -39,7 +40,7 @@ def test_the_model_is_the_same(checkpoint, mesh):
     if split:
         assert query["kernel"].sharding.shard_shape(query["kernel"].shape)[1] == config.num_heads // 4
     np.testing.assert_allclose(model.logits(TOKENS), wanted, atol=2e-5 * np.abs(wanted).max())
-    after = {keys: np.asarray(x) for keys, x in as_loaded(model)}
+    after = {keys: np.asarray(x) for keys, x in as_loaded(model.params, config)}
     assert before.keys() == after.keys() and len(before) == len(jax.tree.leaves(model.params))
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array, str(name))
@@ -50,11 +51,21 @@ def test_the_model_is_the_same(checkpoint, mesh):
 NAMED = (("attn", "q_proj"), ("attn", "o_proj"), ("mlp", "down_proj"))
 
 
-@pytest.mark.parametrize("given", [dict(dtype="bfloat16"), dict(quantize="int8")])
-def test_what_gains_nothing_stays(make_tiny_checkpoint, given):
-    """bfloat16 has a form of its own on a CPU, and narrow formats are not float."""
-    model = models.load(make_tiny_checkpoint(), **given)
+def test_bfloat16_stays(make_tiny_checkpoint):
+    """It has a form of its own on a CPU."""
+    model = models.load(make_tiny_checkpoint(), dtype="bfloat16")
     assert for_few_rows(model) is model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_narrow_weights_the_output_projection_is_transposed_where_it_is_float(make_tiny_checkpoint, tied):
+    """A tied embedding is; matrices of fewer bits, and what is only looked up, stay as they are."""
+    checkpoint = make_tiny_checkpoint(tie_embeddings=tied)
+    wanted = models.load(checkpoint, quantize="int8").logits(TOKENS)
+    model = for_few_rows(models.load(checkpoint, quantize="int8"))
+    assert model.decoder.weights == "int8" and set(model.params["layers_0"]["mlp"]["up_proj"]) == {"weight", "scale"}
+    assert set(model.params["embed"]) == ({"kernel"} if tied else {"weight"})
+    np.testing.assert_allclose(model.logits(TOKENS), wanted, atol=2e-5 * np.abs(wanted).max())
 
 
 def test_accelerators_keep_the_order_of_the_file(make_tiny_checkpoint, monkeypatch):
@@ -75,9 +86,22 @@ def test_an_engine_computes_with_it_from_any_source(make_tiny_checkpoint, tmp_pa
     for model in (engine.target, engine.drafter):
         assert format_of(model.params["layers_0"]["attn"]["k_proj"]).name == model.decoder.weights == "transposed"
         assert "transposed" not in repr(model)
+        assert "tokenizer" in vars(model), "it would be read again"
     assert engine.drafter is not engine.target
-    with pytest.raises(ValueError, match="transposed weights are not written as safetensors"):
-        export_hf(engine.target.params, engine.target.config, tmp_path / "again", "float32")
+
+
+def test_an_engines_weights_are_written_as_they_were_loaded(make_tiny_checkpoint, tmp_path):
+    """Safetensors and Orbax have [out, in], whatever lies in memory."""
+    plain = models.load(make_tiny_checkpoint())
+    wanted = {keys: np.asarray(x) for keys, x in as_loaded(plain.params, plain.config)}
+    model = for_few_rows(plain)
+    export_hf(model.params, model.config, tmp_path / "hf", "float32")
+    save_orbax(tmp_path / "orbax", model.params, model.config)
+    for folder in ("hf", "orbax"):
+        params = models.load(tmp_path / folder).params
+        for keys, x in as_loaded(params, model.config):
+            np.testing.assert_array_equal(x, wanted[keys], str(keys))
+        assert "kernel" not in params["embed"]
 
 
 def test_a_product_of_other_numbers_is_computed_in_theirs():

@@ -27,8 +27,8 @@ def test_who_is_int8(engine_config, engine):
     assert both.drafter is both.target and matrix(both.target) == jnp.int8
     drafts = loaded(engine_config, engine, drafter_weights="int8")
     assert (matrix(drafts.target), matrix(drafts.drafter)) == (jnp.float32, jnp.int8)
-    for name in ("embed", "final_norm"):
-        assert drafts.drafter.params[name]["weight"] is drafts.target.params[name]["weight"]  # held once
+    for name, array in (("embed", "kernel"), ("final_norm", "weight")):
+        assert drafts.drafter.params[name][array] is drafts.target.params[name][array]  # held once
     again = loaded(engine_config, engine, weights="int8", drafter_weights="int8")
     assert again.drafter is again.target
     narrower = loaded(engine_config, engine, weights="int8", drafter_weights="int4")

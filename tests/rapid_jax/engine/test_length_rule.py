@@ -105,10 +105,32 @@ def test_acceptance_is_learned_from_answers(engine, document, questions, priced)
     assert len(measured) == 1
 
 
+def test_an_answer_counts_once(engine, document, questions, priced):
+    """However often it is read."""
+    priced(plain=1.0, draft=0.01)
+    stream = document.stream(questions[0], "sd")
+    "".join(stream)
+    tested = [stream.answer.acceptance.tested for _ in range(3)]
+    (record,) = engine.session.acceptance_seen.values()
+    assert record.tested == tested[0] > 0
+
+
+def test_records_of_other_laws_are_apart():
+    """What `rapid` keeps with a transfer says nothing of what it keeps without, nor a wide window of a narrow one."""
+    rapid, magicdec, settings = get_method("rapid"), get_method("magicdec"), SpeculationConfig()
+
+    def key(method, **change):
+        return length_rule.record_key(method, dataclasses.replace(settings, **change))
+
+    assert key(rapid) == key(rapid, gamma=3, window=512) != key(rapid, eta=0)
+    assert key(magicdec) == key(magicdec, eta=0) != key(magicdec, window=512)
+
+
 def test_drafts_come_back(engine, document, questions, priced):
     """One bad answer must not end drafts for ever: what was seen is forgotten while nothing is drafted."""
     priced(plain=1.0, draft=0.2)
-    engine.session.acceptance_seen["sd"] = AcceptanceRecord(0, 200)
+    key = length_rule.record_key(get_method("sd"), engine.config.speculation)
+    engine.session.acceptance_seen[key] = AcceptanceRecord(0, 200)
     drafted = [bool(document.ask(questions[0], "sd", length_rule="all").acceptance.proposed) for _ in range(8)]
     assert drafted[0] is False and any(drafted)
 
@@ -181,6 +203,11 @@ def test_a_draft_that_gains_nothing_is_not_made(engine, priced):
     speculation = SpeculationConfig(choose_gamma=True, length_rule="none")
     kept, _ = length_rule.decide(session, method, speculation, sized(), 250, 1)
     assert kept.gamma == 1 and kept.speed_up < 1, "only the length rule may turn drafts off"
+    priced(plain=1.0, draft=0.001)
+    narrow, _ = length_rule.decide(
+        session, method, dataclasses.replace(speculation, gamma=4, window=9), sized(), 250, 1
+    )
+    assert narrow.applied_to(method, dataclasses.replace(speculation, gamma=4, window=9))[1].gamma == 8
 
 
 @pytest.mark.slow
