@@ -37,10 +37,10 @@ def ask(generate, compiled, tiny_checkpoint, document_text, tmp_path_factory):
             f"--context_file={context or directory / 'document.txt'}",
             f"--query={QUESTION}",
             "--max_new_tokens=8",
-            "--config.speculation.length_rule=none",
             f"--compilation_cache_dir={compiled}",
             f"--output={output}",
             *flags,
+            "--config.speculation.length_rule=none",
             stdin=stdin,
         )
         assert outcome.status == 0, outcome.err

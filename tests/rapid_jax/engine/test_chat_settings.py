@@ -55,7 +55,7 @@ QUESTION = "Who keeps the kettle?"
 @pytest.mark.slow
 def test_a_drafter_reads_the_end_of_its_own_prompt(engine, document):
     """Its template may end otherwise than the target's; its first draft must be what its own prompt asks for."""
-    request = document.request([QUESTION], "sd", [QUESTION], {})
+    request = document.request([QUESTION], "sd", [QUESTION], {"length_rule": "none"})
     batch = plan_batch(engine.session, request)
     started = start_batch(engine.session, batch)
     (target,), (drafter,) = batch.target.prompts, batch.drafter.prompts
