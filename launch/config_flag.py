@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,12 @@ def engine_config(**given: str | None) -> EngineConfig:
         raise UsageError(str(e)) from e
 
 
-def is_overridden(field: str) -> bool:
-    """Whether the command line sets a field of the config, such as "sampling.seed"."""
-    return field in config_flags.get_override_values(flags.FLAGS["config"])
+def comparing(config: EngineConfig) -> EngineConfig:
+    """The config for comparing methods as they are: without the length rule, unless the command line sets it."""
+    told = "speculation.length_rule" in config_flags.get_override_values(flags.FLAGS["config"])
+    if told or config.speculation.length_rule != "lossless":
+        return config
+    return dataclasses.replace(config, speculation=dataclasses.replace(config.speculation, length_rule="none"))
 
 
 def methods(flag: flags.FlagHolder) -> list[Method]:

@@ -112,7 +112,7 @@ _DEFAULT_ARCHIVE_SEED = 1_000_000  # outside those that the embedded model was t
 @distributed.joined()
 def main() -> None:
     """Checks the flags, loads, answers length by length, and prints the tables."""
-    config = _drafting_always(config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value))
+    config = config_flag.comparing(config_flag.engine_config(target=_TARGET.value, drafter=_DRAFTER.value))
     methods, variations, lengths, shard = _methods(), _variations(), _lengths(), _shard()
     if _NEW_TOKENS.value and any(variation.get("max_new_tokens") for variation in variations):
         raise cli.UsageError("--max_new_tokens holds for all answers and --sweep varies it; leave one of them out")
@@ -306,13 +306,6 @@ def _whole_benchmark(length: int, count_tokens: Callable[[str], int], settings: 
     else:
         made = SpecBench(data, keep_bad=True)
     return Selection(made, names=_TASKS.value or (), limit=limit)
-
-
-def _drafting_always(config: EngineConfig) -> EngineConfig:
-    """The config without the length rule, unless it is set: methods are compared as they are."""
-    if config_flag.is_overridden("speculation.length_rule") or config.speculation.length_rule != "lossless":
-        return config
-    return dataclasses.replace(config, speculation=dataclasses.replace(config.speculation, length_rule="none"))
 
 
 def _with_date(config: EngineConfig) -> EngineConfig:

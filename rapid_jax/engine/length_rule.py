@@ -111,7 +111,8 @@ def decide(
         record = session.acceptance_seen.get(record_key(method, speculation), AcceptanceRecord())
     acceptance, gamma = record.share(speculation.expected_acceptance), speculation.gamma
     if _may_choose(method, speculation):
-        gamma = choose_gamma(costs, acceptance, [n for n in GAMMAS if n < speculation.window])
+        gammas = [n for n in GAMMAS if n < speculation.window]  # a longer draft is no setting that there can be
+        gamma = choose_gamma(costs, acceptance, gammas)
     gain = speed_up(costs, acceptance, gamma)
     drops = gain <= 1 and may_drop(method, speculation)
     return Decision(0 if drops else gamma, gamma, acceptance, gain, costs), seconds

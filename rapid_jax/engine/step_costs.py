@@ -89,16 +89,8 @@ def as_read(context: ContextCache, tokens: Sequence[int]) -> ContextCache:
     return dataclasses.replace(context, **dict(zip(("length", "filled"), put, strict=True)))
 
 
-def verification(
-    programs: Programs, model: LanguageModel, context: ContextCache, rows: int, tokens: int
-) -> Callable[[], Any]:
-    """A compiled forward over so many tokens of each row, behind a context and a tail of zeros, as in a step."""
-    args = _arguments(model, context, rows, tokens)
-    return functools.partial(programs.get(_forward, (model.decoder,), args), *args)
-
-
 def _arguments(model: LanguageModel, context: ContextCache, rows: int, tokens: int) -> tuple[Any, ...]:
-    """Of `_forward`, behind the decoder."""
+    """Of `_forward`, behind the decoder: so many tokens of each row behind a context and a tail of zeros."""
     mesh, config = model.decoder.mesh, model.config
     tail = empty_tail(config, rows, token_bucket(_TAIL + tokens), model.decoder.dtype, mesh)
     tail = TailCache(tail.k, tail.v, jnp.full_like(tail.length, _TAIL))
